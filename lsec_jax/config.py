@@ -1,0 +1,275 @@
+"""The dataclasses that every run shares, their validation, and their JSON form. Knows no source and no model.
+
+Annotations here must stay real objects: `from __future__ import annotations` would break every
+`--config.x.y=...` override.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import types
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key, the value and the remedy."""
+
+
+@dataclasses.dataclass
+class SplitConfig:
+    """How interactions become train / validation / test.
+
+    Attributes:
+        method: "auto" (given split if the source has one, else time where there is time, else random), "given",
+            "time" or "random".
+        fractions: train, validation, test; of the primary relation's edges (first task's relation).
+        seed: of the random split.
+    """
+
+    method: str = "auto"
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """Adam with an optional schedule.
+
+    Attributes:
+        learning_rate: peak value.
+        schedule: "constant" or "cosine" (to zero at `training.num_steps`).
+        warmup_steps: linear warm-up from zero.
+        b1, b2, eps: Adam's moments and epsilon.
+    """
+
+    learning_rate: float = 5e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """Length and batching of training.
+
+    Attributes:
+        num_steps: upper bound of optimizer steps.
+        batch_size: positive edges per task and step.
+        evaluate_every: steps between validations (and checkpoints).
+        patience: validations without improvement of `metric` before training stops; 0 = never stop early.
+        metric: validation metric that picks the best checkpoint, higher is better. Where the data has no validation edges
+            there is nothing to pick by: patience must be 0 and the last checkpoint counts as the best.
+        log_every: steps between lines of metrics.
+        max_seconds: stop after this much training time (evaluation left out); 0 = no limit. A run that stops for
+            this reason is not reproducible step for step.
+        track_test: also measure the test split at each validation, for learning curves; never used to select anything.
+    """
+
+    num_steps: int = 2000
+    batch_size: int = 4096
+    evaluate_every: int = 100
+    patience: int = 10
+    metric: str = "auc"
+    log_every: int = 20
+    max_seconds: float = 0.0
+    track_test: bool = False
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """What is measured, on which candidates, in which blocks.
+
+    Attributes:
+        protocols: of the report, any of "candidates" and "full_ranking"; the first one drives early stopping.
+        num_candidates: N of generated candidate lists (published lists keep their own).
+        candidates_seed: of generated candidate lists.
+        cutoffs: K of the @K metrics.
+        validation_users: evaluate a fixed random subset of this many users during training; 0 = all.
+        block_size: users scored at once; bounds memory to about block_size x targets x 4 bytes.
+        baselines: reported beside the model, any of "popularity" and "item_knn"; the oracle is added on simulated worlds.
+        knn_neighbors: neighbours kept per item by item-kNN.
+    """
+
+    protocols: tuple[str, ...] = ("candidates", "full_ranking")
+    num_candidates: int = 1000
+    candidates_seed: int = 0
+    cutoffs: tuple[int, ...] = (10, 20, 50)
+    validation_users: int = 0
+    block_size: int = 512
+    baselines: tuple[str, ...] = ("popularity", "item_knn")
+    knn_neighbors: int = 100
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """Attributes:
+    keep_last: newest checkpoints kept; the best one is always kept besides.
+    """
+
+    keep_last: int = 2
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """One run. `data` and `model` hold a source's and a model's own config dataclass.
+
+    Attributes:
+        data: a source config with `load() -> LiveCommerceData`.
+        model: a model config with `build(data) -> model`.
+        seed: split once into named streams (init, batches, negatives).
+    """
+
+    data: Any
+    model: Any
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    seed: int = 0
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the JSON form of a config dataclass; fields declared `Any` carry their class as "type"."""
+
+    def encode(value: Any, is_open: bool) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: encode(getattr(value, f.name), f.type is Any) for f in dataclasses.fields(value)}
+            return {"type": f"{type(value).__module__}:{type(value).__qualname__}", **fields} if is_open else fields
+        if isinstance(value, (list, tuple)):
+            return [encode(item, False) for item in value]
+        return value
+
+    return encode(config, False)
+
+
+def from_dict(cls: type, values: Any, plugins: tuple[str, ...] = (), key: str = "config") -> Any:
+    """Builds a config dataclass from its JSON form.
+
+    Args:
+        cls: the dataclass, or the type of a leaf field.
+        values: what `to_dict` returned, after a round trip through JSON.
+        plugins: top-level packages besides lsec_jax that a "type" may name.
+        key: where in the config this is, for messages.
+
+    Raises:
+        ConfigError: for unknown keys (naming the valid ones), wrong types, or a "type" outside the allowed packages.
+    """
+    if cls is Any and isinstance(values, dict) and "type" in values:
+        return from_dict(_resolve(values["type"], plugins, key), _without_type(values), plugins, key)
+    if dataclasses.is_dataclass(cls):
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: expected a table of fields, got {values!r}")
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                raise ConfigError(unknown_key_message(f"{key}.{name}", fields))
+        built = {
+            name: from_dict(fields[name].type, value, plugins, f"{key}.{name}") for name, value in values.items()
+        }
+        return cls(**built)
+    return _leaf(cls, values, plugins, key)
+
+
+def _without_type(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "type"}
+
+
+def _leaf(cls: Any, value: Any, plugins: tuple[str, ...], key: str) -> Any:
+    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key}: expected a list, got {value!r}")
+        return tuple(from_dict(arguments[0], item, plugins, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _leaf(next(a for a in arguments if a is not type(None)), value, plugins, key)
+    if cls is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(cls, type) and (not isinstance(value, cls) or (isinstance(value, bool) and cls is not bool)):
+        raise ConfigError(f"{key}: expected {cls.__name__}, got {value!r}")
+    return value
+
+
+def _resolve(name: str, plugins: tuple[str, ...], key: str) -> type:
+    module, _, qualname = name.partition(":")
+    allowed = ("lsec_jax", *plugins)
+    if module.split(".")[0] not in allowed:
+        raise ConfigError(f"{key}.type: '{name}' is outside {', '.join(allowed)}; name its package with --plugin to allow it")
+    try:
+        found = getattr(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}.type: cannot find '{name}': {error}") from None
+    if not dataclasses.is_dataclass(found):
+        raise ConfigError(f"{key}.type: '{name}' is not a config dataclass")
+    return found
+
+
+def unknown_key_message(key: str, valid: Any) -> str:
+    """One line for an unknown config key: the key, the nearest valid one, and all valid ones."""
+    name = key.rpartition(".")[2]
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    return f"unknown config key '{key}'{hint}; valid here: {', '.join(sorted(valid))}"
+
+
+def differences(stored: Any, current: Any, key: str = "config") -> list[str]:
+    """Returns one line for each key whose JSON value differs: 'key: stored -> current'."""
+    if isinstance(stored, dict) and isinstance(current, dict):
+        lines = []
+        for name in sorted({*stored, *current}):
+            lines += differences(stored.get(name, "(absent)"), current.get(name, "(absent)"), f"{key}.{name}")
+        return lines
+    return [] if stored == current else [f"{key}: {json.dumps(stored)} -> {json.dumps(current)}"]
+
+
+def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError unless value is one of choices."""
+    if value not in choices:
+        raise ConfigError(f"{key} = {value!r} is not known; choose one of: {', '.join(choices)}")
+
+
+def require_at_least(key: str, value: float, minimum: float) -> None:
+    """Raises ConfigError unless value >= minimum (NaN fails)."""
+    if not value >= minimum:
+        raise ConfigError(f"{key} = {value!r} must be at least {minimum}")
+
+
+def validate(config: RunConfig) -> None:
+    """Checks everything that can be checked without data.
+
+    Raises:
+        ConfigError: naming the key, its value and the remedy.
+    """
+    training, optimizer, evaluation = config.training, config.optimizer, config.evaluation
+    for name in ("num_steps", "batch_size", "evaluate_every", "log_every"):
+        require_at_least(f"config.training.{name}", getattr(training, name), 1)
+    for name in ("patience", "max_seconds"):
+        require_at_least(f"config.training.{name}", getattr(training, name), 0)
+    require_choice("config.optimizer.schedule", optimizer.schedule, ("constant", "cosine"))
+    if not optimizer.learning_rate > 0:
+        raise ConfigError(f"config.optimizer.learning_rate = {optimizer.learning_rate} must be positive")
+    require_at_least("config.optimizer.warmup_steps", optimizer.warmup_steps, 0)
+    for name in ("b1", "b2"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be in [0, 1)")
+    if not evaluation.protocols:
+        raise ConfigError("config.evaluation.protocols is empty; name at least one of: candidates, full_ranking")
+    for name in evaluation.protocols:
+        require_choice("config.evaluation.protocols", name, ("candidates", "full_ranking"))
+    for name in evaluation.baselines:
+        require_choice("config.evaluation.baselines", name, ("popularity", "item_knn"))
+    for name in ("num_candidates", "block_size", "knn_neighbors"):
+        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
+    require_at_least("config.evaluation.validation_users", evaluation.validation_users, 0)
+    if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
+        raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
+    require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    for part in (config.data, config.model):
+        if hasattr(part, "validate"):
+            part.validate()

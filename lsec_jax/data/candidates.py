@@ -1,0 +1,153 @@
+"""Generated candidate lists: all positives of one split and uniform targets that the user has in no split.
+
+This is the `candidates` protocol of LSEC-GNN (Sec. 6.2). The paper does not state how many candidates it uses, so N is
+part of every list's `origin` and numbers for different N do not compare. Numpy only.
+"""
+
+import numpy as np
+
+from lsec_jax import schema
+from lsec_jax.data import csr
+
+_BLOCK_PAIRS = 2_000_000  # candidate pairs drawn at once; bounds the working memory to some 100 MB
+_DENSE_SHARE = 0.5  # a user for whom this share of the targets is drawn or taken gets a permutation instead
+
+
+def generate_candidates(
+    data: schema.LiveCommerceData, relation: str, split: int, num_candidates: int, seed: int
+) -> schema.Candidates:
+    """Draws one candidate list for every source node with an edge in the split.
+
+    Rows are sorted by target id, so that the place of a candidate says nothing about its label. The same data, N and
+    seed give the same lists (for one version of numpy's generator).
+
+    Args:
+        data: with splits assigned.
+        relation: its name.
+        split: schema.VALIDATION or schema.TEST.
+        num_candidates: N, positives included. Where some user has fewer targets to offer, N shrinks for all users to
+            the largest possible and `origin` says so.
+        seed: of the draw.
+
+    Returns:
+        Lists of equal length for all evaluated users, ascending by user.
+
+    Raises:
+        DataError: the split has no edges, or a user has more positives than N.
+    """
+    edges = data.relation(relation)
+    num_targets = len(data.nodes[edges.target])
+    source_ids, positive_targets = edges.edges(split)
+    if len(source_ids) == 0:
+        raise schema.DataError(
+            f"relation '{relation}' of data set '{data.name}' has no edges in split {split}; "
+            "evaluate another split or give this one a share of the edges (config.split.fractions)"
+        )
+    users, num_positives = np.unique(source_ids, return_counts=True)
+    indptr, bought = csr.csr_from_pairs(edges.source_ids, edges.target_ids, len(data.nodes[edges.source]))
+    num_bought = np.diff(indptr)[users]
+    feasible = int((num_targets - num_bought + num_positives).min())
+    length = min(num_candidates, feasible)
+    _check_positives(data, edges, users, num_positives, length, num_candidates)
+
+    positive_indptr = np.concatenate([[0], np.cumsum(num_positives)])
+    dense = num_bought + length > _DENSE_SHARE * num_targets
+    target_ids = np.empty((len(users), length), np.int32)
+    labels = np.empty((len(users), length), bool)
+    generator = np.random.default_rng(seed)
+    for chosen, draw, row_cost in ((~dense, _draw_sparse, length), (dense, _draw_dense, num_targets)):
+        rows = np.flatnonzero(chosen)
+        for block in np.array_split(rows, max(1, -(-len(rows) * row_cost // _BLOCK_PAIRS))):
+            taken = _keys((indptr, bought), users[block], num_targets)
+            positive = _keys((positive_indptr, positive_targets), block, num_targets)
+            if len(block):
+                keys = draw(generator, len(block), length, num_targets, taken, positive)
+                target_ids[block] = (keys % num_targets).reshape(-1, length)
+                labels[block] = _contains(positive, keys).reshape(-1, length)
+    origin = f"generated, N={length}, seed {seed}"
+    if length < num_candidates:
+        origin += f" (N={num_candidates} asked; some {edges.source} has only {feasible} candidates to offer)"
+    return schema.Candidates(users.astype(np.int32), target_ids, labels, origin)
+
+
+def _check_positives(
+    data: schema.LiveCommerceData,
+    edges: schema.Relation,
+    users: np.ndarray,
+    num_positives: np.ndarray,
+    length: int,
+    num_candidates: int,
+) -> None:
+    worst = int(np.argmax(num_positives))
+    if num_positives[worst] <= length:
+        return
+    name = data.nodes[edges.source].ids[users[worst]]
+    problem = f"relation '{edges.name}': {edges.source} {name} has {num_positives[worst]} positives but a list of "
+    if length == num_candidates:
+        raise schema.DataError(
+            f"{problem}{length} candidates; set config.evaluation.num_candidates to at least {num_positives[worst]}"
+        )
+    raise schema.DataError(
+        f"{problem}at most {length} candidates is possible for all ({num_candidates} asked), because another "
+        f"{edges.source} has nearly every {edges.target}; evaluate with the full_ranking protocol"
+    )
+
+
+def _draw_sparse(
+    generator: np.random.Generator,
+    num_rows: int,
+    length: int,
+    num_targets: int,
+    taken: np.ndarray,
+    positive: np.ndarray,
+) -> np.ndarray:
+    """Rejection sampling: every round draws exactly what is missing, so that no draw is ever cut off by its id.
+
+    Keys are row * num_targets + target, int64; `taken` (all splits) and `positive` (this split) are sorted.
+
+    Returns:
+        The sorted keys of all candidates, [num_rows * length].
+    """
+    missing = length - np.bincount(positive // num_targets, minlength=num_rows)
+    chosen = positive
+    while missing.any():
+        starts = np.repeat(np.arange(num_rows, dtype=np.int64) * num_targets, missing)
+        drawn = np.unique(starts + generator.integers(0, num_targets, len(starts)))
+        drawn = drawn[~_contains(taken, drawn)]
+        missing = missing - np.bincount(drawn // num_targets, minlength=num_rows)
+        # Stable sorts are merges here: both parts are sorted already.
+        taken = np.sort(np.concatenate([taken, drawn]), kind="stable")
+        chosen = np.sort(np.concatenate([chosen, drawn]), kind="stable")
+    return chosen
+
+
+def _draw_dense(
+    generator: np.random.Generator,
+    num_rows: int,
+    length: int,
+    num_targets: int,
+    taken: np.ndarray,
+    positive: np.ndarray,
+) -> np.ndarray:
+    """The same for users with few targets to spare: the `length` smallest of one random number per target."""
+    priority = generator.random(num_rows * num_targets)
+    priority[taken] = 2.0
+    priority[positive] = -1.0
+    chosen = np.argpartition(priority.reshape(num_rows, num_targets), length - 1, axis=1)[:, :length]
+    return (np.sort(chosen, axis=1) + np.arange(num_rows)[:, None] * num_targets).ravel()
+
+
+def _keys(pairs: tuple[np.ndarray, np.ndarray], rows: np.ndarray, num_targets: int) -> np.ndarray:
+    """Sorted keys (position in `rows`) * num_targets + target of some rows of a CSR pair, int64."""
+    indptr, indices = pairs
+    counts = indptr[rows + 1] - indptr[rows]
+    offsets = np.repeat(indptr[rows] - (np.cumsum(counts) - counts), counts)
+    positions = np.repeat(np.arange(len(rows), dtype=np.int64), counts)
+    return positions * num_targets + indices[offsets + np.arange(len(positions))]
+
+
+def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    if len(sorted_keys) == 0:
+        return np.zeros(len(keys), bool)
+    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return sorted_keys[at] == keys

@@ -1,0 +1,107 @@
+"""From external ids and raw pairs to node tables, internal indices and distinct edges: what all sources share."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from lsec_jax.schema import SPLITS, NodeTable
+
+
+@dataclasses.dataclass(frozen=True)
+class IdColumn:
+    """One column of external ids: `values[codes[row]]` is the id in a row.
+
+    Attributes:
+        values: distinct ids, [v] int64 or str.
+        codes: positions in `values`, [rows] int64.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray
+
+
+def build_nodes(columns: Iterable[tuple[str, IdColumn]]) -> tuple[dict[str, NodeTable], list[np.ndarray]]:
+    """Builds node tables from all columns that name nodes, ids sorted, so that row order does not matter.
+
+    Args:
+        columns: (node type, ids) of every column of every relation.
+
+    Returns:
+        Node tables by type, and for every column its internal indices, [rows] int32, in the order given. A type's ids
+        are int64 if they are in all its columns, else strings.
+    """
+    columns = list(columns)
+    nodes = {}
+    for name in dict.fromkeys(name for name, _ in columns):
+        column = join_columns([column for other, column in columns if other == name])
+        # With return_index np.unique sorts; without, it hashes, 10 x slower on a million distinct integers.
+        nodes[name] = NodeTable(name, np.unique(column.values, return_index=True)[0])
+    return nodes, [nodes[name].index_of(column.values)[column.codes].astype(np.int32) for name, column in columns]
+
+
+def join_columns(columns: list[IdColumn]) -> IdColumn:
+    """Puts columns one after the other; `values` may then repeat, and are strings if any column's are."""
+    if any(column.values.dtype.kind == "U" for column in columns):
+        columns = [IdColumn(column.values.astype(np.str_), column.codes) for column in columns]
+    offsets = np.cumsum([0, *(len(column.values) for column in columns[:-1])])
+    return IdColumn(
+        np.concatenate([column.values for column in columns]),
+        np.concatenate([column.codes + offset for column, offset in zip(columns, offsets, strict=True)]),
+    )
+
+
+def first_occurrences(source_ids: np.ndarray, target_ids: np.ndarray, rank: np.ndarray | None = None) -> np.ndarray:
+    """Returns the rows that keep every pair once, ascending: the row of lowest rank, then the first one.
+
+    Args:
+        source_ids: [e] integers >= 0.
+        target_ids: [e] integers >= 0.
+        rank: [e], e.g. times, or None (the first row is kept).
+    """
+    keys = source_ids.astype(np.int64) * (int(target_ids.max(initial=0)) + 1) + target_ids
+    if rank is None:
+        return np.sort(np.unique(keys, return_index=True)[1])
+    order = np.lexsort((rank, keys))  # stable: equal keys and ranks stay in row order
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = keys[order][1:] != keys[order][:-1]
+    return np.sort(order[is_first])
+
+
+def distinct_pairs(
+    name: str,
+    source_ids: np.ndarray,
+    target_ids: np.ndarray,
+    split: np.ndarray,
+    time: np.ndarray | None,
+    counts: dict[str, int],
+) -> np.ndarray:
+    """Returns the rows that keep every pair of a relation once, ascending, and counts the others.
+
+    Kept is the row of the earliest split (train, validation, test), then the earliest time, then the first row.
+
+    Args:
+        name: of the relation.
+        source_ids: [e] internal indices.
+        target_ids: [e] internal indices.
+        split: [e] split code of each row's file, ascending.
+        time: [e] or None.
+        counts: gains "<name>: duplicate rows dropped" (within a file) and "<name>: <split> pairs that are in an earlier
+            split, dropped", where not zero.
+    """
+    order = np.arange(len(split))
+    if time is not None:
+        order[np.lexsort((time, split))] = np.arange(len(split))
+    keep = first_occurrences(source_ids, target_ids, None if time is None else order)
+    duplicates = 0
+    for split_name, code in SPLITS.items():
+        rows = np.flatnonzero(split == code)
+        distinct = len(rows)
+        if len(keep) < len(split):
+            distinct = len(first_occurrences(source_ids[rows], target_ids[rows]))
+        duplicates += len(rows) - distinct
+        if earlier := distinct - int((split[keep] == code).sum()):
+            counts[f"{name}: {split_name} pairs that are in an earlier split, dropped"] = earlier
+    if duplicates:
+        counts[f"{name}: duplicate rows dropped"] = duplicates
+    return keep

@@ -1,0 +1,1 @@
+"""One adapter a file: each reads one on-disk format (or simulates a world) into a LiveCommerceData."""

@@ -1,0 +1,189 @@
+"""Any interaction data: one CSV, TSV or Parquet file per relation, with its columns named in the config.
+
+Duplicate pairs are dropped and counted: the earliest time stays, without times the first row, with that row's weight.
+Given validation and test files become split codes; a pair in several files belongs to the first of train, validation
+and test. Ids that occur only in validation or test files are nodes like all others (cold nodes), and are counted.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from lsec_jax.data import ids, tables
+from lsec_jax.schema import SPLITS, DataError, LiveCommerceData, Relation
+
+
+@dataclasses.dataclass
+class RelationSpec:
+    """Where one relation's interactions are.
+
+    Attributes:
+        name: of the relation, e.g. "buy".
+        source, target: node types at its two ends, e.g. "user", "item".
+        path: its file (all interactions, or the training ones), inside `Config.path`, or absolute.
+        source_column, target_column: columns with the external ids.
+        time_column: column with times >= 0 (numbers) or dates (ISO 8601, read as seconds since 1970 UTC), or None.
+        weight_column: column with finite weights, or None.
+        validation_path, test_path: files of a given split, same columns, or None.
+        column_names: names of all columns of text files that have no header; () = the first line is the header.
+        delimiter: of text files; "" = from the extension (.csv comma; .tsv, .txt, .tab tab).
+        format: "text", "parquet", or "" = from the extension.
+    """
+
+    name: str = ""
+    source: str = ""
+    target: str = ""
+    path: str = ""
+    source_column: str = ""
+    target_column: str = ""
+    time_column: str | None = None
+    weight_column: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
+    column_names: tuple[str, ...] = ()
+    delimiter: str = ""
+    format: str = ""
+
+    def check(self, place: str) -> None:
+        """Raises DataError where a field that must be given is empty, or column_names lacks a column."""
+        for field in ("name", "source", "target", "path", "source_column", "target_column"):
+            if not getattr(self, field):
+                raise DataError(f"config key {place}.{field} is empty; give it, e.g. --config.{place}.{field}=...")
+        for field in ("source_column", "target_column", "time_column", "weight_column"):
+            column = getattr(self, field)
+            if self.column_names and column and column not in self.column_names:
+                listed = ", ".join(self.column_names)
+                raise DataError(f"config key {place}.{field}: '{column}' is not among column_names ({listed})")
+
+
+@dataclasses.dataclass
+class Config:
+    """Reads interaction files.
+
+    Attributes:
+        path: base directory of the files; `~` and `${VARIABLES}` are expanded.
+        relations: one spec per relation.
+        name: of the data set, for reports; "" = the directory's name.
+    """
+
+    path: str = ""
+    relations: tuple[RelationSpec, ...] = ()
+    name: str = ""
+
+    def load(self) -> LiveCommerceData:
+        """Reads all relations; raises DataError naming file, line and column, or the config key."""
+        root = tables.expand_path(self.path)
+        _check_specs(self.relations)
+        rows = [_read_relation(root, spec) for spec in self.relations]
+        _check_one_time_unit(self.relations, rows)
+        nodes, indices = ids.build_nodes(
+            (end, column)
+            for spec, row in zip(self.relations, rows, strict=True)
+            for end, column in ((spec.source, row.source), (spec.target, row.target))
+        )
+        counts: dict[str, int] = {}
+        relations = {}
+        for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True)):
+            relations[spec.name] = _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
+        _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
+        data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
+        data.validate()
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """All rows of one relation's files, one after the other; `file` is each row's split code."""
+
+    source: ids.IdColumn
+    target: ids.IdColumn
+    time: np.ndarray | None
+    weight: np.ndarray | None
+    file: np.ndarray
+    has_dates: bool
+
+
+def _check_specs(specs: tuple[RelationSpec, ...]) -> None:
+    if not specs:
+        raise DataError("config key data.relations is empty; give a RelationSpec for every interaction file")
+    for i, spec in enumerate(specs):
+        spec.check(f"data.relations[{i}]")
+    names = [spec.name for spec in specs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"config key data.relations: the name '{repeated[0]}' is used twice; names must differ")
+
+
+def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
+    """Reads a relation's one to three files."""
+    sources, targets, times, weights, files, dates = [], [], [], [], [], set()
+    columns = [spec.source_column, spec.target_column]
+    columns += [column for column in (spec.time_column, spec.weight_column) if column]
+    for (_, split), path in zip(SPLITS.items(), (spec.path, spec.validation_path, spec.test_path), strict=True):
+        if not path:
+            continue
+        table = tables.read_table(
+            root / tables.expand_path(path),
+            columns,
+            delimiter=spec.delimiter,
+            file_format=spec.format,
+            column_names=spec.column_names,
+        )
+        sources.append(table.ids(spec.source_column))
+        targets.append(table.ids(spec.target_column))
+        if spec.time_column:
+            time, is_dates = table.times(spec.time_column)
+            times.append(time)
+            dates.add(is_dates)
+        if spec.weight_column:
+            weights.append(table.numbers(spec.weight_column).astype(np.float32))
+        files.append(np.full(len(table), split, np.int8))
+    if len(dates) > 1:
+        raise DataError(f"relation '{spec.name}': '{spec.time_column}' has dates in one file and numbers in another")
+    return _Rows(
+        source=ids.join_columns(sources),
+        target=ids.join_columns(targets),
+        time=np.concatenate(times) if times else None,
+        weight=np.concatenate(weights) if weights else None,
+        file=np.concatenate(files),
+        has_dates=True in dates,
+    )
+
+
+def _check_one_time_unit(specs: tuple[RelationSpec, ...], rows: list[_Rows]) -> None:
+    units = {row.has_dates: spec for spec, row in zip(specs, rows, strict=True) if row.time is not None}
+    if len(units) == 2:
+        raise DataError(
+            f"relation '{units[True].name}' has dates in column '{units[True].time_column}', relation "
+            f"'{units[False].name}' numbers in column '{units[False].time_column}'; all relations must use one unit"
+        )
+
+
+def _relation(
+    spec: RelationSpec, rows: _Rows, source_ids: np.ndarray, target_ids: np.ndarray, counts: dict[str, int]
+) -> Relation:
+    """Builds the relation from its distinct pairs; fills `counts`."""
+    keep = ids.distinct_pairs(spec.name, source_ids, target_ids, rows.file, rows.time, counts)
+    return Relation(
+        name=spec.name,
+        source=spec.source,
+        target=spec.target,
+        source_ids=source_ids[keep],
+        target_ids=target_ids[keep],
+        time=None if rows.time is None else rows.time[keep],
+        weight=None if rows.weight is None else rows.weight[keep],
+        split=rows.file[keep] if spec.validation_path or spec.test_path else None,
+    )
+
+
+def _count_cold(relations: dict[str, Relation], sizes: dict[str, int], counts: dict[str, int]) -> None:
+    """Counts ids that no training row of any relation has."""
+    for name, size in sizes.items():
+        is_warm = np.zeros(size, bool)
+        for relation in relations.values():
+            keep = slice(None) if relation.split is None else relation.split == SPLITS["train"]
+            for end, indices in ((relation.source, relation.source_ids), (relation.target, relation.target_ids)):
+                if end == name:
+                    is_warm[indices[keep]] = True
+        if not is_warm.all():
+            counts[f"{name}: ids only in validation or test files"] = int((~is_warm).sum())

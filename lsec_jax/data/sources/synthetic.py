@@ -1,0 +1,393 @@
+"""A simulated live-commerce world with planted structure, which knows its own true probabilities. No jax here.
+
+Topics tie the world together. Every item has a main topic and a Zipf-like popularity within it; users spread their
+taste over few topics, streamers their goods. Users follow streamers by taste or by popularity alone; streamers go
+live in the evening and show goods of their catalogue, some much more prominently than others; users buy on their own by
+taste (organic), or in a session of a streamer whom they followed before it began (influenced). Each relation keeps a
+pair's first occurrence.
+
+Every relation is drawn event by event until exactly the wanted number of distinct pairs is reached, so edge counts are
+met exactly, and the number of draws gives the Poisson means that the truth uses (`synthetic_truth`).
+
+Independent of each other by design: how much a user buys and how much she follows; what a streamer sells and how well
+it sells by itself (unless `catalogue_popularity` > 0). With `influence=0` and `taste_follow=0`, therefore, that a
+followed streamer sells an item says nothing about its purchase.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy.sparse
+
+from lsec_jax.config import ConfigError
+from lsec_jax.data.sources.synthetic_sampling import (
+    draw_distinct,
+    draw_index,
+    draw_row,
+    draw_sources,
+    exclusive_sum,
+    sample_segments,
+)
+from lsec_jax.data.sources.synthetic_truth import FollowedSessions, Schedule, SyntheticTruth, influence_mass
+from lsec_jax.schema import LiveCommerceData, NodeTable, Relation
+
+EARLY_DAYS_SHARE = 0.1
+
+
+@dataclasses.dataclass
+class Config:
+    """The world's size and structure.
+
+    Attributes:
+        num_users, num_items, num_streamers: nodes.
+        num_buy, num_follow, num_sell: distinct pairs of each relation, met exactly.
+        num_days: length of the period; all times are days in [0, num_days).
+        num_topics: topics, of equal numbers of items.
+        sessions_per_streamer: mean sessions of a streamer in the period, at most one a day.
+        items_per_session: mean showings in a session (a good shown twice in a session counts once afterwards).
+        popularity_exponent: Zipf exponent of organic item popularity within a topic; 0 = all equal.
+        streamer_exponent: Zipf exponent of how often streamers are followed.
+        taste_concentration: Dirichlet parameter of users' tastes; smaller = fewer topics per user.
+        streamer_concentration: Dirichlet parameter of streamers' topics.
+        topic_leak: share of organic purchases, and of catalogues, that ignore the topic.
+        catalogue_popularity: 0 = within a topic, streamers pick goods evenly; 1 = by the goods' own popularity. Above
+            0, goods that streamers sell are bought more for that reason alone, whatever the follows.
+        influence: share of purchases made in a followed streamer's session, in [0, 1]; users without such a
+            session buy organically instead.
+        taste_follow: share of follows that go by taste, in [0, 1]; the others go by streamer popularity alone.
+        session_taste: weight of the user's taste in what she buys in a session, in [0, 1).
+        display_spread: log-normal sigma of how prominently a streamer shows her goods (a trait of the pair).
+        attention_spread: log-normal sigma of how much the streamers sell (a trait of the streamer).
+        activity_spread: log-normal sigma of users' numbers of purchases, and (separately drawn) of follows.
+        early_follows: share of follows made in the first tenth of the period; the others come evenly over all of it.
+        seed: of everything.
+    """
+
+    num_users: int = 3000
+    num_items: int = 3000
+    num_streamers: int = 450
+    num_buy: int = 45_000
+    num_follow: int = 165_000
+    num_sell: int = 115_000
+    num_days: int = 50
+    num_topics: int = 20
+    sessions_per_streamer: float = 20.0
+    items_per_session: float = 40.0
+    popularity_exponent: float = 0.9
+    streamer_exponent: float = 0.6
+    taste_concentration: float = 0.08
+    streamer_concentration: float = 0.05
+    topic_leak: float = 0.1
+    catalogue_popularity: float = 0.0
+    influence: float = 0.5
+    taste_follow: float = 0.8
+    session_taste: float = 0.9
+    display_spread: float = 1.8
+    attention_spread: float = 0.7
+    activity_spread: float = 0.8
+    early_follows: float = 0.6
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first unusable knob, its value and the remedy."""
+        for name in ("users", "items", "streamers", "buy", "follow", "sell", "days", "topics"):
+            _require(getattr(self, f"num_{name}") >= 1, self, f"num_{name}", "give a whole number of at least 1")
+        for left, right, name in (
+            ("user", "item", "buy"),
+            ("user", "streamer", "follow"),
+            ("streamer", "item", "sell"),
+        ):
+            pairs = getattr(self, f"num_{left}s") * getattr(self, f"num_{right}s")
+            remedy = f"there are only {pairs} {left}-{right} pairs; ask for fewer edges or more nodes"
+            _require(getattr(self, f"num_{name}") <= pairs, self, f"num_{name}", remedy)
+        _require(self.num_topics <= self.num_items, self, "num_topics", f"at most num_items={self.num_items}")
+        for name in ("topic_leak", "catalogue_popularity", "influence", "taste_follow", "early_follows"):
+            _require(0 <= getattr(self, name) <= 1, self, name, "give a share in [0, 1]")
+        _require(0 <= self.session_taste < 1, self, "session_taste", "give a number in [0, 1)")
+        for name in (
+            "popularity_exponent",
+            "streamer_exponent",
+            "display_spread",
+            "attention_spread",
+            "activity_spread",
+        ):
+            _require(0 <= getattr(self, name) <= 10, self, name, "give a number in [0, 10]")
+        for name in ("taste_concentration", "streamer_concentration"):
+            _require(1e-3 <= getattr(self, name) < math.inf, self, name, "give a number of at least 0.001")
+        remedy = f"at most one session a day: give a number in (0, num_days={self.num_days}]"
+        _require(0 < self.sessions_per_streamer <= self.num_days, self, "sessions_per_streamer", remedy)
+        needed = self.num_sell / (self.num_streamers * self.sessions_per_streamer)
+        remedy = f"num_sell={self.num_sell} goods need at least {needed:.1f} a session; raise it or lower num_sell"
+        _require(needed <= self.items_per_session < math.inf, self, "items_per_session", remedy)
+        _require(self.seed >= 0, self, "seed", "give a whole number of at least 0")
+
+    def load(self) -> LiveCommerceData:
+        """Simulates the world.
+
+        Returns:
+            The data set, with nodes user, item and streamer, relations buy, follow and sell (with times in days; edges
+            sorted by source, then target) and the truth.
+
+        Raises:
+            ConfigError: for a knob that cannot be used.
+        """
+        self.validate()
+        # One stream per part, so that e.g. another `influence` leaves tastes, follows and schedule as they were.
+        streams = [np.random.default_rng(part) for part in np.random.SeedSequence(self.seed).spawn(5)]
+        traits = _draw_traits(self, streams[0])
+        follow, follow_draws = _draw_follows(self, traits, streams[1])
+        sell, sell_draws = _draw_catalogues(self, traits, streams[2])
+        schedule = _draw_schedule(self, traits, sell, streams[3])
+        truth = _prepare_truth(self, traits, follow, follow_draws, schedule)
+        buy, buy_draws = _draw_purchases(self, traits, truth, streams[4])
+        activity = traits.purchase_activity * buy_draws
+        # Users whom no session can influence buy organically; see `_draw_purchases`.
+        influenced = np.where(truth.influence_mass > 0, self.influence, 0.0)
+        truth = dataclasses.replace(
+            truth,
+            organic_events=activity * (1.0 - influenced),
+            influenced_events=activity * influenced,
+            purchase_sessions=buy[3],
+        )
+        tables = {name: _node_table(name, getattr(self, f"num_{name}s")) for name in ("user", "item", "streamer")}
+        relations = {
+            "buy": Relation("buy", "user", "item", buy[0], buy[1], time=buy[2]),
+            "follow": Relation("follow", "user", "streamer", follow[0], follow[1], time=follow[2]),
+            "sell": Relation("sell", "streamer", "item", sell[0], sell[1], time=_first_shown(schedule, sell)),
+        }
+        counts = {
+            "buy: repeated purchases merged into the first": buy_draws - self.num_buy,
+            "follow: repeated follows merged into the first": follow_draws - self.num_follow,
+            "sell: repeated listings merged": sell_draws - self.num_sell,
+        }
+        name = f"synthetic-{self.num_users}x{self.num_items}x{self.num_streamers}-seed{self.seed}"
+        return LiveCommerceData(name, tables, relations, end_time=float(self.num_days), truth=truth, counts=counts)
+
+
+def tiny(**changes: object) -> Config:
+    """A world of a few hundred nodes, generated in well under a second."""
+    sizes = {"num_users": 200, "num_items": 150, "num_streamers": 30, "num_topics": 8, "items_per_session": 20.0}
+    edges = {"num_buy": 2_400, "num_follow": 1_800, "num_sell": 1_200}
+    return Config(**{**sizes, **edges, **changes})
+
+
+def lsec_small(**changes: object) -> Config:
+    """The size of the published LSEC-Small."""
+    sizes = {"num_users": 29_422, "num_items": 31_630, "num_streamers": 4_633}
+    edges = {"num_buy": 451_441, "num_follow": 1_659_943, "num_sell": 1_168_165}
+    return Config(**{**sizes, **edges, **changes})
+
+
+def lsec_large(**changes: object) -> Config:
+    """The size of the published LSEC-Large."""
+    sizes = {"num_users": 202_850, "num_items": 109_502, "num_streamers": 7_395}
+    edges = {"num_buy": 3_062_463, "num_follow": 5_439_288, "num_sell": 1_953_881}
+    return Config(**{**sizes, **edges, **changes})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traits:
+    """What users, items and streamers are like; probabilities and shares, float64, except the topics.
+
+    `tastes` [n_users, n_topics]; `streamer_topics` [n_streamers, n_topics]; `item_topics` [n_items] int64;
+    `item_popularity` [n_items], unnormalised; all others sum to 1 (`attention` has median 1).
+    """
+
+    tastes: np.ndarray
+    streamer_topics: np.ndarray
+    item_topics: np.ndarray
+    item_popularity: np.ndarray
+    purchase_activity: np.ndarray
+    follow_activity: np.ndarray
+    streamer_popularity: np.ndarray
+    catalogue_size: np.ndarray
+    attention: np.ndarray
+
+
+def _require(holds: bool, config: Config, name: str, remedy: str) -> None:
+    if not holds:
+        raise ConfigError(f"data.{name}={getattr(config, name)!r} cannot be used: {remedy}")
+
+
+def _node_table(name: str, count: int) -> NodeTable:
+    digits = max(5, len(str(count - 1)))
+    return NodeTable(name, np.char.add(f"{name}_", np.char.zfill(np.arange(count).astype(np.str_), digits)))
+
+
+def _draw_traits(config: Config, rng: np.random.Generator) -> _Traits:
+    def shares(spread: float, count: int) -> np.ndarray:
+        values = rng.lognormal(0.0, spread, count)
+        return values / values.sum()
+
+    def zipf(exponent: float, ranks: np.ndarray) -> np.ndarray:
+        return (ranks + 1.0) ** -exponent
+
+    topics = config.num_topics
+    # A random permutation deals out topics (equally) and ranks within the topic, so ids say nothing about either.
+    place = rng.permutation(config.num_items)
+    popularity = zipf(config.streamer_exponent, rng.permutation(config.num_streamers))
+    return _Traits(
+        tastes=_sparse_dirichlet(rng, config.taste_concentration, config.num_users, topics),
+        streamer_topics=_sparse_dirichlet(rng, config.streamer_concentration, config.num_streamers, topics),
+        item_topics=place % topics,
+        item_popularity=zipf(config.popularity_exponent, place // topics),
+        purchase_activity=shares(config.activity_spread, config.num_users),
+        follow_activity=shares(config.activity_spread, config.num_users),
+        streamer_popularity=popularity / popularity.sum(),
+        catalogue_size=shares(0.5, config.num_streamers),
+        attention=rng.lognormal(0.0, config.attention_spread, config.num_streamers),
+    )
+
+
+def _sparse_dirichlet(rng: np.random.Generator, concentration: float, rows: int, topics: int) -> np.ndarray:
+    """Symmetric Dirichlet rows [rows, topics] that survive small parameters, where all gammas may underflow to 0."""
+    # Gamma(a) = Gamma(a + 1) * U^(1 / a): in logarithms, and relative to the row's largest, nothing underflows.
+    logs = np.log(rng.gamma(concentration + 1.0, size=(rows, topics)))
+    logs += np.log1p(-rng.random((rows, topics))) / concentration
+    values = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def _streamers_by_topic(traits: _Traits) -> np.ndarray:
+    """P(streamer | topic), [n_topics, n_streamers]: her popularity times her share of the topic."""
+    weights = (traits.streamer_topics * traits.streamer_popularity[:, None]).T
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _draw_follows(config: Config, traits: _Traits, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], int]:
+    """Follows (user, streamer, time); P(s | u) = taste_follow sum_c taste_uc P(s | c) + (1 - taste_follow) P(s)."""
+    tastes = exclusive_sum(traits.tastes.ravel())
+    by_topic = exclusive_sum(_streamers_by_topic(traits).ravel())
+
+    def draw(count: int) -> tuple[np.ndarray, ...]:
+        users = draw_sources(rng, traits.follow_activity, count)
+        topics = draw_row(rng, tastes, users, config.num_topics)
+        by_taste = draw_row(rng, by_topic, topics, config.num_streamers)
+        by_popularity = draw_index(rng, traits.streamer_popularity, count)
+        streamers = np.where(rng.random(count) < config.taste_follow, by_taste, by_popularity)
+        days = np.where(rng.random(count) < config.early_follows, EARLY_DAYS_SHARE * config.num_days, config.num_days)
+        return users, streamers, rng.random(count) * days
+
+    return draw_distinct(rng, draw, config.num_follow, "num_follow", config.num_streamers)
+
+
+class _ItemsOfTopics:
+    """Draws items given topics: by weight within the topic, with a leak to all items."""
+
+    def __init__(self, config: Config, traits: _Traits, weights: np.ndarray):
+        order = np.argsort(traits.item_topics, kind="stable")
+        sizes = np.bincount(traits.item_topics, minlength=config.num_topics)
+        self.order, self.weights, self.leak = order, weights, config.topic_leak
+        self.offsets = exclusive_sum(sizes).astype(np.int64)
+        self.cumulative = exclusive_sum(weights[order])
+
+    def draw(self, rng: np.random.Generator, topics: np.ndarray) -> np.ndarray:
+        inside = self.order[sample_segments(rng, self.cumulative, self.offsets[topics], self.offsets[topics + 1])]
+        leaked = np.flatnonzero(rng.random(len(topics)) < self.leak)
+        inside[leaked] = draw_index(rng, self.weights, len(leaked))
+        return inside
+
+
+def _draw_catalogues(config: Config, traits: _Traits, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], int]:
+    """Catalogues (streamer, item, prominence): topics by streamer, items by topic."""
+    topics_of = exclusive_sum(traits.streamer_topics.ravel())
+    items_of = _ItemsOfTopics(config, traits, traits.item_popularity**config.catalogue_popularity)
+
+    def draw(count: int) -> tuple[np.ndarray, ...]:
+        streamers = draw_sources(rng, traits.catalogue_size, count)
+        items = items_of.draw(rng, draw_row(rng, topics_of, streamers, config.num_topics))
+        return streamers, items, np.zeros(count)
+
+    (streamers, items, _), num_draws = draw_distinct(rng, draw, config.num_sell, "num_sell", config.num_items)
+    return (streamers, items, rng.lognormal(0.0, config.display_spread, len(items))), num_draws
+
+
+def _draw_schedule(config: Config, traits: _Traits, sell: tuple[np.ndarray, ...], rng: np.random.Generator) -> Schedule:
+    """Sessions, at most one a day, mostly in the evening; every good of a catalogue is shown at least once."""
+    live = rng.random((config.num_streamers, config.num_days)) < config.sessions_per_streamer / config.num_days
+    live[np.arange(config.num_streamers), rng.integers(config.num_days, size=config.num_streamers)] |= ~live.any(axis=1)
+    streamer_of, day = np.nonzero(live)
+    num_sessions = len(day)
+    offsets = exclusive_sum(live.sum(axis=1)).astype(np.int64)
+    start_hour = np.clip(rng.normal(19.5, 3.0, num_sessions), 6.0, 22.0)
+    hours = np.clip(rng.lognormal(np.log(2.5), 0.4, num_sessions), 0.5, 24.0 - start_hour)
+
+    # Each good of each catalogue in one session at random; the other showings go by prominence.
+    catalogue = exclusive_sum(np.bincount(sell[0], minlength=config.num_streamers)).astype(np.int64)
+    once = offsets[sell[0]] + (rng.random(len(sell[0])) * np.diff(offsets)[sell[0]]).astype(np.int64)
+    with_goods = np.flatnonzero(np.diff(catalogue)[streamer_of] > 0)
+    num_more = max(int(num_sessions * config.items_per_session) - len(once), 0)
+    # Streamers without goods have no showings; sessions that no good falls into show at least one.
+    more = np.concatenate([with_goods, with_goods[np.sort(rng.integers(len(with_goods), size=num_more))]])
+    good_of = streamer_of[more]
+    goods = sample_segments(rng, exclusive_sum(sell[2]), catalogue[good_of], catalogue[good_of + 1])
+    rows, edges = np.concatenate([once, more]), np.concatenate([np.arange(len(once)), goods])
+    shown = np.unique(rows * config.num_items + sell[1][edges], return_index=True)[1]
+    rows, edges = rows[shown], edges[shown]
+    weights = sell[2][edges] / np.bincount(rows, sell[2][edges], num_sessions)[rows]
+    display = scipy.sparse.csr_matrix((weights, (rows, sell[1][edges])), shape=(num_sessions, config.num_items))
+    attention = np.where(np.diff(display.indptr) > 0, traits.attention[streamer_of], 0.0)
+    start = day + start_hour / 24.0
+    return Schedule(offsets, start, start + hours / 24.0, attention, display, float(config.num_days))
+
+
+def _first_shown(schedule: Schedule, sell: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Start of the first session that shows each good of each catalogue, [e_sell] float64."""
+    shown = schedule.display.tocoo()
+    keys = schedule.streamer_of()[shown.row] * shown.shape[1] + shown.col
+    # Sessions are in order of time within a streamer, so the first showing in a stable order is the earliest.
+    first = np.unique(keys, return_index=True)[1]
+    assert len(first) == len(sell[0])
+    return schedule.start[shown.row[first]]
+
+
+def _prepare_truth(
+    config: Config, traits: _Traits, follow: tuple[np.ndarray, ...], follow_draws: int, schedule: Schedule
+) -> SyntheticTruth:
+    """The truth without the purchases' expected numbers, which depend on how many draws those will take."""
+    popularity = traits.item_popularity
+    truth = SyntheticTruth(
+        tastes=traits.tastes,
+        item_topics=traits.item_topics,
+        item_in_topic=popularity / np.bincount(traits.item_topics, popularity, config.num_topics)[traits.item_topics],
+        item_overall=popularity / popularity.sum(),
+        topic_leak=config.topic_leak,
+        session_taste=config.session_taste,
+        organic_events=np.zeros(config.num_users),
+        influenced_events=np.zeros(config.num_users),
+        influence_mass=np.zeros(config.num_users),
+        follow_offsets=exclusive_sum(np.bincount(follow[0], minlength=config.num_users)).astype(np.int64),
+        follow_streamers=follow[1],
+        follow_times=follow[2],
+        schedule=schedule,
+        follow_events=traits.follow_activity * follow_draws,
+        follow_by_topic=_streamers_by_topic(traits),
+        follow_overall=traits.streamer_popularity,
+        taste_follow=config.taste_follow,
+        follow_clock=(config.early_follows, EARLY_DAYS_SHARE * config.num_days, float(config.num_days)),
+        purchase_sessions=np.zeros(0, np.int64),
+    )
+    return dataclasses.replace(truth, influence_mass=influence_mass(truth))
+
+
+def _draw_purchases(
+    config: Config, traits: _Traits, truth: SyntheticTruth, rng: np.random.Generator
+) -> tuple[tuple[np.ndarray, ...], int]:
+    """Purchases (user, item, time, session or -1)."""
+    tastes = exclusive_sum(traits.tastes.ravel())
+    items_of = _ItemsOfTopics(config, traits, traits.item_popularity)
+    sessions_of = FollowedSessions(truth)
+
+    def draw(count: int) -> tuple[np.ndarray, ...]:
+        users = draw_sources(rng, traits.purchase_activity, count)
+        items = items_of.draw(rng, draw_row(rng, tastes, users, config.num_topics))
+        time = rng.random(count) * config.num_days
+        sessions = np.full(count, -1)
+        influenced = (rng.random(count) < config.influence) & (truth.influence_mass[users] > 0)
+        chosen, items[influenced] = sessions_of.draw(rng, users[influenced])
+        start, end = truth.schedule.start[chosen], truth.schedule.end[chosen]
+        sessions[influenced], time[influenced] = chosen, start + rng.random(len(chosen)) * (end - start)
+        return users, items, time, sessions
+
+    return draw_distinct(rng, draw, config.num_buy, "num_buy", config.num_items)

@@ -1,0 +1,214 @@
+"""Train / validation / test codes for every edge: given, chronological or random, and the audit that finds leaks."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, DataError, LiveCommerceData, Relation
+
+METHODS = ("auto", "given", "time", "random")
+
+
+def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: Sequence[str]) -> LiveCommerceData:
+    """Returns the data with `Relation.split` filled for every relation.
+
+    The primary relation is the first task's. By method:
+
+    - "given": relations keep the split of their source; task relations must have one, others without are TRAIN.
+    - "time": two cut times, near the quantiles of the primary relation's times. In every relation with times, an edge
+      before the first cut is TRAIN, before the second VALIDATION, else TEST; edges of equal time are never parted.
+      So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
+    - "random": task relations are split at random, others are TRAIN.
+    - "auto": "given" if the primary relation has a given split, else "time" if it has times, else "random".
+
+    Relations to which a method does not apply ("time" without times, "auto" -> "given" without a given split) keep a
+    given split; without one, tasks are split at random and others are TRAIN. Random splits do not depend on the order
+    of the rows or of the relations. Published candidate lists of relations that are split anew are dropped.
+
+    Args:
+        data: from a source.
+        config: method, fractions, seed.
+        task_relations: trained and evaluated relations, the primary one first.
+
+    Returns:
+        The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains, for
+        every relation, "<relation>: training edges" (validation, test), and, for every task relation, its cold nodes.
+
+    Raises:
+        ConfigError: unknown method, bad fractions, or a method that the data does not allow.
+        DataError: unknown relation, a relation left without training edges, or a primary relation without test edges.
+    """
+    _check(config, task_relations)
+    primary = data.relation(task_relations[0])
+    for name in task_relations:
+        data.relation(name)
+    method = _resolve(data, config, primary, task_relations)
+    cuts, changes = (np.inf, np.inf), {}
+    if method == "time":
+        cuts = _cut_times(primary, config.fractions)
+        last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)
+        end_time = data.end_time if data.end_time is not None else float(np.nextafter(last, np.inf))
+        changes = {"cut_times": cuts, "end_time": end_time}
+    counts, relations, resplit = dict(data.counts), {}, set()
+    for name, relation in data.relations.items():
+        split = _given_split(relation, method, is_task=name in task_relations)
+        if split is None:
+            if method == "time" and relation.time is not None:
+                split = np.digitize(relation.time, cuts).astype(np.int8)
+            else:
+                split = _random_split(relation, config)
+            resplit.add(name)
+        if not (split == TRAIN).any():
+            raise DataError(
+                f"relation '{name}': the '{method}' split {tuple(config.fractions)} leaves none of its "
+                f"{len(relation)} edges for training; {_remedy(method)}, or leave the relation out"
+            )
+        relations[name] = dataclasses.replace(relation, split=split)
+    kept = {key: lists for key, lists in data.candidates.items() if key[0] not in resplit}
+    for name in sorted({key[0] for key in data.candidates} & resplit):
+        num_dropped = sum(key[0] == name for key in data.candidates)
+        counts[f"{name}: published candidate lists dropped, split anew"] = num_dropped
+    if not _is_in(relations[primary.name], TEST).any():
+        raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
+    split_data = data.replace(relations=relations, candidates=kept, **changes)
+    return split_data.replace(counts=counts | _counts(split_data, task_relations))
+
+
+def audit_splits(data: LiveCommerceData) -> None:
+    """Checks that nothing leaks from later splits into earlier ones; raises DataError with all that does.
+
+    No relation may have a pair in two splits; where there are cut times, no relation's training edges may reach the
+    first cut, nor its validation edges the second. For tests: O(e log e) per relation.
+    """
+    problems = []
+    for name, relation in data.relations.items():
+        if relation.split is None:
+            problems.append(f"relation '{name}' has no split; run assign_splits first")
+            continue
+        keys = relation.source_ids.astype(np.int64) * len(data.nodes[relation.target]) + relation.target_ids
+        order = np.argsort(keys, kind="stable")
+        keys, splits = keys[order], relation.split[order]
+        twice = np.flatnonzero((keys[1:] == keys[:-1]) & (splits[1:] != splits[:-1]))
+        if len(twice):
+            row = order[twice[0]]
+            pair = f"({relation.source_ids[row]}, {relation.target_ids[row]})"
+            problems.append(f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}")
+        if data.cut_times is None or relation.time is None:
+            continue
+        for split_name, split, cut in zip(SPLITS, (TRAIN, VALIDATION), data.cut_times, strict=False):
+            times = relation.time[_is_in(relation, split)]
+            if late := int((times >= cut).sum()):
+                problems.append(f"relation '{name}': {late} {split_name} edges at or after the cut at {cut:g}")
+    if problems:
+        raise DataError(f"data set '{data.name}' leaks between splits:\n  " + "\n  ".join(problems))
+
+
+def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
+    if config.method not in METHODS:
+        raise ConfigError(f"split.method = '{config.method}' is unknown; valid: {', '.join(METHODS)}")
+    fractions = tuple(config.fractions)
+    if len(fractions) != 3 or not all(0 <= fraction <= 1 for fraction in fractions) or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(f"split.fractions = {fractions}; give three shares in [0, 1] that sum to 1: (0.8, 0.1, 0.1)")
+    if fractions[0] == 0 or fractions[2] == 0:
+        raise ConfigError(f"split.fractions = {fractions}; the shares of train and test must be above 0")
+    if not task_relations:
+        raise ConfigError("no task relations are given; a split needs at least one")
+
+
+def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, task_relations: Sequence[str]) -> str:
+    """Returns the method with "auto" decided, or raises ConfigError where the data does not allow it."""
+    if config.method == "auto":
+        if primary.split is not None:
+            return "given"
+        return "time" if primary.time is not None else "random"
+    if config.method == "time" and primary.time is None:
+        timed = [name for name, relation in data.relations.items() if relation.time is not None]
+        raise ConfigError(
+            f"split.method = 'time', but relation '{primary.name}' has no times (relations with times: "
+            f"{', '.join(timed) or 'none'}); name its time column in the data config, or use split.method = 'random'"
+        )
+    if config.method == "given":
+        without = [name for name in task_relations if data.relation(name).split is None]
+        if without:
+            raise ConfigError(
+                f"split.method = 'given', but the source gives no split for relation '{without[0]}'; name its "
+                "validation and test files in the data config, or use split.method = 'time', 'random' or 'auto'"
+            )
+    return config.method
+
+
+def _cut_times(primary: Relation, fractions: Sequence[float]) -> tuple[float, float]:
+    """Returns the starts of validation and test: distinct times with the nearest shares of edges before them."""
+    assert primary.time is not None
+    times, first = np.unique(np.sort(primary.time), return_index=True)  # `first` = number of edges before each time
+    has_validation = fractions[1] > 0
+    if len(times) < 2 + has_validation:
+        raise DataError(
+            f"relation '{primary.name}': only {len(times)} distinct times, too few for the chronological split "
+            f"{tuple(fractions)}; edges of equal time are never parted; use finer times or split.method = 'random'"
+        )
+    upper = len(times) - 1 if has_validation else len(times)  # leaves a time for test
+    start = 1 + int(np.argmin(np.abs(first[1:upper] - fractions[0] * len(primary))))
+    if not has_validation:
+        return float(times[start]), float(times[start])
+    before_test = (fractions[0] + fractions[1]) * len(primary)
+    end = start + 1 + int(np.argmin(np.abs(first[start + 1 :] - before_test)))
+    return float(times[start]), float(times[end])
+
+
+def _given_split(relation: Relation, method: str, is_task: bool) -> np.ndarray | None:
+    """Returns the split that a relation has without splitting it anew, or None where it must be."""
+    if method == "time" and relation.time is not None:
+        return None
+    if relation.split is not None and not (method == "random" and is_task):
+        return relation.split
+    return None if is_task else np.full(len(relation), TRAIN, np.int8)
+
+
+def _is_in(relation: Relation, split: int) -> np.ndarray:
+    assert relation.split is not None
+    return np.equal(relation.split, split)
+
+
+def _random_split(relation: Relation, config: SplitConfig) -> np.ndarray:
+    """Returns exact shares of a relation's edges, by seed and relation name, [e] int8."""
+    rng = np.random.default_rng([config.seed, zlib.crc32(relation.name.encode())])
+    by_pair = np.lexsort((relation.target_ids, relation.source_ids))
+    order = by_pair[rng.permutation(len(relation))]
+    bounds = np.rint(np.cumsum(config.fractions)[:2] * len(relation)).astype(np.int64)
+    split = np.full(len(relation), TEST, np.int8)
+    split[order[: bounds[1]]] = VALIDATION
+    split[order[: bounds[0]]] = TRAIN
+    return split
+
+
+def _remedy(method: str) -> str:
+    if method == "given":
+        return "check the data config's split files, or use split.method = 'random'"
+    return "change split.fractions or split.method, or give more data"
+
+
+def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, int]:
+    """Counts edges per split, and task nodes of the test split that training has never seen."""
+    counts = {}
+    is_warm = {name: np.zeros(len(table), bool) for name, table in data.nodes.items()}
+    for relation in data.relations.values():
+        is_train = _is_in(relation, TRAIN)
+        is_warm[relation.source][relation.source_ids[is_train]] = True
+        is_warm[relation.target][relation.target_ids[is_train]] = True
+    for name, relation in data.relations.items():
+        for split_name, split in SPLITS.items():
+            word = "training" if split == TRAIN else split_name
+            counts[f"{name}: {word} edges"] = int(_is_in(relation, split).sum())
+        if name not in task_relations:
+            continue
+        for end, ids in ((relation.source, relation.source_ids), (relation.target, relation.target_ids)):
+            tested = np.flatnonzero(np.bincount(ids[_is_in(relation, TEST)], minlength=len(data.nodes[end])))
+            trained = np.bincount(ids[_is_in(relation, TRAIN)], minlength=len(data.nodes[end])) > 0
+            prefix = f"{name}: test {end} nodes without training edges"
+            counts[f"{prefix} in it"] = int((~trained[tested]).sum())
+            counts[f"{prefix} in any relation"] = int((~is_warm[end][tested]).sum())
+    return counts

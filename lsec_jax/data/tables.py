@@ -1,0 +1,387 @@
+"""Reading columns of CSV, TSV and Parquet files, with errors that name file, line, column and remedy.
+
+Text is read as text and converted here, column by column, so that every refused value has a place. Rules: a text file
+must end in a newline (else its last line may be cut); spaces around a value do not count; blank lines are refused; a
+column of ids is a column of integers when every value is a plain decimal integer ("7", not "007"), else of strings.
+"""
+
+import csv
+import dataclasses
+import difflib
+import gzip
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from lsec_jax.data.ids import IdColumn
+from lsec_jax.schema import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
+NEWLINE = b"\n"
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+def expand_path(path: str | os.PathLike) -> Path:
+    """Expands `~` and `${VARIABLE}`; raises DataError where a variable is not set or the path is empty."""
+    expanded = os.path.expandvars(os.path.expanduser(os.fspath(path)))
+    if not expanded:
+        raise DataError("no data path was given; pass --config.data.path=DIR")
+    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
+        raise DataError(
+            f"path '{path}': the environment variable {unset[1]} is not set; "
+            f"set it (export {unset[1]}=DIR), or pass --config.data.path=DIR"
+        )
+    return Path(expanded)
+
+
+def find_file(path: Path) -> Path:
+    """Returns `path`, or its .gz neighbour (or the plain file of a .gz path); raises DataError where neither exists."""
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
+    for candidate in (path, other):
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: missing file; there is no directory {path.parent}; check the path")
+    there = sorted(entry.name for entry in path.parent.iterdir())
+    listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+    raise DataError(f"{path}: missing file{_suggestion(path.name, there)}; the directory has: {listed or 'nothing'}")
+
+
+def read_text(path: Path) -> bytes:
+    """Reads a whole text file, unpacking .gz; raises DataError where it is missing, empty or cut."""
+    path = find_file(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz" and data:
+            data = gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if not data.strip():
+        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+    if not data.endswith(b"\n"):
+        last = _quote(data[data.rfind(b"\n") + 1 :])
+        raise DataError(
+            f"{path}, line {data.count(NEWLINE) + 1}: the file does not end in a newline, so its last line may be cut "
+            f"({last}); copy it again, or, if it is complete, accept it by appending a newline (echo >> {path.name})"
+        )
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The chosen columns of one file, not yet converted.
+
+    Attributes:
+        path: of the file.
+        columns: Arrow arrays of equal length, by name (by position where the file was read by position).
+        first_line: number of the first data row in the file, 1-based.
+        line_word: what a row's number counts: "line", or "record" where quoted values hold line breaks, or "row".
+    """
+
+    path: Path
+    columns: Mapping[str | int, pa.Array]
+    first_line: int
+    line_word: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def fail(self, row: int, column: str | int, problem: str) -> NoReturn:
+        """Raises DataError for a 0-based data row, naming file, line and column."""
+        name = f"column '{column}'" if isinstance(column, str) else f"column {column + 1}"
+        raise DataError(f"{self.path}, {self.line_word} {self.first_line + row}, {name}: {problem}")
+
+    def ids(self, column: str | int) -> IdColumn:
+        """Returns external ids: int64 if all are plain non-negative integers, else strings. Raises DataError."""
+        array = self.columns[column]
+        if pa.types.is_integer(array.type):
+            encoded = _filled(self, column, array, "an id").dictionary_encode()
+            values = _to_int64(encoded.dictionary)
+        elif pa.types.is_large_string(array.type):
+            encoded = _filled(self, column, pc.utf8_trim_whitespace(array), "an id").dictionary_encode()
+            values = _plain_integers(encoded.dictionary)
+        else:
+            self.fail(0, column, f"type {array.type} cannot hold ids; store them as integers or text")
+        codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if values is None:
+            values = np.asarray(encoded.dictionary.to_pylist(), np.str_)
+            bad = np.flatnonzero([re.fullmatch(r"(?i)nan|-?\d+\.0+", value) is not None for value in values])
+            problem = (
+                "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)"
+            )
+        else:
+            bad, problem = np.flatnonzero(values < 0), "negative id {}; ids are integers >= 0 or text; drop the row"
+        if len(bad):
+            row = int(np.flatnonzero(np.isin(codes, bad))[0])
+            self.fail(row, column, problem.format(values[codes[row]]))
+        return IdColumn(values, codes)
+
+    def integers(self, column: str | int, upper: int | None = None, upper_reason: str = "") -> np.ndarray:
+        """Returns integers in 0..upper-1, [rows] int64; raises DataError, ending in `upper_reason` past the bound."""
+        values = self._cast(column, pa.int64(), "an integer >= 0")
+        bad = np.flatnonzero(values < 0)
+        if len(bad):
+            self.fail(
+                int(bad[0]), column, f"negative value {values[bad[0]]}; expected an integer >= 0; correct the row"
+            )
+        if upper is not None and len(bad := np.flatnonzero(values >= upper)):
+            self.fail(int(bad[0]), column, f"{values[bad[0]]} is out of range 0..{upper - 1}{upper_reason}")
+        return values
+
+    def numbers(self, column: str | int) -> np.ndarray:
+        """Returns finite numbers, [rows] float64; raises DataError."""
+        values = self._cast(column, pa.float64(), "a number")
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            self.fail(int(bad[0]), column, f"value {values[bad[0]]}; expected a finite number; correct or drop the row")
+        return values
+
+    def labels(self, column: str | int) -> np.ndarray:
+        """Returns 0/1 labels, [rows] bool; raises DataError."""
+        values = self._cast(column, pa.float64(), "a label, 0 or 1")
+        bad = np.flatnonzero((values != 0) & (values != 1))
+        if len(bad):
+            self.fail(int(bad[0]), column, f"label {values[bad[0]]:g}; labels must be 0 or 1; correct or drop the row")
+        return values == 1
+
+    def times(self, column: str | int) -> tuple[np.ndarray, bool]:
+        """Returns ([rows] float64 times >= 0, whether they were dates, then in seconds since 1970 UTC)."""
+        array, dates = self.columns[column], True
+        if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+            stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
+        elif pa.types.is_large_string(array.type) and re.match(r"\s*\d{4}-\d", array[0].as_py() or ""):
+            text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
+            stamps = self._checked(column, text, _parse_dates, "a date such as 2021-05-01 or 2021-05-01T20:15:00")
+        else:
+            dates = False
+        values = stamps.cast(pa.int64()).to_numpy() / 1e6 if dates else self.numbers(column)
+        bad = np.flatnonzero(values < 0)
+        if len(bad):
+            self.fail(int(bad[0]), column, f"negative time {self.columns[column][bad[0]]}; times must be >= 0")
+        return values, dates
+
+    def _cast(self, column: str | int, kind: pa.DataType, expected: str) -> np.ndarray:
+        array = self.columns[column]
+        if pa.types.is_large_string(array.type):
+            array = pc.utf8_trim_whitespace(array)
+        array = _filled(self, column, array, expected)
+        return self._checked(column, array, lambda part: part.cast(kind), expected).to_numpy(zero_copy_only=False)
+
+    def _checked(self, column: str | int, array: pa.Array, convert: Callable, expected: str) -> pa.Array:
+        """Converts, or names the first value that cannot be converted (found by bisection over prefixes)."""
+        try:
+            return convert(array)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            low, high = 0, len(array)  # convert(array[:low]) works, convert(array[:high]) fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                convert(array[low:middle])
+                low = middle
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                high = middle
+        self.fail(low, column, f"'{array[low]}' is not {expected}; correct or drop the row")
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str | int],
+    *,
+    delimiter: str = "",
+    file_format: str = "",
+    column_names: Sequence[str] = (),
+) -> Table:
+    """Reads some columns of a CSV, TSV (also .gz) or Parquet file.
+
+    Args:
+        path: file; its .gz neighbour is taken where only that exists.
+        columns: names, or 0-based positions.
+        delimiter: of text files; "" = from the extension.
+        file_format: "text" or "parquet"; "" = from the extension.
+        column_names: names of the columns of a text file without header; () = the first line is the header.
+
+    Raises:
+        DataError: missing, empty, cut or malformed file, or a column that it does not have.
+    """
+    path = find_file(path)
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if file_format not in ("", "text", "parquet"):
+        raise DataError(f"{path}: unknown format '{file_format}'; valid: text, parquet, '' (from the extension)")
+    if file_format == "parquet" or (not file_format and suffix in PARQUET_SUFFIXES):
+        return _read_parquet(path, columns)
+    if not delimiter and suffix not in DELIMITERS:
+        known = ", ".join((*DELIMITERS, *PARQUET_SUFFIXES))
+        raise DataError(f"{path}: cannot tell the format from '{suffix}' (known: {known}); set delimiter or format")
+    return _read_delimited(path, columns, delimiter or DELIMITERS[suffix], list(column_names))
+
+
+def header_of(path: Path, delimiter: str = "\t") -> list[str]:
+    """Returns the names in a text file's first line."""
+    return _split_line(read_text(path), delimiter)
+
+
+def _read_delimited(path: Path, columns: Sequence[str | int], delimiter: str, names: list[str]) -> Table:
+    data = read_text(path)
+    skip = 0 if names else 1
+    width = _split_line(data, delimiter)
+    if names and len(names) != len(width):
+        raise DataError(f"{path}, line 1: {len(width)} fields, but column_names has {len(names)}: {', '.join(names)}")
+    names = names or width
+    if skip and data.count(b"\n") == 1:
+        raise DataError(f"{path}: empty table: a header ({', '.join(names)}) and no rows; write it again or remove it")
+    positions = [_position(path, names, column, headless=not skip) for column in columns]
+    fields = [f"f{i}" for i in range(len(names))]
+    wanted = [fields[position] for position in dict.fromkeys(positions)]
+    options = dict(
+        parse_options=pa.csv.ParseOptions(
+            delimiter=delimiter, ignore_empty_lines=False, newlines_in_values=b'"' in data
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=wanted, column_types={name: pa.large_string() for name in wanted}, strings_can_be_null=False
+        ),
+    )
+    reading = dict(column_names=fields, skip_rows=skip)
+    try:
+        table = pa.csv.read_csv(io.BytesIO(data), read_options=pa.csv.ReadOptions(**reading), **options)
+    except pa.ArrowInvalid as error:
+        _explain_malformed(path, data, delimiter, len(names), skip, str(error))
+    exact = len(table) + skip == data.count(b"\n")
+    arrays = {
+        column: table.column(fields[position]).combine_chunks()
+        for column, position in zip(columns, positions, strict=True)
+    }
+    return Table(path, arrays, 1 + skip, "line" if exact else "record")
+
+
+def _explain_malformed(path: Path, data: bytes, delimiter: str, width: int, skip: int, error: str) -> NoReturn:
+    """Raises the DataError for a text file that Arrow refused: finds the line by reading again on one thread."""
+    found: list[str] = []
+
+    def stop(row: pa.csv.InvalidRow) -> str:
+        number = row.number if row.number is not None else "?"
+        found.append(
+            f"line {number}: malformed row: {row.actual_columns} fields, expected {width} ({_quote(row.text)})"
+        )
+        return "error"
+
+    try:
+        pa.csv.read_csv(
+            io.BytesIO(data),
+            read_options=pa.csv.ReadOptions(
+                column_names=[str(i) for i in range(width)], skip_rows=skip, use_threads=False
+            ),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=delimiter, ignore_empty_lines=False, newlines_in_values=b'"' in data, invalid_row_handler=stop
+            ),
+        )
+    except pa.ArrowInvalid:
+        pass
+    if found:
+        raise DataError(
+            f"{path}, {found[0]}; correct or drop the line, and check the delimiter {delimiter!r}"
+        ) from None
+    try:
+        data.decode()
+    except UnicodeDecodeError as undecodable:
+        line = data.count(b"\n", 0, undecodable.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file (iconv -t UTF-8)") from None
+    raise DataError(f"{path}: cannot be parsed ({error}); check quotes and the delimiter {delimiter!r}") from None
+
+
+def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            positions = [_position(path, names, column) for column in columns]
+            table = file.read(columns=[names[position] for position in dict.fromkeys(positions)])
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a complete Parquet file, it may be cut ({reason}); copy it again") from None
+    if len(table) == 0:
+        raise DataError(f"{path}: empty table: no rows; write it again, or take it out of the config")
+    arrays: dict[str | int, pa.Array] = {}
+    for column, position in zip(columns, positions, strict=True):
+        array = table.column(names[position])
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        if pa.types.is_string(array.type):
+            array = array.cast(pa.large_string())
+        arrays[column] = array.combine_chunks()
+    return Table(path, arrays, 1, "row")
+
+
+def _position(path: Path, names: Sequence[str], column: str | int, headless: bool = False) -> int:
+    if isinstance(column, int):
+        if column >= len(names):
+            raise DataError(f"{path}: no column {column + 1}; it has {len(names)}: {', '.join(names)}")
+        return column
+    if list(names).count(column) > 1:
+        raise DataError(f"{path}: column '{column}' occurs twice in the header ({', '.join(names)}); rename one")
+    if column in names:
+        return list(names).index(column)
+    hint = _suggestion(column, names)
+    if not headless and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        hint += "; if the first line is data and not a header, set column_names"
+    raise DataError(f"{path}: no column '{column}'{hint}; it has: {', '.join(names)}")
+
+
+def _suggestion(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _split_line(data: bytes, delimiter: str) -> list[str]:
+    line = data[: data.index(b"\n")].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r").decode(errors="replace")
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [""])] if line else [""]
+
+
+def _quote(text: str | bytes) -> str:
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> pa.Array:
+    """Returns the array, or raises DataError where it has a null or an empty text."""
+    empty = pc.is_null(array)
+    if pa.types.is_large_string(array.type):
+        empty = pc.or_(empty, pc.fill_null(pc.equal(array, ""), True))
+    row = pc.index(empty, True).as_py()
+    if row >= 0:
+        table.fail(row, column, f"empty value where {expected} is expected; fill it in or drop the row")
+    return array
+
+
+def _to_int64(array: pa.Array) -> np.ndarray | None:
+    try:
+        return array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _plain_integers(array: pa.Array) -> np.ndarray | None:
+    """Returns int64 if every text is an integer as Python would print it, else None."""
+    values = _to_int64(array)
+    return values if values is not None and pa.array(values).cast(pa.large_string()).equals(array) else None
+
+
+def _parse_dates(array: pa.Array) -> pa.Array:
+    try:
+        return array.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return array.cast(pa.timestamp("us", "UTC"))

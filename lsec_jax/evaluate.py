@@ -1,0 +1,45 @@
+"""Evaluates the best checkpoint of a trained run.
+
+Example:
+  python -m lsec_jax.evaluate --workdir=/tmp/run --split=test --protocol=full_ranking
+
+Needs the workdir and the data only; give --data=PATH if the data has moved. Prints a table and writes JSON.
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+
+from lsec_jax import cli
+from lsec_jax.training import reports
+from lsec_jax.training.run import load_config, prepare, restore_best
+from lsec_jax.training.writers import write_json
+
+_WORKDIR = cli.define_workdir()
+_DATA = cli.define_data()
+_PLUGINS = cli.define_plugins()
+_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which held-out part.")
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol", None, ["candidates", "full_ranking"], "Default: the first protocol of the run's config."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/evaluation_SPLIT_PROTOCOL.json.")
+
+
+def main() -> None:
+    """Runs the command."""
+    workdir = Path(_WORKDIR.value)
+    config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value))
+    protocol = _PROTOCOL.value or config.evaluation.protocols[0]
+    output = Path(_OUTPUT.value or workdir / f"evaluation_{_SPLIT.value}_{protocol}.json")
+    cli.check_output(output, (".json",))
+    run = prepare(config)
+    state, progress = restore_best(run, workdir)
+    scorers = {reports.model_name(config): run.scorer_function()(state)}
+    rows = reports.rows(run, scorers, [_SPLIT.value], [protocol], progress.train_seconds)
+    print(reports.table(rows))
+    write_json(output, {"step": int(state.step), "rows": rows})
+    logging.info("wrote %s", output)
+
+
+if __name__ == "__main__":
+    cli.run(main)

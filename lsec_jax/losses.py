@@ -1,0 +1,34 @@
+"""Losses over one positive and m sampled negatives per row; pure array functions."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def binary_cross_entropy(
+    positive: Float[Array, " b"], negative: Float[Array, "b m"], negative_mask: Bool[Array, "b m"]
+) -> Float[Array, ""]:
+    """Mean log loss over all positives and the unmasked negatives (LSEC-GNN Eq. 9-10), from logits.
+
+    Args:
+        positive: logits of observed pairs.
+        negative: logits of sampled pairs.
+        negative_mask: False where a sampled pair is known to be a positive and must not count.
+    """
+    mask = negative_mask.astype(jnp.float32)
+    total = -jax.nn.log_sigmoid(positive).sum() - (jax.nn.log_sigmoid(-negative) * mask).sum()
+    return total / (positive.shape[0] + mask.sum())
+
+
+def bayesian_personalized_ranking(
+    positive: Float[Array, " b"], negative: Float[Array, "b m"], negative_mask: Bool[Array, "b m"]
+) -> Float[Array, ""]:
+    """Mean of -log sigmoid(positive - negative) over the unmasked pairs (Rendle et al. 2009)."""
+    mask = negative_mask.astype(jnp.float32)
+    losses = -jax.nn.log_sigmoid(positive[:, None] - negative)
+    return (losses * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def mean_squared_norm(*vectors: Float[Array, "..."], num_rows: int) -> Float[Array, ""]:
+    """Half the sum of squares of all vectors, divided by the number of rows of the batch (the L2 term of LightGCN)."""
+    return 0.5 * sum(jnp.square(v.astype(jnp.float32)).sum() for v in vectors) / num_rows

@@ -1,0 +1,139 @@
+"""Ranking metrics of the two evaluation protocols, batched by user; pure and jittable.
+
+One legend for both (design page of LSEC-GNN, "Evaluation"): AUC counts ties 1/2; every rank-based metric puts a
+positive below all negatives of equal score, so that a constant scorer finds nothing; gains are binary, the discount of
+rank r is 1 / log2(r + 1), and the ideal DCG is cut at K. A NaN score ranks last. Undefined values are NaN and are left
+to the caller to leave out and count.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+# 2 x positives x negatives <= k^2 / 2 has to stay below 2^31 in the pair counts of AUC.
+_MAX_CANDIDATES = 65_535
+
+
+def candidate_metrics(
+    scores: Float[Array, "b k"], labels: Bool[Array, "b k"], cutoffs: tuple[int, ...]
+) -> dict[str, Float[Array, " b"]]:
+    """Metrics of the `candidates` protocol (Sec. 6.2 of LSEC-GNN), per user.
+
+    Args:
+        scores: higher is better; NaN ranks last.
+        labels: True = positive.
+        cutoffs: the K of the @K metrics.
+
+    Returns:
+        float32 [b] each: "auc"; "mrr" = mean over the positives of 1 / rank; for every K "ndcg@K" and
+        "recall@K" = positives among the first K / positives. A row without positives is NaN everywhere, a row
+        without negatives is NaN in "auc".
+    """
+    _check_cutoffs(cutoffs)
+    if scores.shape[1] > _MAX_CANDIDATES:
+        raise ValueError(f"{scores.shape[1]} candidates a user; at most {_MAX_CANDIDATES} are counted exactly")
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores).astype(jnp.float32)
+    # Negatives (0) sort before positives (1) of equal score: the pessimistic order, whatever the order given.
+    keys, flags = lax.sort((-scores, labels.astype(jnp.int32)), dimension=1, num_keys=2)
+    positive = flags == 1
+    num_positives = positive.sum(axis=1)
+    gains = positive.astype(jnp.float32)
+    ranks = np.arange(1, scores.shape[1] + 1, dtype=np.float32)
+
+    metrics = {"auc": _auc(keys, positive), "mrr": _over((gains / ranks[None, :]).sum(axis=1), num_positives)}
+    discounts = _discounts(scores.shape[1])
+    for k in cutoffs:
+        dcg = (gains[:, :k] * discounts[None, :k]).sum(axis=1)
+        metrics[f"ndcg@{k}"] = _over(dcg, _ideal_dcg(num_positives, k))
+        metrics[f"recall@{k}"] = _over(gains[:, :k].sum(axis=1), num_positives)
+    return metrics
+
+
+def full_ranking_metrics(
+    negative_top: Float[Array, "b t"],
+    positive_scores: Float[Array, "b p"],
+    positive_mask: Bool[Array, "b p"],
+    cutoffs: tuple[int, ...],
+) -> dict[str, Float[Array, " b"]]:
+    """Metrics of the `full_ranking` protocol, per user, from the best negatives alone.
+
+    The rank of the j-th best positive is j + #(negatives with a score at least as high): exact for ranks up to the
+    number of negatives given, and beyond every cutoff otherwise. No ids are needed.
+
+    Args:
+        negative_top: the best scores among items that are neither positive nor masked, descending; at least
+            max(cutoffs) of them, -inf where there are fewer.
+        positive_scores: scores of the positives, any order; NaN ranks last.
+        positive_mask: True = a positive, False = padding.
+        cutoffs: the K of the @K metrics.
+
+    Returns:
+        float32 [b] each, for every K: "recall@K" = hits / positives, "ndcg@K", "hit_rate@K", "mrr@K" = 1 / rank of
+        the first hit or 0, "map@K" = sum of the precision at each hit / min(K, positives). NaN where a row has no
+        positive.
+    """
+    _check_cutoffs(cutoffs)
+    if negative_top.shape[1] < max(cutoffs):
+        raise ValueError(f"{negative_top.shape[1]} best negatives are too few for a cutoff of {max(cutoffs)}")
+    num_positives = positive_mask.sum(axis=1)
+    usable = positive_mask & ~jnp.isnan(positive_scores)
+    best = jnp.where(usable, positive_scores, -jnp.inf).astype(jnp.float32)
+    best, _ = lax.top_k(best, min(max(cutoffs), best.shape[1]))  # [b, j], descending, padding last
+    order = np.arange(1, best.shape[1] + 1, dtype=np.int32)[None, :]
+    num_better = (negative_top[:, None, :] >= best[:, :, None]).sum(axis=2, dtype=jnp.int32)
+    ranks = (num_better + order).astype(jnp.float32)  # [b, j]
+    real = order <= num_positives[:, None]
+    has_positive = (num_positives > 0).astype(jnp.int32)
+
+    metrics = {}
+    for k in cutoffs:
+        hits = real & (ranks <= k)
+        dcg = jnp.where(hits, 1 / jnp.log2(ranks + 1), 0).sum(axis=1)
+        precision_sum = jnp.where(hits, order / ranks, 0).sum(axis=1)
+        metrics[f"recall@{k}"] = _over(hits.sum(axis=1), num_positives)
+        metrics[f"ndcg@{k}"] = _over(dcg, _ideal_dcg(num_positives, k))
+        metrics[f"hit_rate@{k}"] = _over(hits[:, 0], has_positive)
+        metrics[f"mrr@{k}"] = _over(jnp.where(hits[:, 0], 1 / ranks[:, 0], 0), has_positive)
+        metrics[f"map@{k}"] = _over(precision_sum, jnp.minimum(num_positives, k))
+    return metrics
+
+
+def metric_names(protocol: str, cutoffs: tuple[int, ...]) -> tuple[str, ...]:
+    """The names of a protocol's metrics."""
+    if protocol == "candidates":
+        return ("auc", "mrr", *(f"{name}@{k}" for k in cutoffs for name in ("ndcg", "recall")))
+    return tuple(f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg", "hit_rate", "mrr", "map"))
+
+
+def _auc(keys: Float[Array, "b k"], positive: Bool[Array, "b k"]) -> Float[Array, " b"]:
+    """Share of (positive, negative) pairs in the right order, ties 1/2, from rows sorted as in `candidate_metrics`."""
+    negative = (~positive).astype(jnp.int32)
+    at_least = jnp.cumsum(negative, axis=1)  # negatives with a score >= this one's: they come first within a tie
+    tie_starts = jnp.concatenate([jnp.ones_like(positive[:, :1]), keys[:, 1:] != keys[:, :-1]], axis=1)
+    above = lax.cummax(jnp.where(tie_starts, at_least - negative, 0), axis=1)  # negatives with a score > this one's
+    num_negatives = negative.sum(axis=1)
+    num_positives = positive.sum(axis=1)
+    wins_twice = jnp.where(positive, 2 * num_negatives[:, None] - at_least - above, 0).sum(axis=1)
+    return _over(wins_twice, 2 * num_positives * num_negatives)
+
+
+def _over(total: Array, count: Array) -> Float[Array, " b"]:
+    """total / count in float32, NaN where the count is zero."""
+    defined = count > 0
+    ratio = total.astype(jnp.float32) / jnp.where(defined, count, 1).astype(jnp.float32)
+    return jnp.where(defined, ratio, jnp.nan)
+
+
+def _discounts(length: int) -> np.ndarray:
+    return (1 / np.log2(np.arange(2, length + 2))).astype(np.float32)
+
+
+def _ideal_dcg(num_positives: Int[Array, " b"], k: int) -> Float[Array, " b"]:
+    table = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))]).astype(np.float32)
+    return jnp.asarray(table)[jnp.minimum(num_positives, k)]
+
+
+def _check_cutoffs(cutoffs: tuple[int, ...]) -> None:
+    if not cutoffs or min(cutoffs) < 1:
+        raise ValueError(f"cutoffs must be positive and at least one, got {cutoffs}")

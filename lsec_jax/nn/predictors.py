@@ -1,0 +1,46 @@
+"""Scores of (source, target) pairs from their vectors."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class MlpPredictor(nnx.Module):
+    """Two-layer MLP on the concatenated pair, [2 d -> hidden -> 1] (LSEC-GNN Eq. 8), returned as a logit.
+
+    The first layer is kept as two halves, W1 [v_u ; v_i] = W1u v_u + W1i v_i, so that each node's half is computed once
+    when many pairs are scored.
+    """
+
+    def __init__(self, source_width: int, target_width: int, hidden: int, rngs: nnx.Rngs):
+        width = source_width + target_width
+        init = jax.nn.initializers.glorot_uniform()
+        weights = init(rngs.params(), (width, hidden), jnp.float32)
+        self.source_weights = nnx.Param(weights[:source_width])
+        self.target_weights = nnx.Param(weights[source_width:])
+        self.hidden_bias = nnx.Param(jnp.zeros(hidden))
+        self.output_weights = nnx.Param(init(rngs.params(), (hidden, 1), jnp.float32)[:, 0])
+        self.output_bias = nnx.Param(jnp.zeros(()))
+
+    def source_half(self, sources: Float[Array, "*b d"]) -> Float[Array, "*b hidden"]:
+        """W1u v_u + b1."""
+        projected = sources @ self.source_weights[...]
+        return projected + jnp.broadcast_to(self.hidden_bias[...], projected.shape)
+
+    def target_half(self, targets: Float[Array, "*b d"]) -> Float[Array, "*b hidden"]:
+        """W1i v_i."""
+        return targets @ self.target_weights[...]
+
+    def __call__(self, sources: Float[Array, "b d"], targets: Float[Array, "b k d"]) -> Float[Array, "b k"]:
+        """Scores k targets for each source."""
+        hidden = jax.nn.relu(self.source_half(sources)[:, None, :] + self.target_half(targets))
+        return hidden @ self.output_weights[...] + self.output_bias[...]
+
+
+class DotPredictor(nnx.Module):
+    """Inner product of the two vectors; has no parameters."""
+
+    def __call__(self, sources: Float[Array, "b d"], targets: Float[Array, "b k d"]) -> Float[Array, "b k"]:
+        """Scores k targets for each source."""
+        return jnp.einsum("bd,bkd->bk", sources, targets)

@@ -1,0 +1,208 @@
+"""Normalised neighbour sums over bipartite graphs, the message passing of every graph model here.
+
+A bipartite graph between m source nodes and n target nodes is the block matrix [[0, A], [A^T, 0]] of LSEC-GNN Eq. 6.
+`propagate` multiplies by it. The matrix is symmetric, so the backward pass is the same function applied to the
+cotangents: no scatter, no second set of arrays.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jax.experimental import sparse
+from jaxtyping import Array, Float, Int
+
+Backend = Literal["auto", "segment", "bcsr"]
+
+
+class Rows(NamedTuple):
+    """One direction of messages in compressed-row order.
+
+    Attributes:
+        indptr: [rows + 1] int32, where each receiver's edges start.
+        senders: [e] int32.
+        receivers: [e] int32, sorted.
+        values: [e] float32, the normalised edge weights.
+    """
+
+    indptr: Int[Array, " rows_plus_1"]
+    senders: Int[Array, " e"]
+    receivers: Int[Array, " e"]
+    values: Float[Array, " e"]
+
+
+class BipartiteGraph(NamedTuple):
+    """A symmetric normalised bipartite graph, stored once per direction.
+
+    Attributes:
+        to_source: rows are the m source nodes, senders the target nodes.
+        to_target: rows are the n target nodes, senders the source nodes.
+        source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in `to_source` / `to_target`.
+        source_self, target_self: [m], [n] float32, the diagonal entries 1 / (degree + 1) if self-loops are on, else zeros.
+    """
+
+    to_source: Rows
+    to_target: Rows
+    source_position: Int[Array, " e"]
+    target_position: Int[Array, " e"]
+    source_self: Float[Array, " m"]
+    target_self: Float[Array, " n"]
+
+
+def graphs_tuple(
+    source_ids: np.ndarray,
+    target_ids: np.ndarray,
+    num_sources: int,
+    num_targets: int,
+    weights: np.ndarray | None = None,
+) -> jraph.GraphsTuple:
+    """Returns a bipartite graph as a GraphsTuple: source nodes first, receivers shifted by num_sources.
+
+    Args:
+        source_ids: [e] int, in [0, num_sources).
+        target_ids: [e] int, in [0, num_targets).
+        num_sources: m.
+        num_targets: n.
+        weights: [e] edge weights, or None for ones.
+    """
+    return jraph.GraphsTuple(
+        nodes=None,
+        edges=np.ones(len(source_ids), np.float32) if weights is None else np.asarray(weights, np.float32),
+        senders=np.asarray(source_ids, np.int32),
+        receivers=np.asarray(target_ids, np.int32) + np.int32(num_sources),
+        globals=None,
+        n_node=np.array([num_sources + num_targets], np.int32),
+        n_edge=np.array([len(source_ids)], np.int32),
+    )
+
+
+def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool = False) -> BipartiteGraph:
+    """Normalises a graph by D^-1/2 A D^-1/2 (Eq. 5; with self_loops, A + I and its degrees) and sorts it both ways.
+
+    Args:
+        graph: one bipartite graph; senders in [0, num_sources), receivers in [num_sources, n_node[0]); edges [e] weights.
+        num_sources: m.
+        self_loops: whether the degrees count a self-connection and `*_self` holds its weight.
+
+    Raises:
+        ValueError: if an edge does not lead from a source node to a target node, or has a weight that is not positive.
+    """
+    num_targets = int(np.sum(graph.n_node)) - num_sources
+    sources, targets = np.asarray(graph.senders), np.asarray(graph.receivers) - num_sources
+    bad = np.flatnonzero((sources < 0) | (sources >= num_sources) | (targets < 0) | (targets >= num_targets))
+    if len(bad):
+        raise ValueError(
+            f"edge {bad[0]} ({graph.senders[bad[0]]} -> {graph.receivers[bad[0]]}) does not lead from a source in "
+            f"[0, {num_sources}) to a target in [{num_sources}, {num_sources + num_targets})"
+        )
+    weights = np.asarray(graph.edges, np.float64)
+    if len(weights) and not weights.min() > 0:
+        raise ValueError(f"edge {np.flatnonzero(~(weights > 0))[0]}: weights must be positive to be normalised by degree")
+    loop = 1.0 if self_loops else 0.0
+    source_degrees = np.bincount(sources, weights, num_sources) + loop
+    target_degrees = np.bincount(targets, weights, num_targets) + loop
+    values = weights / np.sqrt(source_degrees[sources] * target_degrees[targets])
+    to_source, source_position = _rows(sources, targets, values, num_sources)
+    to_target, target_position = _rows(targets, sources, values, num_targets)
+    return BipartiteGraph(
+        to_source,
+        to_target,
+        jnp.asarray(source_position),
+        jnp.asarray(target_position),
+        jnp.asarray(loop / np.maximum(source_degrees, 1.0), jnp.float32),
+        jnp.asarray(loop / np.maximum(target_degrees, 1.0), jnp.float32),
+    )
+
+
+def _rows(receivers: np.ndarray, senders: np.ndarray, values: np.ndarray, num_rows: int) -> tuple[Rows, np.ndarray]:
+    order = np.lexsort((senders, receivers))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(receivers, minlength=num_rows))])
+    position = np.empty(len(order), np.int32)
+    position[order] = np.arange(len(order), dtype=np.int32)
+    rows = Rows(
+        jnp.asarray(indptr, jnp.int32),
+        jnp.asarray(senders[order], jnp.int32),
+        jnp.asarray(receivers[order], jnp.int32),
+        jnp.asarray(values[order], jnp.float32),
+    )
+    return rows, position
+
+
+def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -> BipartiteGraph:
+    """Returns the graph with the given edges (both directions) at weight 0; degrees stay those of the whole graph.
+
+    Args:
+        graph: the training graph.
+        edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine.
+    """
+
+    def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
+        return rows._replace(values=rows.values.at[position[edge_ids]].set(0.0))
+
+    return graph._replace(
+        to_source=without(graph.to_source, graph.source_position),
+        to_target=without(graph.to_target, graph.target_position),
+    )
+
+
+def default_backend() -> Backend:
+    """The fastest backend for the current device: "bcsr" on CPU, "segment" elsewhere."""
+    return "bcsr" if jax.default_backend() == "cpu" else "segment"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def propagate(
+    graph: BipartiteGraph,
+    sources: Float[Array, "m d"],
+    targets: Float[Array, "n d"],
+    backend: Backend = "auto",
+) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
+    """Sends messages along all edges, both ways: (A targets, A^T sources).
+
+    Args:
+        graph: from `bipartite_graph`. Its values are constants: they get no gradient.
+        sources: vectors of the source nodes.
+        targets: vectors of the target nodes.
+        backend: "segment" (jraph segment sums: the reference), "bcsr" (sparse matrix product: fast on CPU) or "auto".
+
+    Returns:
+        What arrives at the source nodes and at the target nodes; self-loops are not included, see `add_self`.
+    """
+    chosen = default_backend() if backend == "auto" else backend
+    multiply = {"segment": _segment, "bcsr": _bcsr}[chosen]
+    return multiply(graph.to_source, targets), multiply(graph.to_target, sources)
+
+
+def _propagate_forward(graph, sources, targets, backend):
+    return propagate(graph, sources, targets, backend), graph
+
+
+def _propagate_backward(backend, graph, cotangents):
+    arriving_at_sources, arriving_at_targets = cotangents
+    to_sources, to_targets = propagate(graph, arriving_at_sources, arriving_at_targets, backend)
+    return None, to_sources, to_targets
+
+
+propagate.defvjp(_propagate_forward, _propagate_backward)
+
+
+def _segment(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    messages = vectors[rows.senders] * rows.values[:, None].astype(vectors.dtype)
+    num_rows = rows.indptr.shape[0] - 1
+    return jraph.segment_sum(messages, rows.receivers, num_rows, indices_are_sorted=True)
+
+
+def _bcsr(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    shape = (rows.indptr.shape[0] - 1, vectors.shape[0])
+    matrix = sparse.BCSR((rows.values.astype(vectors.dtype), rows.senders, rows.indptr), shape=shape)
+    return matrix @ vectors
+
+
+def add_self(
+    arrived: Float[Array, "n d"], vectors: Float[Array, "n d"], self_weights: Float[Array, " n"]
+) -> Float[Array, "n d"]:
+    """Adds each node's message to itself (the I of A + I in Eq. 5)."""
+    return arrived + self_weights[:, None] * vectors

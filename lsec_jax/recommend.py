@@ -1,0 +1,49 @@
+"""Writes recommendations of a trained run, in the data's own ids.
+
+Example:
+  python -m lsec_jax.recommend --workdir=/tmp/run --k=20 --users=users.txt --output=recs.parquet
+
+--users is a file with one user id a line (default: all users). Items that a user has already bought, in any split, are left
+out unless --include_seen. A user whom the data does not know, or who has no training purchase in any of the model's relations,
+gets the popularity list; the column `source` then says "popularity" instead of "model". Columns: user_id, rank, item_id,
+score, source. --export_embeddings=DIR also writes the final vectors of every node type with their ids.
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+
+from lsec_jax import cli
+from lsec_jax.config import ConfigError
+from lsec_jax.training import serving
+from lsec_jax.training.run import load_config, prepare, restore_best
+
+_WORKDIR = cli.define_workdir()
+_DATA = cli.define_data()
+_PLUGINS = cli.define_plugins()
+_K = flags.DEFINE_integer("k", 20, "Recommendations per user.", lower_bound=1)
+_USERS = flags.DEFINE_string("users", None, "File with one user id a line; default: all users of the data.")
+_OUTPUT = flags.DEFINE_string("output", None, "Where to write: .parquet, .csv or .tsv.", required=True)
+_INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also recommend what a user has already bought.")
+_EXPORT = flags.DEFINE_string("export_embeddings", None, "Directory for vectors (.npy) and ids (.txt) per node type.")
+
+
+def main() -> None:
+    """Runs the command."""
+    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+    cli.check_output(output, serving.FORMATS)
+    export = Path(_EXPORT.value) if _EXPORT.value else None
+    if export is not None and export.exists() and any(export.iterdir()):
+        raise ConfigError(f"--export_embeddings={export}: the directory is not empty; choose a new one")
+    users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
+    run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))
+    state, _ = restore_best(run, workdir)
+    counts = serving.write_recommendations(run, state, users, _K.value, output, _INCLUDE_SEEN.value)
+    logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if export is not None:
+        serving.export_embeddings(run, state, export)
+        logging.info("wrote %s", export)
+
+
+if __name__ == "__main__":
+    cli.run(main)

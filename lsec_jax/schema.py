@@ -1,0 +1,203 @@
+"""What a data set is: node tables, relations, splits and candidate lists, with their validation. No jax here."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+class DataError(ValueError):
+    """Input data that cannot be used; the message names the place (file, row, column or key) and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeTable:
+    """All nodes of one type.
+
+    Attributes:
+        name: node type, e.g. "user".
+        ids: the source's own ids, unique, [n], int64 or a numpy string dtype; position is the internal index.
+    """
+
+    name: str
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.ids, kind="stable")
+
+    def index_of(self, external_ids: np.ndarray) -> np.ndarray:
+        """Maps external ids [m] to internal indices [m], int64; -1 where an id is unknown.
+
+        Integer tables accept the decimal text of their ids, string tables the integers that their ids spell.
+        """
+        wanted = np.asarray(external_ids)
+        if len(self.ids) == 0 or len(wanted) == 0:
+            return np.full(len(wanted), -1, np.int64)
+        if wanted.dtype.kind != self.ids.dtype.kind:
+            sorted_ids = self.ids.astype(np.str_)
+            order = np.argsort(sorted_ids, kind="stable")
+            sorted_ids, wanted = sorted_ids[order], wanted.astype(np.str_)
+        else:
+            order, sorted_ids = self._order, self.ids[self._order]
+        at = np.minimum(np.searchsorted(sorted_ids, wanted), len(sorted_ids) - 1)
+        return np.where(sorted_ids[at] == wanted, order[at], -1).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+    """Binary or weighted edges between two node types (Def. 1-3 of LSEC-GNN), each pair at most once.
+
+    Attributes:
+        name: e.g. "buy".
+        source, target: node types at the two ends.
+        source_ids, target_ids: internal indices, [e] int32.
+        time: time of the pair's first occurrence, [e] float64 (any unit, one unit per data set), or None.
+        weight: [e] float32 or None (all ones).
+        split: [e] int8 of TRAIN / VALIDATION / TEST, or None until `splits.assign_splits` has run.
+    """
+
+    name: str
+    source: str
+    target: str
+    source_ids: np.ndarray
+    target_ids: np.ndarray
+    time: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    split: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.source_ids)
+
+    def edges(self, split: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (source_ids, target_ids) of one split, sorted by source, then target."""
+        rows = self._rows_of(split)
+        return self.source_ids[rows], self.target_ids[rows]
+
+    def edge_weights(self, split: int) -> np.ndarray:
+        """Returns the weights of one split, [e] float32, in the order of `edges`."""
+        rows = self._rows_of(split)
+        return np.ones(len(rows), np.float32) if self.weight is None else self.weight[rows]
+
+    def _rows_of(self, split: int) -> np.ndarray:
+        assert self.split is not None, f"relation '{self.name}' has not been split yet"
+        rows = np.flatnonzero(self.split == split)
+        return rows[np.lexsort((self.target_ids[rows], self.source_ids[rows]))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Candidate lists of one relation and split: every evaluated source node has the same number of candidates.
+
+    Attributes:
+        source_ids: evaluated source nodes, [b] int32, unique.
+        target_ids: [b, k] int32.
+        labels: [b, k] bool, True = positive.
+        origin: one line for the reports, e.g. "generated, N=1000, seed 0" or the file's name.
+    """
+
+    source_ids: np.ndarray
+    target_ids: np.ndarray
+    labels: np.ndarray
+    origin: str
+
+
+@runtime_checkable
+class Truth(Protocol):
+    """The true probabilities of a simulated world, kept apart from the data for oracle rows."""
+
+    def probabilities(self, relation: str, source_ids: np.ndarray, start: float, end: float) -> np.ndarray:
+        """P(the pair first occurs in [start, end) | not before), [b, n_targets] float32."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveCommerceData:
+    """One live-commerce data set.
+
+    Attributes:
+        name: for reports.
+        nodes: node tables by type.
+        relations: relations by name.
+        candidates: published candidate lists by (relation, split code); generated ones are not stored here.
+        cut_times: (start of validation, start of test) where the split is chronological.
+        end_time: end of the observed period (exclusive), where there is time.
+        truth: true probabilities, for simulated worlds only.
+        counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
+    """
+
+    name: str
+    nodes: Mapping[str, NodeTable]
+    relations: Mapping[str, Relation]
+    candidates: Mapping[tuple[str, int], Candidates] = dataclasses.field(default_factory=dict)
+    cut_times: tuple[float, float] | None = None
+    end_time: float | None = None
+    truth: Truth | None = None
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def relation(self, name: str) -> Relation:
+        """Returns a relation, or raises DataError naming the ones there are."""
+        if name not in self.relations:
+            raise DataError(
+                f"relation '{name}' is not in data set '{self.name}'; it has: {', '.join(sorted(self.relations))}. "
+                "Change the config's relations and tasks, or add the relation to the data source."
+            )
+        return self.relations[name]
+
+    def validate(self) -> None:
+        """Checks all tables; raises one DataError that lists every problem found."""
+        problems: list[str] = []
+        for table in self.nodes.values():
+            if len(np.unique(table.ids)) != len(table.ids):
+                problems.append(f"node table '{table.name}': ids are not unique")
+        for relation in self.relations.values():
+            problems += _relation_problems(relation, self.nodes)
+        if problems:
+            raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(problems))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over node ids and relations, hex: equal for equal data, whatever the source's path."""
+        digest = hashlib.sha256()
+        for name, table in sorted(self.nodes.items()):
+            digest.update(f"{name}:{table.ids.dtype.kind}:{len(table)}".encode())
+            digest.update(np.ascontiguousarray(table.ids).tobytes())
+        for name, relation in sorted(self.relations.items()):
+            digest.update(f"{name}:{relation.source}:{relation.target}:{len(relation)}".encode())
+            digest.update(np.ascontiguousarray(relation.source_ids).tobytes())
+            digest.update(np.ascontiguousarray(relation.target_ids).tobytes())
+        return digest.hexdigest()
+
+    def replace(self, **changes: Any) -> "LiveCommerceData":
+        """Returns a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _relation_problems(relation: Relation, nodes: Mapping[str, NodeTable]) -> list[str]:
+    where = f"relation '{relation.name}'"
+    missing = [end for end in (relation.source, relation.target) if end not in nodes]
+    if missing:
+        return [f"{where}: no node table '{name}' (tables: {', '.join(sorted(nodes))})" for name in missing]
+    if len(relation) == 0:
+        return [f"{where}: has no edges; remove it from the source or check the file"]
+    problems = []
+    for end, ids in ((relation.source, relation.source_ids), (relation.target, relation.target_ids)):
+        bad = np.flatnonzero((ids < 0) | (ids >= len(nodes[end])))
+        if len(bad):
+            problems.append(f"{where}, row {bad[0]}: {end} index {ids[bad[0]]} outside 0..{len(nodes[end]) - 1}")
+    for column in ("time", "weight"):
+        values = getattr(relation, column)
+        if values is not None and not np.isfinite(values).all():
+            problems.append(f"{where}, row {np.flatnonzero(~np.isfinite(values))[0]}: {column} is not finite")
+    keys = relation.source_ids.astype(np.int64) * len(nodes[relation.target]) + relation.target_ids
+    if len(np.unique(keys)) != len(keys):
+        problems.append(f"{where}: some pairs occur twice; sources keep the first occurrence")
+    return problems

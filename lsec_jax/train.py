@@ -1,0 +1,40 @@
+"""Trains a model and reports how good it is.
+
+Example:
+  python -m lsec_jax.train --config=configs/lsec_gcn_synthetic.py --workdir=/tmp/run --config.training.num_steps=500
+
+`--config=FILE.py:tiny` takes a variant that ends in seconds. Any key can be overridden with --config.KEY=VALUE. The workdir
+gets config.json, metrics.jsonl, tensorboard/, checkpoints/, report.json, report.md and plots/. The same command on the same
+workdir resumes; a workdir of another config is refused.
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from lsec_jax import cli
+from lsec_jax.config import ConfigError
+from lsec_jax.training import fit
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdirs/<config name>[-variant].")
+
+
+def main() -> None:
+    """Runs the command."""
+    if _CONFIG.value is None:
+        raise ConfigError("--config is missing; for example --config=configs/lsec_gcn_synthetic.py")
+    workdir = Path(_WORKDIR.value or _default_workdir())
+    report = fit.run(_CONFIG.value, workdir)
+    print(report)
+    logging.info("wrote %s", workdir)
+
+
+def _default_workdir() -> str:
+    path, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    return f"workdirs/{Path(path).stem}{'-' + variant if variant else ''}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

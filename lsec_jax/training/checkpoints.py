@@ -1,0 +1,124 @@
+"""Orbax checkpoints of a run: the newest few and the best one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from lsec_jax.training.state import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or cannot be read; the message names it and the remedy."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """The early-stopping record, stored with each checkpoint.
+
+    Attributes:
+        best_value: best validation metric so far; None before the first validation, and where there is no validation.
+        best_step: its step.
+        misses: validations since then without improvement.
+        train_seconds: training time so far, evaluation left out.
+        last_value: the newest validation metric; ranks the checkpoint.
+    """
+
+    best_value: float | None = None
+    best_step: int = 0
+    misses: int = 0
+    train_seconds: float = 0.0
+    last_value: float | None = None
+
+    def record(self, step: int, value: float) -> None:
+        """Takes the metric of a validation at `step` into the record."""
+        self.last_value = value
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_step, self.misses = value, step, 0
+        else:
+            self.misses += 1
+
+
+class Checkpoints:
+    """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes."""
+
+    def __init__(self, directory: Path, keep_last: int = 1, read_only: bool = False):
+        """Opens the directory.
+
+        Args:
+            directory: created unless read_only.
+            keep_last: newest checkpoints kept besides the best one.
+            read_only: for evaluation.
+
+        Raises:
+            CheckpointError: if read_only and the directory has no checkpoint.
+        """
+        self.directory = Path(directory).absolute()
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
+        kept = policies.AnyPreservationPolicy(
+            [policies.LatestN(keep_last), policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept, create=not read_only, read_only=read_only, best_fn=lambda m: m["value"]
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if read_only and self._manager.latest_step() is None:
+            raise CheckpointError(f"{self.directory}: no finished checkpoint here; train first, or check --workdir")
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The newest finished checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Saves asynchronously, ranked by the newest validation metric, or by its step where there is none."""
+        step = int(state.step)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state._asdict()),
+                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+            ),
+            metrics={"value": float(step if progress.last_value is None else progress.last_value)},
+        )
+
+    def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """Restores one checkpoint.
+
+        Args:
+            template: a state of the same shapes (its values are not used).
+            step: which one.
+
+        Raises:
+            CheckpointError: if it cannot be read or does not fit the template.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template._asdict())
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
+            raise CheckpointError(
+                f"{self.directory}/{step}: cannot be restored ({type(error).__name__}: {error}). If the file is damaged, "
+                "remove that folder to fall back on the checkpoint before it"
+            ) from error
+        return TrainState(**restored.state), Progress(**restored.progress)
+
+    def best_step(self) -> int:
+        """The step of the best kept checkpoint by its stored metric."""
+        step = self._manager.best_step()
+        assert step is not None, "checkpoints are always saved with a metric"
+        return step

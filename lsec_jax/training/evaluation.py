@@ -1,0 +1,249 @@
+"""Evaluation of any scorer under both protocols, on lists and masks that are built once per data set."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lsec_jax import config as config_lib
+from lsec_jax import ranking, schema
+from lsec_jax.data import candidates as candidates_lib
+from lsec_jax.data import csr
+from lsec_jax.models.item_knn import ItemKnnScorer
+from lsec_jax.models.oracle import OracleScorer
+from lsec_jax.models.popularity import PopularityScorer
+
+PROTOCOLS = ("candidates", "full_ranking")
+BASELINES = ("popularity", "item_knn")
+
+_Ranked = tuple[np.ndarray, dict[str, np.ndarray], str]  # user ids, metrics per user, the protocol in words
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRow:
+    """One line of a leaderboard.
+
+    Attributes:
+        metrics: means over the evaluated users.
+        split, protocol: as asked for.
+        description: the protocol in words, with N and the origin of the candidates, or what is masked.
+        num_users: users in the means, the same for every metric.
+        num_left_out: users asked for (all nodes, or `users`) without a positive, or without a negative candidate.
+        seconds: wall time of scoring and ranking, compilation included.
+        user_ids: internal indices of the users in the means, [u] int32, ascending.
+        per_user: each metric, [u] float32 aligned with `user_ids`: paired tests compare two rows of one evaluator.
+    """
+
+    metrics: dict[str, float]
+    split: str
+    protocol: str
+    description: str
+    num_users: int
+    num_left_out: int
+    seconds: float
+    user_ids: np.ndarray = dataclasses.field(repr=False)
+    per_user: dict[str, np.ndarray] = dataclasses.field(repr=False)
+
+
+class Evaluator:
+    """Evaluates scorers on one relation. Lists and masks are made at first use and kept.
+
+    Under `full_ranking` the split `validation` ranks all targets that the user has not in training, and `test` all that
+    the user has neither in training nor in validation. Without validation edges the latter is LightGCN's protocol.
+    Under `candidates` a published list of the data set wins over a generated one.
+    """
+
+    def __init__(self, data: schema.LiveCommerceData, relation: str, config: config_lib.EvaluationConfig) -> None:
+        """Takes a data set with splits assigned.
+
+        Raises:
+            DataError: the relation is missing or not split.
+            ConfigError: an unknown protocol or baseline, or cutoffs below 1.
+        """
+        _check_config(config)
+        self._data, self._config = data, config
+        self._relation = data.relation(relation)
+        if self._relation.split is None:
+            raise schema.DataError(f"relation '{relation}' has no splits yet; run splits.assign_splits first")
+        self._num_sources = len(data.nodes[self._relation.source])
+        self._made: dict[tuple[str, int], Any] = {}
+
+    def validation_users(self, split: str = "validation") -> np.ndarray | None:
+        """The fixed random subset to evaluate during training, [u] int32 ascending; None = all users."""
+        code = _split_code(split)
+        published = self._data.candidates.get((self._relation.name, code))
+        sources = self._relation.edges(code)[0] if published is None else published.source_ids
+        users = np.unique(sources).astype(np.int32)
+        wanted = self._config.validation_users
+        if wanted == 0 or wanted >= len(users):
+            return None
+        generator = np.random.default_rng(self._config.candidates_seed)
+        return np.sort(generator.choice(users, wanted, replace=False))
+
+    def evaluate(
+        self, scorer: ranking.Scorer, split: str, protocol: str, users: np.ndarray | None = None
+    ) -> EvaluationRow:
+        """Scores, ranks and averages.
+
+        Args:
+            scorer: of the relation's source and target nodes.
+            split: "validation" or "test".
+            protocol: "candidates" or "full_ranking".
+            users: internal indices to evaluate, [u]; None = all.
+
+        Raises:
+            ConfigError: an unknown protocol or split.
+            DataError: nobody to evaluate.
+            ranking.NanScoreError: a NaN score, with the user's own id.
+        """
+        code = _split_code(split)
+        if protocol not in PROTOCOLS:
+            raise config_lib.ConfigError(f"unknown protocol '{protocol}'; choose from: {', '.join(PROTOCOLS)}")
+        wanted = np.arange(self._num_sources) if users is None else np.unique(users)
+        assert len(wanted) == 0 or 0 <= wanted[0] <= wanted[-1] < self._num_sources, "users are internal indices"
+        started = time.perf_counter()
+        try:
+            rank = self._rank_candidates if protocol == "candidates" else self._rank_all
+            user_ids, per_user, description = rank(scorer, code, wanted)
+        except ranking.NanScoreError as error:
+            external = self._data.nodes[self._relation.source].ids[error.source_id]
+            raise ranking.NanScoreError(error.source_id, f"{self._relation.source} {external}") from error
+        seconds = time.perf_counter() - started
+        defined = ~np.isnan(np.stack(list(per_user.values()))).any(axis=0)
+        if not defined.any():
+            raise self._nobody(split)
+        per_user = {name: values[defined] for name, values in per_user.items()}
+        return EvaluationRow(
+            metrics={name: float(values.mean(dtype=np.float64)) for name, values in per_user.items()},
+            split=split,
+            protocol=protocol,
+            description=description,
+            num_users=int(defined.sum()),
+            num_left_out=len(wanted) - int(defined.sum()),
+            seconds=seconds,
+            user_ids=user_ids[defined],
+            per_user=per_user,
+        )
+
+    def candidate_lists(self, split: str) -> schema.Candidates:
+        """The lists that `candidates` ranks: published ones if the data set has them, else generated ones."""
+        return self._candidates(_split_code(split))
+
+    def _rank_candidates(self, scorer: ranking.Scorer, code: int, wanted: np.ndarray) -> _Ranked:
+        lists = self._candidates(code)
+        rows = np.flatnonzero(np.isin(lists.source_ids, wanted))
+        rows = rows[np.argsort(lists.source_ids[rows], kind="stable")]
+        if len(rows) == 0:
+            raise self._nobody(_split_name(code))
+        per_user = ranking.rank_candidates(
+            scorer,
+            lists.source_ids[rows],
+            lists.target_ids[rows],
+            lists.labels[rows],
+            tuple(self._config.cutoffs),
+            self._config.block_size,
+        )
+        description = f"candidates: {lists.target_ids.shape[1]} per {self._relation.source}, {lists.origin}"
+        return lists.source_ids[rows], per_user, description
+
+    def _rank_all(self, scorer: ranking.Scorer, code: int, wanted: np.ndarray) -> _Ranked:
+        positives = self._pairs(code)
+        user_ids = wanted[np.diff(positives[0])[wanted] > 0].astype(np.int32)
+        if len(user_ids) == 0:
+            raise self._nobody(_split_name(code))
+        cutoffs = tuple(self._config.cutoffs)
+        per_user = ranking.full_ranking(scorer, user_ids, self._seen(code), positives, cutoffs, self._config.block_size)
+        masked = "training" if code == schema.VALIDATION else "training and validation"
+        num_targets = len(self._data.nodes[self._relation.target])
+        description = f"full ranking: all {num_targets} of {self._relation.target}, those of {masked} left out"
+        return user_ids, per_user, description
+
+    def _candidates(self, code: int) -> schema.Candidates:
+        published = self._data.candidates.get((self._relation.name, code))
+        if published is not None:
+            return published
+        config, name = self._config, self._relation.name
+        return self._once(
+            ("candidates", code),
+            lambda: candidates_lib.generate_candidates(
+                self._data, name, code, config.num_candidates, config.candidates_seed
+            ),
+        )
+
+    def _pairs(self, code: int) -> ranking.Csr:
+        edges = self._relation.edges
+        return self._once(("pairs", code), lambda: csr.csr_from_pairs(*edges(code), self._num_sources))
+
+    def _seen(self, code: int) -> ranking.Csr:
+        if code == schema.VALIDATION:
+            return self._pairs(schema.TRAIN)
+        relation = self._relation
+        before = relation.split != schema.TEST
+        return self._once(
+            ("seen", code),
+            lambda: csr.csr_from_pairs(relation.source_ids[before], relation.target_ids[before], self._num_sources),
+        )
+
+    def _once(self, key: tuple[str, int], make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _nobody(self, split: str) -> schema.DataError:
+        return schema.DataError(
+            f"relation '{self._relation.name}', split '{split}': none of the users asked for has both a positive and "
+            "something to rank it against; evaluate another split or more users"
+        )
+
+
+def baseline_scorers(
+    data: schema.LiveCommerceData, relation: str, config: config_lib.EvaluationConfig
+) -> dict[str, ranking.Scorer]:
+    """Fits the baselines named in the config on the training edges of a relation."""
+    _check_config(config)
+    edges = data.relation(relation)
+    num_sources, num_targets = len(data.nodes[edges.source]), len(data.nodes[edges.target])
+    source_ids, target_ids = edges.edges(schema.TRAIN)
+    scorers: dict[str, ranking.Scorer] = {}
+    for name in config.baselines:
+        if name == "popularity":
+            scorers[name] = PopularityScorer.fit(target_ids, num_targets)
+        else:
+            scorers[name] = ItemKnnScorer.fit(source_ids, target_ids, num_sources, num_targets, config.knn_neighbors)
+    return scorers
+
+
+def oracle_scorer(data: schema.LiveCommerceData, relation: str, split: str) -> OracleScorer | None:
+    """The oracle over a split's own time window, or None where truth, cut times or the end of time are not known."""
+    code = _split_code(split)
+    if data.truth is None or data.cut_times is None or data.end_time is None:
+        return None
+    start_validation, start_test = data.cut_times
+    window = (start_validation, start_test) if code == schema.VALIDATION else (start_test, data.end_time)
+    return OracleScorer(data.truth, relation, *window)
+
+
+def _split_code(split: str) -> int:
+    if split not in ("validation", "test"):
+        raise config_lib.ConfigError(f"cannot evaluate split '{split}'; choose from: validation, test")
+    return schema.SPLITS[split]
+
+
+def _split_name(code: int) -> str:
+    return next(name for name, value in schema.SPLITS.items() if value == code)
+
+
+def _check_config(config: config_lib.EvaluationConfig) -> None:
+    for key, valid in (("protocols", PROTOCOLS), ("baselines", BASELINES)):
+        unknown = [name for name in getattr(config, key) if name not in valid]
+        if unknown:
+            raise config_lib.ConfigError(
+                f"evaluation.{key} has unknown '{unknown[0]}'; choose from: {', '.join(valid)}"
+            )
+    if not config.cutoffs or min(config.cutoffs) < 1 or config.block_size < 1 or config.num_candidates < 1:
+        raise config_lib.ConfigError(
+            f"evaluation: cutoffs {config.cutoffs}, block_size {config.block_size} and num_candidates "
+            f"{config.num_candidates} must all be at least 1"
+        )

@@ -1,0 +1,80 @@
+"""The whole job of `python -m lsec_jax.train`: prepare, train or resume, evaluate, report."""
+
+from pathlib import Path
+
+from absl import logging
+
+from lsec_jax.config import RunConfig
+from lsec_jax.training import loop, plots, reports
+from lsec_jax.training.checkpoints import Checkpoints, Progress
+from lsec_jax.training.run import Run, claim_workdir, prepare
+from lsec_jax.training.state import TrainState
+from lsec_jax.training.writers import MetricWriter
+
+
+def run(config: RunConfig, workdir: Path) -> str:
+    """Trains (or resumes) and writes everything into the workdir.
+
+    Returns:
+        The leaderboard as Markdown.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        NonFiniteError: if training diverged; the last good checkpoint stays.
+    """
+    prepared = prepare(config)
+    claim_workdir(workdir, prepared)
+    state, progress = _train(prepared, workdir)
+    scorers = {reports.model_name(config): prepared.scorer_function()(state)}
+    rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
+    rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
+    report = reports.write(workdir, prepared, rows, progress)
+    plots.draw(workdir, rows)
+    return report
+
+
+def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
+    """Returns the best state."""
+    config = run.config
+    validate = _validator(run)
+    state, progress = run.initial_state(), Progress()
+    with Checkpoints(workdir / "checkpoints", config.checkpoint.keep_last) as checkpoints:
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state, progress = checkpoints.restore(state, latest)
+            logging.info("resuming from step %d", latest)
+        with MetricWriter(workdir, int(state.step), config.training.num_steps) as writer:
+            progress = loop.train(
+                config.training,
+                state,
+                progress,
+                run.step_function(),
+                run.batch_at(),
+                run.inputs,
+                validate,
+                checkpoints,
+                writer,
+            )
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        best, _ = checkpoints.restore(run.initial_state(), checkpoints.best_step())
+    return best, progress
+
+
+def _validator(run: Run) -> loop.Validate:
+    """Returns state -> metrics of the first protocol by split, on the config's share of users."""
+    protocol = run.config.evaluation.protocols[0]
+    users = {split: run.evaluator.validation_users(split) for split in _tracked_splits(run)}
+    scorer_of = run.scorer_function()
+
+    def validate(state: TrainState) -> dict[str, dict[str, float]]:
+        scorer = scorer_of(state)
+        return {
+            split: run.evaluator.evaluate(scorer, split, protocol, users=ids).metrics for split, ids in users.items()
+        }
+
+    return validate
+
+
+def _tracked_splits(run: Run) -> list[str]:
+    splits = ["validation"] if run.has_edges("validation") else []
+    return [*splits, "test"] if run.config.training.track_test else splits

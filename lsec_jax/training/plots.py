@@ -1,0 +1,59 @@
+"""Pictures of a run: how training went, and the leaderboard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from lsec_jax.training.reports import LEADERBOARD_METRICS
+
+matplotlib.use("Agg")
+
+
+def draw(workdir: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes plots/training.png and plots/leaderboard_<protocol>.png."""
+    folder = workdir / "plots"
+    folder.mkdir(exist_ok=True)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    _training(lines, rows[0]["protocol"]).savefig(folder / "training.png", dpi=120)
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        members = [row for row in rows if row["protocol"] == protocol and row["split"] == "test"]
+        if members:
+            _leaderboard(members, protocol).savefig(folder / f"leaderboard_{protocol}.png", dpi=120)
+
+
+def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    train = [line for line in lines if line["kind"] == "train"]
+    names = [name for name in train[0] if name == "loss" or name.endswith("/loss")] if train else []
+    for name in names:
+        left.plot([line["step"] for line in train], [line[name] for line in train], label=name, marker=".")
+    left.set(xlabel="step", ylabel="loss", title="Training loss")
+    if names:
+        left.legend()
+    validation = [line for line in lines if line["kind"] == "validation"]
+    for name in LEADERBOARD_METRICS[protocol]:
+        if validation and name in validation[0]:
+            minutes = [line["train_seconds"] / 60 for line in validation]
+            right.plot(minutes, [line[name] for line in validation], label=name, marker=".")
+    right.set(xlabel="training time, minutes", ylabel="metric", title=f"Validation, {protocol}")
+    if validation:
+        right.legend()
+    return figure
+
+
+def _leaderboard(rows: list[dict[str, Any]], protocol: str) -> Figure:
+    names = [name for name in LEADERBOARD_METRICS[protocol] if name in rows[0]["metrics"]]
+    models = sorted(rows, key=lambda row: row["metrics"][names[0]])
+    figure = Figure(figsize=(2.2 * len(names) + 1.5, 0.45 * len(models) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        values = [row["metrics"][name] for row in models]
+        bars = panel.barh([row["model"] for row in models], values, color="#4878a8")
+        panel.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
+        panel.set(title=name, xlim=(0, max(values) * 1.3 or 1))
+    figure.suptitle(f"Test, {protocol}")
+    return figure

@@ -1,0 +1,132 @@
+"""The leaderboard of a run: the model beside its floors and, on a simulated world, its ceiling."""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import lsec_jax
+from lsec_jax.config import RunConfig
+from lsec_jax.ranking import Scorer
+from lsec_jax.schema import SPLITS
+from lsec_jax.training.checkpoints import Progress
+from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
+from lsec_jax.training.run import Run, describe_data
+from lsec_jax.training.writers import write_json
+
+LEADERBOARD_METRICS = {
+    "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),
+    "full_ranking": ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@20", "hit_rate@20"),
+}
+Row = dict[str, Any]
+
+
+def model_name(config: RunConfig) -> str:
+    """A short name from the model's config, e.g. "lsec-gcn" or "lightgcn"."""
+    model = config.model
+    return model.aggregator if len(model.relations) == 1 else f"lsec-{model.aggregator}"
+
+
+def rows(
+    run: Run, scorers: Mapping[str, Scorer], splits: Iterable[str], protocols: Iterable[str], train_seconds: float
+) -> list[Row]:
+    """Evaluates scorers; one row per scorer, split and protocol."""
+    result = []
+    for split in splits:
+        for protocol in protocols:
+            for name, scorer in scorers.items():
+                evaluated = run.evaluator.evaluate(scorer, split, protocol)
+                result.append(
+                    {
+                        "model": name,
+                        "split": split,
+                        "protocol": protocol,
+                        "candidates": evaluated.description,
+                        "seed": run.config.seed,
+                        "metrics": evaluated.metrics,
+                        "users": evaluated.num_users,
+                        "users_left_out": evaluated.num_left_out,
+                        "train_seconds": train_seconds,
+                        "evaluation_seconds": evaluated.seconds,
+                    }
+                )
+    return result
+
+
+def baseline_rows(run: Run, splits: Iterable[str], protocols: Iterable[str]) -> list[Row]:
+    """One row per baseline of the config (and the oracle of a simulated world), split and protocol."""
+    fitted = baseline_scorers(run.data, run.task, run.config.evaluation)
+    result: list[Row] = []
+    for split in splits:
+        oracle = oracle_scorer(run.data, run.task, split)
+        scorers = fitted if oracle is None else {**fitted, "oracle": oracle}
+        result += rows(run, scorers, [split], protocols, train_seconds=0.0)
+    return result
+
+
+def table(report_rows: list[Row]) -> str:
+    """Returns Markdown: one table per split and protocol, best first by the first metric."""
+    parts = []
+    groups = dict.fromkeys((row["split"], row["protocol"]) for row in report_rows)
+    for split, protocol in groups:
+        members = [row for row in report_rows if (row["split"], row["protocol"]) == (split, protocol)]
+        names = [name for name in LEADERBOARD_METRICS[protocol] if name in members[0]["metrics"]]
+        names = names or sorted(members[0]["metrics"])
+        members.sort(key=lambda row: -row["metrics"][names[0]])
+        parts.append(f"### {split}, {members[0]['candidates']}, {members[0]['users']} users\n")
+        parts.append("| model | " + " | ".join(names) + " |")
+        parts.append("|---|" + "---|" * len(names))
+        for row in members:
+            values = " | ".join(f"{row['metrics'][name]:.4f}" for name in names)
+            parts.append(f"| {row['model']} | {values} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def write(workdir: Path, run: Run, report_rows: list[Row], progress: Progress) -> str:
+    """Writes report.json and report.md; returns the latter."""
+    content = {
+        "rows": report_rows,
+        "best_step": progress.best_step,
+        "train_seconds": progress.train_seconds,
+        "data": describe_data(run.data),
+        "environment": environment(),
+    }
+    write_json(workdir / "report.json", content)
+    data = content["data"]
+    nodes = ", ".join(f"{count} {name}s" for name, count in data["nodes"].items())
+    edges = ", ".join(f"{count} {name}" for name, count in data["edges"].items())
+    text = "\n".join(
+        [
+            f"# {model_name(run.config)} on {run.data.name}",
+            "",
+            f"{nodes}; edges: {edges}. Seed {run.config.seed}; best checkpoint: step {progress.best_step} after "
+            f"{progress.train_seconds:.0f} s of training.",
+            "",
+            table(report_rows),
+            *(f"- {text}: {count}" for text, count in sorted(data["counts"].items())),
+            "",
+        ]
+    )
+    (workdir / "report.md").write_text(text)
+    return text
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device, for every stored result."""
+    return {
+        "lsec_jax": lsec_jax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": str(jax.devices()[0].device_kind),
+        "num_devices": jax.device_count(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """Returns the content of report.json."""
+    return json.loads((workdir / "report.json").read_text())

@@ -1,0 +1,274 @@
+"""One run from its config: data, model, evaluator, and what its workdir holds."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from lsec_jax import config as config_lib
+from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data.batches import EdgeBatches
+from lsec_jax.data.csr import csr_from_pairs
+from lsec_jax.data.splits import assign_splits
+from lsec_jax.models.lsec_gnn import Inputs
+from lsec_jax.nn.propagation import bipartite_graph, graphs_tuple
+from lsec_jax.nn.sampling import PositiveEdges
+from lsec_jax.metrics import metric_names
+from lsec_jax.ranking import Scorer
+from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, Relation
+from lsec_jax.training import optimizers
+from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from lsec_jax.training.evaluation import Evaluator
+from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
+from lsec_jax.training.writers import write_json
+
+EXCLUDED_SHARE_WARNING = 0.1
+
+
+@dataclasses.dataclass
+class Run:
+    """A prepared run: everything that its config and its data determine.
+
+    Attributes:
+        config: the validated config.
+        data: loaded, validated and split.
+        model: pure functions of the model.
+        inputs: the model's big arrays on the device.
+        evaluator: of the primary task.
+    """
+
+    config: RunConfig
+    data: LiveCommerceData
+    model: TrainableModel
+    inputs: Inputs
+    evaluator: Evaluator
+
+    @property
+    def task(self) -> str:
+        """The primary task's relation: what is evaluated and recommended."""
+        return self.config.model.tasks[0].relation
+
+    def has_edges(self, split: str) -> bool:
+        """Whether the primary task has held-out edges in a split."""
+        return bool((self.data.relations[self.task].split == SPLITS[split]).any())
+
+    def held_out(self) -> list[str]:
+        """The splits that can be evaluated."""
+        return [split for split in ("validation", "test") if self.has_edges(split)]
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        return init_state(self.model, self._optimizer(), Keys.from_seed(self.config.seed))
+
+    def step_function(self) -> Callable[..., Any]:
+        """The jitted training step."""
+        return make_train_step(self.model, self._optimizer(), Keys.from_seed(self.config.seed).negatives)
+
+    def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
+        """Returns step -> positions of the step's positives by task."""
+        streams = {}
+        for i, (name, edges) in enumerate(self.inputs.positives.items()):
+            streams[name] = EdgeBatches(
+                len(edges.source_ids), self.config.training.batch_size, (self.config.seed, 1 + i)
+            )
+        return lambda step: {name: stream(step) for name, stream in streams.items()}
+
+    def scorer_function(self) -> Callable[[TrainState], Scorer]:
+        """Returns the jitted function from a state to the primary task's scorer."""
+        compute = jax.jit(lambda params, inputs: self.model.module(params.dense).scorer(params.tables, inputs))
+        return lambda state: compute(state.params, self.inputs)
+
+    def _optimizer(self) -> Any:
+        return optimizers.build(self.config.optimizer, self.config.training.num_steps)
+
+
+def prepare(config: RunConfig) -> Run:
+    """Loads, validates and splits the data and builds the model; writes nothing.
+
+    Raises:
+        ConfigError: if the config cannot work, alone or with this data.
+        DataError: if the data cannot be used.
+    """
+    config_lib.validate(config)
+    _check_metric(config)
+    model_config = config.model
+    task_relations = tuple(task.relation for task in model_config.tasks)
+    data = config.data.load()
+    data.validate()
+    names = tuple(dict.fromkeys((*model_config.relations, *task_relations)))
+    for name in names:
+        data.relation(name)
+    data = assign_splits(data, config.split, task_relations)
+    evaluator = Evaluator(data, task_relations[0], config.evaluation)
+    num_nodes = {name: len(table) for name, table in data.nodes.items()}
+    ends = {name: (data.relations[name].source, data.relations[name].target) for name in names}
+    module = model_config.build(num_nodes, ends, int(np.random.SeedSequence(config.seed).generate_state(1)[0]))
+    graphs = {name: _graph(data, data.relations[name], model_config) for name in model_config.relations}
+    positives = {name: _positives(data, data.relations[name]) for name in task_relations}
+    _warn_about_large_batches(config, positives)
+    for text, count in sorted(data.counts.items()):
+        logging.info("data: %s: %d", text, count)
+    run = Run(config, data, TrainableModel(module), Inputs(graphs, positives), evaluator)
+    if config.training.patience and not run.has_edges("validation"):
+        raise ConfigError(
+            f"config.training.patience = {config.training.patience}, but '{run.task}' has no validation edges to stop by; "
+            "set it to 0 to train all steps, or hold some edges out (config.split, or the source's validation_fraction)"
+        )
+    return run
+
+
+def _check_metric(config: RunConfig) -> None:
+    """Early stopping needs a metric that the first protocol measures."""
+    protocol = config.evaluation.protocols[0]
+    known = metric_names(protocol, config.evaluation.cutoffs)
+    if config.training.metric not in known:
+        raise ConfigError(
+            f"config.training.metric = '{config.training.metric}' is not measured by protocol '{protocol}' with "
+            f"config.evaluation.cutoffs = {config.evaluation.cutoffs}; choose one of: {', '.join(known)}"
+        )
+
+
+def _graph(data: LiveCommerceData, relation: Relation, model_config: Any) -> Any:
+    source_ids, target_ids = relation.edges(TRAIN)
+    if len(source_ids) == 0:
+        raise DataError(f"relation '{relation.name}' has no training edges after the split; change config.split")
+    weights = None
+    if model_config.edge_weights:
+        if relation.weight is None:
+            raise ConfigError(
+                f"config.model.edge_weights is on, but relation '{relation.name}' of the data has no weights; turn it off"
+            )
+        weights = relation.edge_weights(TRAIN)
+    num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
+    graph = graphs_tuple(source_ids, target_ids, num_sources, num_targets, weights)
+    self_loops = model_config.aggregator == "gcn" and model_config.self_loop
+    return bipartite_graph(graph, num_sources, self_loops)
+
+
+def _positives(data: LiveCommerceData, relation: Relation) -> PositiveEdges:
+    source_ids, target_ids = relation.edges(TRAIN)
+    indptr, _ = csr_from_pairs(source_ids, target_ids, len(data.nodes[relation.source]))
+    most = int(np.diff(indptr).max())
+    return PositiveEdges(
+        jnp.asarray(source_ids, jnp.int32),
+        jnp.asarray(target_ids, jnp.int32),
+        jnp.asarray(indptr, jnp.int32),
+        jnp.zeros(most.bit_length(), jnp.int32),
+        jnp.zeros((len(data.nodes[relation.target]), 0), jnp.int32),
+    )
+
+
+def _warn_about_large_batches(config: RunConfig, positives: Mapping[str, PositiveEdges]) -> None:
+    for name, edges in positives.items():
+        share = config.training.batch_size / len(edges.source_ids)
+        if config.model.exclude_batch_edges and name in config.model.relations and share > EXCLUDED_SHARE_WARNING:
+            logging.warning(
+                "a batch holds %.0f%% of the training edges of '%s', and excludes them from its messages; lower "
+                "config.training.batch_size, or the graph that the model sees gets thin",
+                100 * min(share, 1.0),
+                name,
+            )
+
+
+def claim_workdir(workdir: Path, run: Run) -> None:
+    """Writes config.json and data.json into the workdir, or checks that they are this run's already.
+
+    Raises:
+        ConfigError: if the workdir belongs to another config, with the differences, or holds something else.
+        DataError: if its data differs from this run's.
+    """
+    current = json.loads(json.dumps(config_lib.to_dict(run.config)))
+    stored = _read_json(workdir / "config.json")
+    if stored is None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if any(workdir.iterdir()):
+            raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
+        write_json(workdir / "data.json", describe_data(run.data))
+        write_json(workdir / "config.json", current)
+        return
+    changed = config_lib.differences(stored, current)
+    if changed:
+        raise ConfigError(
+            f"workdir {workdir} belongs to another config (stored -> given):\n  " + "\n  ".join(changed)
+            + "\nUse another --workdir, or give the stored values again to resume."
+        )
+    check_fingerprint(workdir, run.data)
+
+
+def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
+    """Raises DataError unless the data is what the workdir's run was trained on."""
+    stored = _read_json(workdir / "data.json")
+    if stored is None:
+        raise DataError(f"{workdir}/data.json is missing; this is not a complete workdir")
+    current = describe_data(data)
+    if stored["fingerprint"] != current["fingerprint"]:
+        lines = config_lib.differences(stored, current, "data")
+        raise DataError(
+            f"the data differs from what {workdir} was trained on (stored -> now):\n  " + "\n  ".join(lines)
+            + "\nPoint --data at the original data, or train again."
+        )
+
+
+def describe_data(data: LiveCommerceData) -> dict[str, Any]:
+    """Counts and fingerprint of a data set, as stored in data.json."""
+    splits = {
+        name: None if relation.split is None else np.bincount(relation.split, minlength=3).tolist()
+        for name, relation in data.relations.items()
+    }
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint(),
+        "nodes": {name: len(table) for name, table in data.nodes.items()},
+        "edges": {name: len(relation) for name, relation in data.relations.items()},
+        "edges_train_validation_test": splits,
+        "counts": dict(data.counts),
+    }
+
+
+def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) -> RunConfig:
+    """Reads a workdir's config.json.
+
+    Args:
+        workdir: of a trained run.
+        data_path: replaces the source's `path`, or None.
+        plugins: packages besides lsec_jax whose classes the config may name.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be used.
+    """
+    stored = _read_json(workdir / "config.json")
+    if stored is None:
+        raise ConfigError(f"{workdir}: no config.json here; give the --workdir of a trained run")
+    config = config_lib.from_dict(RunConfig, stored, plugins)
+    if data_path is not None:
+        if not hasattr(config.data, "path"):
+            raise ConfigError(f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path")
+        config.data.path = data_path
+    return config
+
+
+def restore_best(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
+    """Restores the best checkpoint of a workdir.
+
+    Raises:
+        CheckpointError: if there is none or it is damaged.
+        DataError: if the data is not what the run was trained on.
+    """
+    check_fingerprint(workdir, run.data)
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(run.initial_state(), checkpoints.best_step())
+
+
+def _read_json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); the file is damaged") from None

@@ -1,0 +1,158 @@
+"""Recommendation lists and vectors of a trained run, in the data's own ids."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from lsec_jax.data.csr import csr_from_pairs
+from lsec_jax.models.popularity import PopularityScorer
+from lsec_jax.ranking import Scorer, top_k
+from lsec_jax.schema import TRAIN, DataError
+from lsec_jax.training.run import Run
+from lsec_jax.training.state import TrainState
+
+FORMATS = (".parquet", ".csv", ".tsv")
+USERS_AT_ONCE = 16384
+
+
+def read_users(path: Path) -> np.ndarray:
+    """Reads external user ids, one a line; duplicates keep their first place.
+
+    Raises:
+        DataError: if the file is missing, empty, or has an empty line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise DataError(f"--users={path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"--users={path}: not a text file ({error.reason} at byte {error.start})") from None
+    if not lines:
+        raise DataError(f"--users={path}: the file is empty; write one user id a line")
+    empty = [i for i, line in enumerate(lines, 1) if not line.strip()]
+    if empty:
+        raise DataError(f"--users={path}, row {empty[0]}: empty line; write one user id a line")
+    return np.array(list(dict.fromkeys(line.strip() for line in lines)))
+
+
+def write_recommendations(
+    run: Run, state: TrainState, users: np.ndarray | None, k: int, output: Path, include_seen: bool
+) -> dict[str, int]:
+    """Writes user_id, rank (from 1), item_id, score, source for each user; blocks of users bound the memory.
+
+    Users unknown to the data, and users without any training edge in the model's relations, get the popularity list and
+    source "popularity". Fewer than k rows are written for a user who has fewer items left.
+
+    Returns:
+        Counts of what was written.
+    """
+    relation = run.data.relations[run.task]
+    user_table, item_table = run.data.nodes[relation.source], run.data.nodes[relation.target]
+    external = user_table.ids if users is None else users
+    internal = np.arange(len(user_table)) if users is None else user_table.index_of(users)
+    popularity = PopularityScorer.fit(relation.edges(TRAIN)[1], len(item_table))
+    is_known = (internal >= 0) & _has_vector(run, relation.source)[np.maximum(internal, 0)]
+    # Row m of the seen lists is empty: it stands for users whom the data does not know.
+    seen = csr_from_pairs(relation.source_ids, relation.target_ids, len(user_table) + 1)
+    seen = None if include_seen else seen
+    model = run.scorer_function()(state)
+    counts = {"users": len(external), "users_from_popularity": int((~is_known).sum()), "rows": 0}
+    with _table_writer(output) as write:
+        for start in range(0, len(external), USERS_AT_ONCE):
+            block = slice(start, start + USERS_AT_ONCE)
+            ids, scores = _lists(run, model, popularity, internal[block], is_known[block], seen, k, len(user_table))
+            keep = ids >= 0
+            counts["rows"] += int(keep.sum())
+            rows = np.nonzero(keep)[0]
+            rank = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=np.int32), ids.shape)
+            write(
+                pa.table(
+                    {
+                        "user_id": external[block][rows],
+                        "rank": rank[keep],
+                        "item_id": item_table.ids[ids[keep]],
+                        "score": scores[keep].astype(np.float32),
+                        "source": np.where(is_known[block], "model", "popularity")[rows],
+                    }
+                )
+            )
+    return counts
+
+
+def _lists(
+    run: Run,
+    model: Scorer,
+    popularity: PopularityScorer,
+    internal: np.ndarray,
+    is_known: np.ndarray,
+    seen: tuple[np.ndarray, np.ndarray] | None,
+    k: int,
+    no_user: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.full((len(internal), k), -1, np.int64)
+    scores = np.full((len(internal), k), -np.inf, np.float32)
+    user_ids = np.where(internal >= 0, internal, no_user).astype(np.int32)
+    for scorer, chosen in ((model, is_known), (popularity, ~is_known)):
+        if chosen.any():
+            found, values = top_k(scorer, user_ids[chosen], seen, k, run.config.evaluation.block_size)
+            ids[chosen, : found.shape[1]], scores[chosen, : found.shape[1]] = found, values
+    return ids, scores
+
+
+def _has_vector(run: Run, node_type: str) -> np.ndarray:
+    """Whether a node has a training edge in some relation of the model: without one its vector is noise."""
+    known = np.zeros(len(run.data.nodes[node_type]), bool)
+    for name in run.config.model.relations:
+        relation = run.data.relations[name]
+        source_ids, target_ids = relation.edges(TRAIN)
+        if relation.source == node_type:
+            known[source_ids] = True
+        if relation.target == node_type:
+            known[target_ids] = True
+    return known
+
+
+@contextlib.contextmanager
+def _table_writer(output: Path) -> Iterator[object]:
+    """Yields write(table); the file gets its name only when all of it has been written."""
+    temporary = output.with_name(output.name + ".tmp")
+    writer = None
+
+    def write(table: pa.Table) -> None:
+        nonlocal writer
+        if writer is None:
+            if output.suffix == ".parquet":
+                writer = pa_parquet.ParquetWriter(temporary, table.schema)
+            else:
+                options = pa_csv.WriteOptions(delimiter="\t" if output.suffix == ".tsv" else ",")
+                writer = pa_csv.CSVWriter(temporary, table.schema, write_options=options)
+        writer.write_table(table)
+
+    try:
+        yield write
+        if writer is not None:
+            writer.close()
+        os.replace(temporary, output)
+    except BaseException:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
+    """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt."""
+    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs.graphs))
+    vectors = jax.device_get(encode(state.params, run.inputs))
+    directory.mkdir(parents=True, exist_ok=True)
+    for node_type, values in vectors.items():
+        np.save(directory / f"{node_type}.npy", values, allow_pickle=False)
+        ids = "".join(f"{external}\n" for external in run.data.nodes[node_type].ids)
+        (directory / f"{node_type}.ids.txt").write_text(ids)

@@ -1,0 +1,88 @@
+"""Where a run's numbers go while it trains: a progress bar, JSON lines and TensorBoard events."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+class MetricWriter:
+    """Writes metrics of one run. Use as a context manager."""
+
+    def __init__(self, workdir: Path, first_step: int, num_steps: int):
+        """Opens the files for appending.
+
+        Args:
+            workdir: gets metrics.jsonl and tensorboard/.
+            first_step: steps done already; lines of metrics.jsonl beyond it (written after the checkpoint that the run
+                resumes from) are dropped.
+            num_steps: for the progress bar.
+        """
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _drop_later_lines(path, first_step)
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm(initial=first_step, total=num_steps, unit="step", disable=not interactive, dynamic_ncols=True)
+        self._log = not interactive
+        self._num_steps = num_steps
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float], seconds: float) -> None:
+        """Records metrics.
+
+        Args:
+            step: optimizer steps done.
+            kind: "train" or "validation".
+            metrics: finite numbers by name.
+            seconds: training time so far.
+        """
+        line = {"step": step, "kind": kind, "train_seconds": round(seconds, 3), **metrics}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def progress(self, step: int, seconds_per_step: float, metrics: Mapping[str, float]) -> None:
+        """Shows rate, time left and the latest metrics: a bar on a terminal, log lines elsewhere."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._bar.n = step
+        self._bar.set_postfix_str(shown)
+        if self._log:
+            left = tqdm.format_interval(max(self._num_steps - step, 0) * seconds_per_step)
+            rate = 1.0 / max(seconds_per_step, 1e-9)
+            logging.info("step %d/%d  %.1f steps/s  %s left  %s", step, self._num_steps, rate, left, shown)
+
+
+def _drop_later_lines(path: Path, last_step: int) -> None:
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # a line cut by a kill: its step is trained again
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)

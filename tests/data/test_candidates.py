@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from lsec_jax import schema
+from lsec_jax.data import candidates
+from lsec_jax.data.csr import csr_from_pairs
+
+
+def data_of(dense, split):
+    """A data set with one relation from a [users, items] 0/1 matrix and a split code per edge."""
+    sources, targets = (ids.astype(np.int32) for ids in np.nonzero(dense))
+    users = schema.NodeTable("user", np.array([f"u{i}" for i in range(dense.shape[0])]))
+    items = schema.NodeTable("item", np.arange(dense.shape[1]))
+    buy = schema.Relation("buy", "user", "item", sources, targets, split=np.asarray(split, np.int8))
+    return schema.LiveCommerceData("test", {"user": users, "item": items}, {"buy": buy})
+
+
+def random_data(share=0.05, num_users=80, num_items=200, seed=0):
+    generator = np.random.default_rng(seed)
+    dense = generator.random((num_users, num_items)) < share
+    return data_of(dense, generator.choice(3, int(dense.sum()), p=[0.8, 0.1, 0.1])), dense
+
+
+@pytest.mark.parametrize(("share", "length"), [(0.05, 30), (0.05, 150), (0.4, 90)])
+def test_lists_hold_all_positives_and_nothing_bought_in_any_split(share, length):
+    data, dense = random_data(share)
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, length, seed=1)
+    sources, targets = data.relation("buy").edges(schema.TEST)
+    assert lists.target_ids.shape == lists.labels.shape == (len(np.unique(sources)), length)
+    assert lists.target_ids.dtype == lists.source_ids.dtype == np.int32
+    for user, row, labels in zip(lists.source_ids, lists.target_ids, lists.labels, strict=True):
+        assert len(np.unique(row)) == length
+        assert sorted(row[labels]) == sorted(targets[sources == user])
+        assert not dense[user, row[~labels]].any()
+
+
+def test_lists_are_frozen_by_the_seed():
+    data, _ = random_data()
+    one, two, other = (candidates.generate_candidates(data, "buy", schema.TEST, 30, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.target_ids, two.target_ids)
+    assert (one.target_ids != other.target_ids).any()
+    assert one.origin == "generated, N=30, seed 1"
+
+
+@pytest.mark.parametrize("length", [20, 60])
+def test_negatives_are_uniform_over_what_the_user_never_had(length):
+    dense = np.zeros((4000, 100), bool)
+    dense[:, :5] = True  # item 0 is the test positive, 1..4 are training
+    data = data_of(dense, np.tile([2, 0, 0, 0, 0], 4000))
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, length, seed=0)
+    counts = np.bincount(lists.target_ids[~lists.labels], minlength=100)
+    assert (counts[:5] == 0).all()
+    expected = 4000 * (length - 1) / 95
+    assert (abs(counts[5:] - expected) < 6 * np.sqrt(expected)).all()
+
+
+def test_the_place_in_the_row_is_the_order_of_ids():
+    data, _ = random_data()
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, 30, seed=0)
+    assert (np.diff(lists.target_ids, axis=1) > 0).all()
+
+
+def test_the_list_shrinks_to_what_every_user_can_offer_and_says_so():
+    data, dense = random_data()
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, 10_000, seed=0)
+    sources, _ = data.relation("buy").edges(schema.TEST)
+    users, num_positives = np.unique(sources, return_counts=True)
+    feasible = (200 - dense.sum(axis=1)[users] + num_positives).min()
+    assert lists.target_ids.shape[1] == feasible
+    assert "N=10000 asked" in lists.origin
+    assert f"N={feasible}" in lists.origin
+
+
+def test_a_user_with_more_positives_than_candidates_is_named_with_the_remedy():
+    dense = np.zeros((2, 20), bool)
+    dense[0, :2] = dense[1, :7] = True
+    data = data_of(dense, np.full(9, schema.TEST))
+    with pytest.raises(schema.DataError, match="user u1 has 7 positives.*num_candidates to at least 7"):
+        candidates.generate_candidates(data, "buy", schema.TEST, 5, seed=0)
+
+
+def test_a_split_without_edges_is_refused():
+    data, _ = random_data()
+    empty = data_of(np.eye(3, 9, dtype=bool), np.zeros(3))
+    with pytest.raises(schema.DataError, match="no edges in split 2"):
+        candidates.generate_candidates(empty, "buy", schema.TEST, 5, seed=0)
+    with pytest.raises(schema.DataError, match="it has: buy"):
+        candidates.generate_candidates(data, "sell", schema.TEST, 5, seed=0)
+
+
+def test_csr_holds_the_sorted_targets_of_every_source():
+    indptr, indices = csr_from_pairs(np.array([2, 0, 2]), np.array([5, 1, 3]), 4)
+    assert indptr.tolist() == [0, 1, 1, 3, 3]
+    assert indices.tolist() == [1, 3, 5]
+    with pytest.raises(ValueError, match="pair 1: source 4 outside"):
+        csr_from_pairs(np.array([0, 4]), np.array([0, 0]), 4)

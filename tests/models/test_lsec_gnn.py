@@ -1,0 +1,229 @@
+"""LSEC-GNN against a slow numpy transcription of Eq. 4-11, and its traps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lsec_jax.config import ConfigError
+from lsec_jax.models.lsec_gnn import Config, TaskConfig
+from lsec_jax.training.state import Keys, TrainableModel
+from tests.worlds import ENDS, NUM_NODES, model_inputs, random_edges
+
+
+def build(**changes):
+    defaults = {"embedding_dim": 6, "layer_dims": (5, 4), "predictor_hidden": 7, "exclude_batch_edges": False}
+    config = Config(**(defaults | changes))
+    config.validate()
+    model = TrainableModel(config.build(NUM_NODES, ENDS, seed=1))
+    return config, model, model.init(Keys.from_seed(0))
+
+
+def normalised(source_ids, target_ids, num_sources, num_targets, self_loop):
+    size = num_sources + num_targets
+    adjacency = np.zeros((size, size))
+    adjacency[source_ids, num_sources + target_ids] = adjacency[num_sources + target_ids, source_ids] = 1
+    adjacency += np.eye(size) * self_loop
+    degrees = np.maximum(adjacency.sum(1), 1e-30)
+    return adjacency / np.sqrt(degrees[:, None] * degrees[None, :])
+
+
+def encode_in_numpy(config, params, edges):
+    """Eq. 5-7, with the matrices written out."""
+    parts = {}
+    for name in config.relations:
+        source, target = ENDS[name]
+        split = NUM_NODES[source]
+        self_loop = config.aggregator == "gcn" and config.self_loop
+        matrix = normalised(*edges[name], split, NUM_NODES[target], self_loop)
+        hidden = np.concatenate([params.tables[source], params.tables[target]]).astype(np.float64)
+        outputs = [hidden]
+        for i in range(len(config.layer_dims)):
+            if config.aggregator == "gcn":
+                weights = params.dense["stacks"][name]["layers"][i]
+                first = np.asarray(weights["source_weights"], np.float64)
+                second = np.asarray(weights.get("target_weights", first), np.float64)
+                hidden = np.concatenate([hidden[:split] @ first, hidden[split:] @ second])
+            hidden = matrix @ hidden
+            is_last = i == len(config.layer_dims) - 1
+            if config.aggregator == "gcn" and (not is_last or config.last_activation == "relu"):
+                hidden = np.maximum(hidden, 0)
+            outputs.append(hidden)
+        if config.layer_combination == "mean":
+            hidden = np.mean(outputs, axis=0)
+        parts.setdefault(source, []).append(hidden[:split])
+        parts.setdefault(target, []).append(hidden[split:])
+    return {name: np.concatenate(vectors, axis=1) for name, vectors in parts.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"self_loop": False, "weights_per_direction": True, "last_activation": "none"},
+        {"layer_dims": (8, 9)},
+        {"relations": ("buy",), "tasks": (TaskConfig("buy"),)},
+        {"aggregator": "lightgcn", "layer_dims": (6, 6, 6)},
+        {"aggregator": "lightgcn", "layer_dims": (6, 6), "layer_combination": "mean", "predictor": "dot"},
+        {"backend": "segment", "layer_dims": (8, 3), "weights_per_direction": True},
+    ],
+    ids=["paper", "authors", "widening", "one relation", "lightgcn", "lightgcn mean dot", "segment"],
+)
+def test_encoding_follows_equations_5_to_7(changes):
+    config, model, params = build(**changes)
+    edges = random_edges()
+    inputs = model_inputs(config, edges)
+    found = model.module(params.dense).encode(params.tables, inputs.graphs)
+    expected = encode_in_numpy(config, params, edges)
+    assert found.keys() == expected.keys()
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("predictor", ["mlp", "dot"])
+def test_the_scorer_gives_the_predictors_scores_of_equation_8(predictor):
+    relations = {"relations": ("buy",), "tasks": (TaskConfig("buy"),)}
+    config, model, params = build(predictor=predictor, **relations)
+    edges = random_edges()
+    inputs = model_inputs(config, edges)
+    vectors = encode_in_numpy(config, params, edges)
+    scores = np.asarray(model.module(params.dense).scorer(params.tables, inputs).score_all(np.arange(12, dtype=np.int32)))
+    for user in range(12):
+        for item in range(9):
+            if predictor == "dot":
+                expected = vectors["user"][user] @ vectors["item"][item]
+            else:
+                weights = {k: np.asarray(v) for k, v in params.dense["predictors"]["buy"].items()}
+                first = np.concatenate([weights["source_weights"], weights["target_weights"]])
+                pair = np.concatenate([vectors["user"][user], vectors["item"][item]])
+                hidden = np.maximum(pair @ first + weights["hidden_bias"], 0)
+                expected = hidden @ weights["output_weights"] + weights["output_bias"]
+            np.testing.assert_allclose(scores[user, item], expected, rtol=1e-4, atol=1e-6)
+
+
+def batch_of(config, ids):
+    return {task.relation: jnp.asarray(ids, jnp.int32) for task in config.tasks}
+
+
+def test_the_loss_is_the_weighted_sum_of_the_task_losses():
+    config, model, params = build(tasks=(TaskConfig("buy", weight=0.3), TaskConfig("follow", weight=0.7)))
+    inputs = model_inputs(config, random_edges())
+    loss, metrics = model.module(params.dense).loss(params.tables, inputs, batch_of(config, [0, 3]), jax.random.key(0))
+    np.testing.assert_allclose(loss, 0.3 * metrics["buy/loss"] + 0.7 * metrics["follow/loss"], rtol=1e-6)
+
+
+def test_excluding_the_batchs_edges_changes_the_loss_and_only_those_edges_matter():
+    config, model, params = build()
+    excluding = model.module(params.dense)
+    edges = random_edges()
+    inputs = model_inputs(config, edges)
+    batch, key = batch_of(config, [0, 5, 9]), jax.random.key(0)
+    with_leak, _ = excluding.loss(params.tables, inputs, batch, key)
+    config_without, model_without, _ = build(exclude_batch_edges=True)
+    without_leak, _ = model_without.module(params.dense).loss(params.tables, inputs, batch, key)
+    assert abs(float(with_leak - without_leak)) > 1e-6
+    emptied = {}
+    for name, graph in inputs.graphs.items():
+        ids = batch.get(name)
+        rows = {}
+        for side, position in (("to_source", graph.source_position), ("to_target", graph.target_position)):
+            values = np.array(getattr(graph, side).values)
+            if ids is not None:
+                values[np.asarray(position)[np.asarray(ids)]] = 0
+            rows[side] = getattr(graph, side)._replace(values=jnp.asarray(values))
+        emptied[name] = graph._replace(**rows)
+    by_hand, _ = excluding.loss(params.tables, inputs._replace(graphs=emptied), batch, key)
+    np.testing.assert_allclose(by_hand, without_leak, rtol=1e-6)
+    assert config_without.exclude_batch_edges
+
+
+def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_off():
+    """The leak at work: on edges without any structure, only the leaking model separates its batch from new pairs."""
+    edges = random_edges()
+    final = {}
+    for exclude in (False, True):
+        config, model, params = build(
+            exclude_batch_edges=exclude, tasks=(TaskConfig("buy", num_negatives=2),), relations=("buy",)
+        )
+        inputs = model_inputs(config, edges)
+        optimizer = optax.adam(0.01)
+        state = optimizer.init(params)
+
+        @jax.jit
+        def step(params, state, batch, key, model=model, inputs=inputs, optimizer=optimizer):
+            def loss(p):
+                return model.module(p.dense).loss(p.tables, inputs, batch, key)[0]
+
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state)
+            return optax.apply_updates(params, updates), state, value
+
+        generator, losses = np.random.default_rng(0), []
+        for i in range(150):
+            batch = batch_of(config, generator.choice(40, 4, replace=False))
+            params, state, value = step(params, state, batch, jax.random.key(i))
+            losses.append(float(value))
+        final[exclude] = np.mean(losses[-50:])
+    assert final[False] < final[True] - 0.05, final
+
+
+def test_hardest_negatives_score_at_least_as_high_as_uniform_ones():
+    config, model, params = build(tasks=(TaskConfig("buy", num_negatives=3, hardest_of=4),), relations=("buy",))
+    module, inputs = model.module(params.dense), model_inputs(config, random_edges())
+    vectors = module.encode(params.tables, inputs.graphs)
+    draws = jax.random.randint(jax.random.key(0), (5, 12), 0, 9)
+    sources = vectors["user"][:5]
+    chosen = module._hardest(config.tasks[0], sources, vectors["item"], draws)
+    scores = np.asarray(module.predictors["buy"](sources, vectors["item"][draws])).reshape(5, 3, 4)
+    picked = np.asarray(module.predictors["buy"](sources, vectors["item"][chosen]))
+    np.testing.assert_allclose(picked, scores.max(2), rtol=1e-5)
+
+
+def test_known_positives_among_the_negatives_carry_no_loss():
+    config, model, params = build(tasks=(TaskConfig("buy", num_negatives=200, loss="bpr"),), relations=("buy",))
+    inputs = model_inputs(config, random_edges())
+    _, metrics = model.module(params.dense).loss(params.tables, inputs, batch_of(config, [0]), jax.random.key(0))
+    user = int(inputs.positives["buy"].source_ids[0])
+    share = float((inputs.positives["buy"].source_ids == user).sum()) / 9
+    assert abs(float(metrics["buy/false_negatives"]) - share) < 5 * np.sqrt(share * (1 - share) / 200)
+
+
+def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
+    one_task = {"relations": ("buy",), "tasks": (TaskConfig("buy", num_negatives=1),)}
+    _, plain, params = build(**one_task)
+    config, with_l2, _ = build(l2=0.1, **one_task)
+    inputs, batch, key = model_inputs(config, random_edges()), batch_of(config, [0, 1, 2]), jax.random.key(0)
+
+    def of_tables(model):
+        return jax.grad(lambda tables: model.module(params.dense).loss(tables, inputs, batch, key)[0])(params.tables)
+
+    difference = jax.tree.map(lambda a, b: np.asarray(a - b), of_tables(with_l2), of_tables(plain))
+    users = np.asarray(inputs.positives["buy"].source_ids[np.array([0, 1, 2])])
+    counts = np.bincount(users, minlength=12)[:, None]
+    np.testing.assert_allclose(difference["user"], 0.1 * counts * np.asarray(params.tables["user"]) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregator": "gcnn"}, "config.model.aggregator = 'gcnn' is not known"),
+        ({"aggregator": "lightgcn"}, "set every entry to embedding_dim"),
+        ({"relations": ()}, "at least one relation"),
+        ({"tasks": ()}, "at least one task"),
+        ({"predictor": "dot"}, None),
+        ({"relations": ("buy",)}, "task 'follow' needs streamer vectors"),
+        ({"tasks": (TaskConfig("buy", loss="hinge"),)}, r"config.model.tasks\[0\].loss"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_with_the_key(changes, message):
+    if message is None:  # buy and follow: two relations at each end
+        build(**changes)
+        return
+    with pytest.raises(ConfigError, match=message):
+        build(**changes)
+
+
+def test_dot_refuses_unequal_widths():
+    with pytest.raises(ConfigError, match="needs equal widths"):
+        build(predictor="dot", relations=("buy", "follow"), tasks=(TaskConfig("buy"),))

@@ -1,0 +1,133 @@
+"""Propagation against a dense numpy transcription of Eq. 5-6."""
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+
+from lsec_jax.nn.propagation import add_self, bipartite_graph, exclude_edges, graphs_tuple, propagate
+
+NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
+
+
+def random_edges(seed=0, count=14):
+    pairs = np.random.default_rng(seed).choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
+    return pairs // NUM_TARGETS, pairs % NUM_TARGETS
+
+
+def random_vectors(seed=1):
+    generator = np.random.default_rng(seed)
+    return (
+        jnp.asarray(generator.normal(size=(NUM_SOURCES, WIDTH)), jnp.float32),
+        jnp.asarray(generator.normal(size=(NUM_TARGETS, WIDTH)), jnp.float32),
+    )
+
+
+def dense_matrix(source_ids, target_ids, weights, self_loops):
+    """D^-1/2 (A [+ I]) D^-1/2 over all nodes, edge by edge."""
+    size = NUM_SOURCES + NUM_TARGETS
+    adjacency = np.zeros((size, size))
+    for source, target, weight in zip(source_ids, target_ids, weights, strict=True):
+        adjacency[source, NUM_SOURCES + target] = adjacency[NUM_SOURCES + target, source] = weight
+    if self_loops:
+        adjacency += np.eye(size)
+    degrees = adjacency.sum(1)
+    scale = np.where(degrees > 0, 1 / np.sqrt(np.where(degrees > 0, degrees, 1)), 0)
+    return scale[:, None] * adjacency * scale[None, :]
+
+
+@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("self_loops", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_propagation_is_the_normalised_adjacency_times_the_vectors(backend, self_loops, weighted):
+    source_ids, target_ids = random_edges()
+    weights = np.random.default_rng(5).uniform(0.5, 3, len(source_ids)) if weighted else np.ones(len(source_ids))
+    graph = bipartite_graph(
+        graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS, weights), NUM_SOURCES, self_loops
+    )
+    sources, targets = random_vectors()
+    to_sources, to_targets = propagate(graph, sources, targets, backend)
+    if self_loops:
+        to_sources = add_self(to_sources, sources, graph.source_self)
+        to_targets = add_self(to_targets, targets, graph.target_self)
+    expected = dense_matrix(source_ids, target_ids, weights, self_loops) @ np.concatenate([sources, targets])
+    np.testing.assert_allclose(np.concatenate([to_sources, to_targets]), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+def test_gradient_equals_that_of_the_dense_product(backend):
+    source_ids, target_ids = random_edges()
+    graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    matrix = jnp.asarray(dense_matrix(source_ids, target_ids, np.ones(len(source_ids)), False), jnp.float32)
+
+    def through_graph(sources, targets):
+        to_sources, to_targets = propagate(graph, sources, targets, backend)
+        return jnp.sum(jnp.sin(to_sources)) + jnp.sum(to_targets**3)
+
+    def through_matrix(sources, targets):
+        out = matrix @ jnp.concatenate([sources, targets])
+        return jnp.sum(jnp.sin(out[:NUM_SOURCES])) + jnp.sum(out[NUM_SOURCES:] ** 3)
+
+    found = jax.grad(through_graph, (0, 1))(*random_vectors())
+    wanted = jax.grad(through_matrix, (0, 1))(*random_vectors())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
+
+
+def test_edges_may_come_in_any_order():
+    source_ids, target_ids = random_edges()
+    order = np.random.default_rng(3).permutation(len(source_ids))
+    one = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    other = bipartite_graph(graphs_tuple(source_ids[order], target_ids[order], NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    for a, b in zip(propagate(one, *random_vectors()), propagate(other, *random_vectors()), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+def test_excluded_edges_send_nothing_either_way_and_keep_the_degrees(backend):
+    source_ids, target_ids = random_edges()
+    graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    excluded = np.array([2, 9, 2])
+    matrix = dense_matrix(source_ids, target_ids, np.ones(len(source_ids)), False)
+    for edge in excluded:
+        source, target = source_ids[edge], NUM_SOURCES + target_ids[edge]
+        matrix[source, target] = matrix[target, source] = 0
+    found = propagate(exclude_edges(graph, jnp.asarray(excluded)), *random_vectors(), backend)
+    expected = matrix @ np.concatenate(random_vectors())
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nodes_without_edges_receive_zeros():
+    graph = bipartite_graph(graphs_tuple(np.array([0]), np.array([0]), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    to_sources, to_targets = propagate(graph, *random_vectors())
+    assert not np.asarray(to_sources)[1:].any()
+    assert not np.asarray(to_targets)[1:].any()
+
+
+def test_propagation_agrees_with_jraphs_graph_convolution():
+    source_ids, target_ids = random_edges()
+    sources, targets = random_vectors()
+    graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    both_ways = jraph.GraphsTuple(
+        nodes=jnp.concatenate([sources, targets]),
+        edges=None,
+        senders=jnp.concatenate([source_ids, target_ids + NUM_SOURCES]),
+        receivers=jnp.concatenate([target_ids + NUM_SOURCES, source_ids]),
+        globals=None,
+        n_node=jnp.array([NUM_SOURCES + NUM_TARGETS]),
+        n_edge=jnp.array([2 * len(source_ids)]),
+    )
+    convolved = jraph.GraphConvolution(lambda nodes: nodes, symmetric_normalization=True)(both_ways).nodes
+    found = np.concatenate(propagate(graph, sources, targets))
+    np.testing.assert_allclose(found, convolved, rtol=1e-5, atol=1e-6)
+
+
+def test_an_edge_outside_the_node_tables_is_refused_with_its_position():
+    with pytest.raises(ValueError, match="edge 1 "):
+        bipartite_graph(graphs_tuple(np.array([0, 9]), np.array([0, 0]), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+
+
+def test_a_weight_of_zero_is_refused_with_its_position():
+    with pytest.raises(ValueError, match="edge 1: weights must be positive"):
+        graph = graphs_tuple(np.array([0, 1]), np.array([0, 0]), NUM_SOURCES, NUM_TARGETS, np.array([1.0, 0.0]))
+        bipartite_graph(graph, NUM_SOURCES)

@@ -1,0 +1,37 @@
+"""Negative sampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsec_jax.nn.sampling import is_positive, uniform_targets
+from tests.worlds import positive_edges
+
+
+def random_positives(num_sources=40, num_targets=30, count=300, seed=0):
+    pairs = np.sort(np.random.default_rng(seed).choice(num_sources * num_targets, count, replace=False))
+    return positive_edges(pairs // num_targets, pairs % num_targets, num_sources, num_targets)
+
+
+def test_is_positive_finds_exactly_the_training_pairs():
+    edges = random_positives()
+    known = set(zip(edges.source_ids.tolist(), edges.target_ids.tolist(), strict=True))
+    source_ids = np.arange(40, dtype=np.int32)
+    target_ids = np.broadcast_to(np.arange(30, dtype=np.int32), (40, 30))
+    expected = [[(int(u), int(i)) in known for i in target_ids[0]] for u in source_ids]
+    np.testing.assert_array_equal(is_positive(edges, jnp.asarray(source_ids), jnp.asarray(target_ids)), expected)
+
+
+def test_a_source_without_positives_has_none_even_at_the_end_of_the_arrays():
+    edges = random_positives(num_sources=3, num_targets=30, count=10)
+    padded = edges._replace(indptr=jnp.concatenate([edges.indptr, edges.indptr[-1:]]))
+    found = is_positive(padded, jnp.array([3]), jnp.arange(30, dtype=jnp.int32)[None])
+    assert not np.asarray(found).any()
+
+
+def test_uniform_targets_cover_all_targets_evenly():
+    draws = np.asarray(uniform_targets(jax.random.key(0), random_positives(), 3000, 10))
+    counts = np.bincount(draws.ravel(), minlength=30)
+    assert draws.shape == (3000, 10)
+    assert len(counts) == 30
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)

@@ -1,0 +1,205 @@
+import gzip
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsec_jax import ranking
+from lsec_jax.data.csr import csr_from_pairs
+from lsec_jax.models.popularity import PopularityScorer
+
+NUM_SOURCES, NUM_TARGETS = 37, 60
+
+
+def random_dot_scorer(width=8):
+    generator = np.random.default_rng(0)
+    return ranking.DotScorer(
+        jnp.asarray(generator.normal(size=(NUM_SOURCES, width)), jnp.float32),
+        jnp.asarray(generator.normal(size=(NUM_TARGETS, width)), jnp.float32),
+    )
+
+
+def random_mlp_scorer(num_hidden=16):
+    generator = np.random.default_rng(1)
+    halves = (generator.normal(size=(n, num_hidden)) for n in (NUM_SOURCES, NUM_TARGETS))
+    return ranking.MlpScorer(
+        *(jnp.asarray(half, jnp.float32) for half in halves),
+        jnp.asarray(generator.normal(size=num_hidden), jnp.float32),
+        jnp.float32(0.3),
+    )
+
+
+def random_split():
+    """(seen, positives) as CSR pairs, without common pairs; user 3 has no positive."""
+    where = np.random.default_rng(2).random((NUM_SOURCES, NUM_TARGETS))
+    where[3] += 0.3 * (where[3] < 0.3)
+    return csr_from_pairs(*np.nonzero(where > 0.8), NUM_SOURCES), csr_from_pairs(*np.nonzero(where < 0.1), NUM_SOURCES)
+
+
+class MatrixScorer:
+    """Scores from a given matrix, in numpy."""
+
+    def __init__(self, matrix):
+        self.matrix = np.asarray(matrix, np.float32)
+
+    def score_all(self, source_ids):
+        return self.matrix[source_ids]
+
+    def score_pairs(self, source_ids, target_ids):
+        return np.take_along_axis(self.matrix[source_ids], target_ids, axis=1)
+
+
+def test_full_ranking_agrees_with_sorting_every_user():
+    scorer, (seen, positives) = random_dot_scorer(), random_split()
+    users = np.flatnonzero(np.diff(positives[0]))
+    got = ranking.full_ranking(scorer, users, seen, positives, (5,), 8)
+    scores = np.asarray(scorer.score_all(np.arange(NUM_SOURCES)))
+    for row, user in enumerate(users):
+        left = scores[user].copy()
+        left[seen[1][seen[0][user] : seen[0][user + 1]]] = -np.inf
+        best = np.argsort(-left)[:5]
+        wanted = positives[1][positives[0][user] : positives[0][user + 1]]
+        np.testing.assert_allclose(got["recall@5"][row], np.isin(wanted, best).mean(), rtol=1e-6)
+        np.testing.assert_allclose(got["hit_rate@5"][row], np.isin(wanted, best).any(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scorer", [random_dot_scorer(), random_mlp_scorer()], ids=["dot", "mlp"])
+def test_block_size_does_not_change_results(scorer):
+    seen, positives = random_split()
+    users = np.arange(NUM_SOURCES)
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, NUM_TARGETS, (NUM_SOURCES, 20))
+    labels = generator.random((NUM_SOURCES, 20)) < 0.3
+    for run in (
+        lambda size: ranking.full_ranking(scorer, users, seen, positives, (3, 10), size),
+        lambda size: ranking.rank_candidates(scorer, users, targets, labels, (3, 10), size),
+        lambda size: dict(enumerate(ranking.top_k(scorer, users, seen, 7, size))),
+    ):
+        whole = run(1000)
+        for size in (1, 5, 37):
+            for name, values in run(size).items():
+                np.testing.assert_allclose(values, whole[name], rtol=1e-5, err_msg=str(name))
+
+
+def test_pair_scores_are_the_entries_of_the_full_scores():
+    targets = np.random.default_rng(0).integers(0, NUM_TARGETS, (NUM_SOURCES, 9)).astype(np.int32)
+    users = np.arange(NUM_SOURCES, dtype=np.int32)
+    for scorer in (random_dot_scorer(), random_mlp_scorer()):
+        expected = np.take_along_axis(np.asarray(scorer.score_all(users)), targets, axis=1)
+        np.testing.assert_allclose(scorer.score_pairs(users, targets), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mlp_scorer_equals_an_mlp_on_concatenated_vectors():
+    generator = np.random.default_rng(5)
+    users, items = generator.normal(size=(5, 6)), generator.normal(size=(7, 4))
+    weights, bias = generator.normal(size=(10, 8)), generator.normal(size=8)
+    output = generator.normal(size=8)
+    scorer = ranking.MlpScorer(
+        jnp.asarray(users @ weights[:6] + bias, jnp.float32),
+        jnp.asarray(items @ weights[6:], jnp.float32),
+        jnp.asarray(output, jnp.float32),
+        -0.7,
+    )
+    pairs = np.concatenate([np.repeat(users, 7, axis=0), np.tile(items, (5, 1))], axis=1)
+    expected = (np.maximum(pairs @ weights + bias, 0) @ output - 0.7).reshape(5, 7)
+    np.testing.assert_allclose(scorer.score_all(np.arange(5)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scoring_does_not_compile_again_after_the_first_block():
+    scorer, (seen, positives) = random_dot_scorer(width=11), random_split()
+    users = np.arange(NUM_SOURCES)
+    ranking.full_ranking(scorer, users[:9], seen, positives, (4,), 3)
+    sizes = [function._cache_size() for function in (ranking._dot_all, ranking._top_k_block)]
+    ranking.full_ranking(scorer, users, seen, positives, (4,), 3)
+    assert [function._cache_size() for function in (ranking._dot_all, ranking._top_k_block)] == sizes
+    blocks = ranking._full_ranking_block._cache_size()
+    ranking.full_ranking(random_dot_scorer(width=11), users, seen, positives, (4,), 3)
+    assert ranking._full_ranking_block._cache_size() == blocks
+    ranking.top_k(scorer, users, seen, 4, 3)
+    lists = ranking._top_k_block._cache_size()
+    ranking.top_k(scorer, users[::-1], seen, 4, 3)
+    assert ranking._top_k_block._cache_size() <= lists + 1  # another grouping may round to another mask width
+
+
+def test_one_call_compiles_each_function_once():
+    scorer, (seen, positives) = random_dot_scorer(width=13), random_split()
+    before = ranking._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
+    ranking.full_ranking(scorer, np.arange(NUM_SOURCES), seen, positives, (6,), 4)
+    after = ranking._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
+    assert [a - b for a, b in zip(after, before, strict=True)] == [1, 1]
+
+
+def test_a_constant_scorer_gets_no_hits():
+    seen, positives = random_split()
+    got = ranking.full_ranking(
+        MatrixScorer(np.ones((NUM_SOURCES, NUM_TARGETS))), np.arange(NUM_SOURCES), seen, positives, (5,), 10
+    )
+    assert all(np.nanmax(values) == 0 for values in got.values())
+
+
+def test_users_without_positives_come_back_as_nan():
+    seen, positives = random_split()
+    got = ranking.full_ranking(random_dot_scorer(), np.array([2, 3, 4]), seen, positives, (5,), 10)
+    assert np.isnan(got["recall@5"]).tolist() == [False, True, False]
+
+
+def test_top_k_leaves_out_what_was_seen_and_pads_short_lists():
+    scorer = MatrixScorer([[1, 2, 3, 4], [4, 4, 4, 4], [0, 1, 0, 2]])
+    seen = csr_from_pairs(np.array([0, 2, 2, 2]), np.array([3, 0, 1, 2]), 3)
+    targets, scores = ranking.top_k(scorer, np.arange(3), seen, 5, 2)
+    assert targets.tolist() == [[2, 1, 0, -1, -1], [0, 1, 2, 3, -1], [3, -1, -1, -1, -1]]
+    assert scores[0].tolist() == [3, 2, 1, -np.inf, -np.inf]
+    assert ranking.top_k(scorer, np.array([0]), None, 1, 2)[0].tolist() == [[3]]
+
+
+def test_top_k_of_no_users_is_empty():
+    assert ranking.top_k(random_dot_scorer(), np.array([], int), None, 3, 4)[0].shape == (0, 3)
+
+
+def test_nan_scores_raise_with_the_user():
+    matrix = np.zeros((NUM_SOURCES, NUM_TARGETS))
+    matrix[30, 7] = np.nan
+    scorer, (seen, positives), users = MatrixScorer(matrix), random_split(), np.arange(NUM_SOURCES)
+    targets = np.tile(np.arange(10), (NUM_SOURCES, 1))
+    for run in (
+        lambda: ranking.full_ranking(scorer, users, seen, positives, (5,), 4),
+        lambda: ranking.rank_candidates(scorer, users, targets, targets < 2, (5,), 4),
+        lambda: ranking.top_k(scorer, users, seen, 5, 4),
+    ):
+        with pytest.raises(ranking.NanScoreError, match="source node 30 contain NaN") as caught:
+            run()
+        assert caught.value.source_id == 30
+
+
+def test_a_positive_that_is_also_seen_is_refused():
+    _, positives = random_split()
+    with pytest.raises(ValueError, match="positives are also masked as seen"):
+        ranking.full_ranking(random_dot_scorer(), np.arange(NUM_SOURCES), positives, positives, (5,), 4)
+
+
+def test_candidates_of_a_hand_computed_user():
+    scorer = MatrixScorer([[0.9, 0.1, 0.5, 0.7]])
+    got = ranking.rank_candidates(
+        scorer, np.array([0]), np.array([[3, 1, 0]]), np.array([[True, False, False]]), (1, 2), 8
+    )
+    assert (got["auc"][0], got["mrr"][0], got["recall@1"][0], got["recall@2"][0]) == (0.5, 0.5, 0.0, 1.0)
+
+
+def read_gowalla(path):
+    sources, targets = [], []
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            user, *items = map(int, line.split())
+            sources += [user] * len(items)
+            targets += items
+    return np.array(sources), np.array(targets)
+
+
+def test_popularity_on_gowalla_gives_the_published_recall_and_ndcg(data_dir):
+    train, test = (read_gowalla(data_dir / "gowalla" / f"{name}.txt.gz") for name in ("train", "test"))
+    seen, positives = csr_from_pairs(*train, 29_858), csr_from_pairs(*test, 29_858)
+    scorer = PopularityScorer.fit(train[1], 40_981)
+    users = np.flatnonzero(np.diff(positives[0]))
+    got = ranking.full_ranking(scorer, users, seen, positives, (20,), 64)
+    assert round(float(got["recall@20"].mean(dtype=np.float64)), 4) == 0.0416
+    assert round(float(got["ndcg@20"].mean(dtype=np.float64)), 4) == 0.0317

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+
+from lsec_jax import ranking, schema
+from lsec_jax.config import ConfigError, EvaluationConfig
+from lsec_jax.training import evaluation
+
+CONFIG = EvaluationConfig(num_candidates=40, cutoffs=(5, 10), block_size=16)
+NUM_USERS, NUM_ITEMS = 70, 120
+
+
+class Truth:
+    """Probabilities that depend on the window, so that a test sees which one was asked for."""
+
+    def probabilities(self, relation, source_ids, start, end):
+        return np.full((len(source_ids), NUM_ITEMS), end - start, np.float32)
+
+
+class MatrixScorer:
+    def __init__(self, matrix):
+        self.matrix = np.asarray(matrix, np.float32)
+
+    def score_all(self, source_ids):
+        return self.matrix[source_ids]
+
+    def score_pairs(self, source_ids, target_ids):
+        return np.take_along_axis(self.matrix[source_ids], target_ids, axis=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(0)
+    dense = generator.random((NUM_USERS, NUM_ITEMS)) < np.linspace(0.02, 0.2, NUM_ITEMS)
+    sources, targets = (ids.astype(np.int32) for ids in np.nonzero(dense))
+    split = generator.choice(3, len(sources), p=[0.6, 0.2, 0.2]).astype(np.int8)
+    split[(sources < 4) & (split != schema.TRAIN)] = schema.TRAIN  # four users are in training only
+    nodes = {
+        "user": schema.NodeTable("user", np.array([f"u{i}" for i in range(NUM_USERS)])),
+        "item": schema.NodeTable("item", np.arange(NUM_ITEMS)),
+    }
+    buy = schema.Relation("buy", "user", "item", sources, targets, split=split)
+    return schema.LiveCommerceData("small", nodes, {"buy": buy}, cut_times=(8.0, 9.0), end_time=11.0, truth=Truth())
+
+
+def code_matrix(data, codes):
+    """1 where the pair is an edge of one of the splits."""
+    buy, matrix = data.relation("buy"), np.zeros((NUM_USERS, NUM_ITEMS), np.float32)
+    keep = np.isin(buy.split, codes)
+    matrix[buy.source_ids[keep], buy.target_ids[keep]] = 1
+    return matrix
+
+
+@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_scorer_that_knows_the_answers_is_perfect(data, split, protocol):
+    scorer = MatrixScorer(code_matrix(data, [schema.SPLITS[split]]))
+    row = evaluation.Evaluator(data, "buy", CONFIG).evaluate(scorer, split, protocol)
+    assert row.metrics["ndcg@10"] == pytest.approx(1)
+    assert row.num_users + row.num_left_out == NUM_USERS
+    assert row.num_left_out >= 4
+    assert row.user_ids.shape == row.per_user["ndcg@10"].shape == (row.num_users,)
+    assert row.metrics["recall@5"] == pytest.approx(row.per_user["recall@5"].mean())
+
+
+def test_validation_masks_training_and_test_masks_training_and_validation(data):
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    truth, train, validation = (code_matrix(data, [code]) for code in (schema.TEST, schema.TRAIN, schema.VALIDATION))
+    masked = evaluator.evaluate(MatrixScorer(truth + 2 * train + 2 * validation), "test", "full_ranking")
+    assert masked.metrics["ndcg@10"] == pytest.approx(1)
+    assert "training and validation left out" in masked.description
+    held_out = evaluator.evaluate(MatrixScorer(validation + 2 * train), "validation", "full_ranking")
+    assert held_out.metrics["ndcg@10"] == pytest.approx(1)
+    # Test items are candidates of the validation ranking: it may not know them.
+    crowded = evaluator.evaluate(MatrixScorer(validation + 2 * truth), "validation", "full_ranking")
+    assert crowded.metrics["ndcg@10"] < 0.95
+
+
+def test_published_candidates_win_over_generated_ones(data):
+    lists = schema.Candidates(
+        np.array([9, 7], np.int32),
+        np.array([[1, 2], [3, 4]], np.int32),
+        np.array([[True, False], [False, True]]),
+        "test/user-item-buy.tsv",
+    )
+    published = data.replace(candidates={("buy", schema.TEST): lists})
+    evaluator = evaluation.Evaluator(published, "buy", CONFIG)
+    scores = np.zeros((NUM_USERS, NUM_ITEMS))
+    scores[9, 1] = 1
+    row = evaluator.evaluate(MatrixScorer(scores), "test", "candidates")
+    assert row.user_ids.tolist() == [7, 9]
+    assert row.per_user["auc"].tolist() == [0.5, 1.0]
+    assert "2 per user, test/user-item-buy.tsv" in row.description
+    assert evaluator.candidate_lists("validation").target_ids.shape[1] == 40
+
+
+def test_the_description_tells_n_and_seed(data):
+    scorer = MatrixScorer(np.zeros((NUM_USERS, NUM_ITEMS)))
+    row = evaluation.Evaluator(data, "buy", CONFIG).evaluate(scorer, "test", "candidates")
+    assert row.description == "candidates: 40 per user, generated, N=40, seed 0"
+    assert row.metrics["auc"] == 0.5
+    assert row.metrics["recall@10"] == 0
+
+
+@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+def test_a_subset_of_users_gives_those_users_values(data, protocol):
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    scorer = MatrixScorer(np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS)))
+    whole = evaluator.evaluate(scorer, "test", protocol)
+    some = evaluator.evaluate(scorer, "test", protocol, users=np.array([40, 0, 12, 33]))
+    assert some.user_ids.tolist() == [12, 33, 40]
+    assert some.num_left_out == 1  # user 0 is in training only
+    at = np.searchsorted(whole.user_ids, some.user_ids)
+    for name, values in some.per_user.items():
+        np.testing.assert_allclose(values, whole.per_user[name][at], rtol=1e-6)
+
+
+def test_the_validation_subset_is_fixed_and_has_positives(data):
+    config = EvaluationConfig(validation_users=10)
+    one, two = (evaluation.Evaluator(data, "buy", config).validation_users() for _ in range(2))
+    assert one.tolist() == two.tolist()
+    assert len(np.unique(one)) == 10
+    assert one.min() >= 4
+    assert evaluation.Evaluator(data, "buy", EvaluationConfig()).validation_users() is None
+
+
+def test_nan_scores_name_the_user_by_its_own_id(data):
+    scores = np.zeros((NUM_USERS, NUM_ITEMS))
+    scores[50] = np.nan
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    for protocol in evaluation.PROTOCOLS:
+        with pytest.raises(ranking.NanScoreError, match="user u50 contain NaN"):
+            evaluator.evaluate(MatrixScorer(scores), "test", protocol)
+
+
+def test_wrong_names_list_the_valid_ones(data):
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    scorer = MatrixScorer(np.zeros((NUM_USERS, NUM_ITEMS)))
+    with pytest.raises(ConfigError, match="candidates, full_ranking"):
+        evaluator.evaluate(scorer, "test", "leave_one_out")
+    with pytest.raises(ConfigError, match="validation, test"):
+        evaluator.evaluate(scorer, "train", "candidates")
+    with pytest.raises(ConfigError, match=r"evaluation\.baselines has unknown 'knn'"):
+        evaluation.Evaluator(data, "buy", EvaluationConfig(baselines=("knn",)))
+    with pytest.raises(schema.DataError, match="it has: buy"):
+        evaluation.Evaluator(data, "sell", CONFIG)
+    with pytest.raises(schema.DataError, match="none of the users"):
+        evaluator.evaluate(scorer, "test", "full_ranking", users=np.array([0, 1]))
+
+
+def test_baselines_beat_a_constant_and_the_oracle_follows_the_window(data):
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    scorers = evaluation.baseline_scorers(data, "buy", CONFIG)
+    assert list(scorers) == ["popularity", "item_knn"]
+    for scorer in scorers.values():
+        assert evaluator.evaluate(scorer, "test", "candidates").metrics["auc"] > 0.52
+    assert evaluation.oracle_scorer(data, "buy", "validation").score_all(np.array([0]))[0, 0] == 1
+    assert evaluation.oracle_scorer(data, "buy", "test").score_all(np.array([0]))[0, 0] == 2
+    assert evaluation.oracle_scorer(data.replace(truth=None), "buy", "test") is None
