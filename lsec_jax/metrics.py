@@ -80,7 +80,7 @@ def full_ranking_metrics(
     usable = positive_mask & ~jnp.isnan(positive_scores)
     best = jnp.where(usable, positive_scores, -jnp.inf).astype(jnp.float32)
     best, _ = lax.top_k(best, min(max(cutoffs), best.shape[1]))  # [b, j], descending, padding last
-    order = np.arange(1, best.shape[1] + 1, dtype=np.int32)[None, :]
+    order = jnp.arange(1, best.shape[1] + 1, dtype=jnp.int32)[None, :]
     num_better = (negative_top[:, None, :] >= best[:, :, None]).sum(axis=2, dtype=jnp.int32)
     ranks = (num_better + order).astype(jnp.float32)  # [b, j]
     real = order <= num_positives[:, None]
@@ -119,7 +119,7 @@ def _auc(keys: Float[Array, "b k"], positive: Bool[Array, "b k"]) -> Float[Array
 
 
 def _over(total: Array, count: Array) -> Float[Array, " b"]:
-    """total / count in float32, NaN where the count is zero."""
+    """Divides in float32, NaN where the count is zero."""
     defined = count > 0
     ratio = total.astype(jnp.float32) / jnp.where(defined, count, 1).astype(jnp.float32)
     return jnp.where(defined, ratio, jnp.nan)

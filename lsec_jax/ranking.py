@@ -7,7 +7,7 @@ all blocks, so that a call compiles once. A model only has to offer the two meth
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,6 @@ class NanScoreError(ValueError):
 
 
 @runtime_checkable
-@runtime_checkable
 class Scorer(Protocol):
     """What can be ranked. Either method may return a numpy or a jax array of floats; higher is better."""
 
@@ -63,9 +62,11 @@ class DotScorer:
     target_vectors: AnyArray
 
     def score_all(self, source_ids: np.ndarray) -> Array:
+        """[b] -> [b, n] float32."""
         return _dot_all(self, source_ids)
 
     def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
+        """[b], [b, k] -> [b, k] float32."""
         return _dot_pairs(self, source_ids, target_ids)
 
 
@@ -93,9 +94,11 @@ class MlpScorer:
     output_bias: AnyArray | float
 
     def score_all(self, source_ids: np.ndarray) -> Array:
+        """[b] -> [b, n] float32."""
         return _mlp_all(self, source_ids)
 
     def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
+        """[b], [b, k] -> [b, k] float32."""
         return _mlp_pairs(self, source_ids, target_ids)
 
 

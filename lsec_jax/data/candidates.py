@@ -9,7 +9,7 @@ import numpy as np
 from lsec_jax import schema
 from lsec_jax.data import csr
 
-_BLOCK_PAIRS = 2_000_000  # candidate pairs drawn at once; bounds the working memory to some 100 MB
+_BLOCK_PAIRS = 200_000  # candidate pairs drawn at once: what stays in cache is drawn several times faster
 _DENSE_SHARE = 0.5  # a user for whom this share of the targets is drawn or taken gets a permutation instead
 
 
@@ -112,7 +112,8 @@ def _draw_sparse(
     chosen = positive
     while missing.any():
         starts = np.repeat(np.arange(num_rows, dtype=np.int64) * num_targets, missing)
-        drawn = np.unique(starts + generator.integers(0, num_targets, len(starts)))
+        drawn = np.sort(starts + generator.integers(0, num_targets, len(starts)))
+        drawn = drawn[np.diff(drawn, prepend=-1) > 0]  # np.unique hashes first, which is several times slower
         drawn = drawn[~_contains(taken, drawn)]
         missing = missing - np.bincount(drawn // num_targets, minlength=num_rows)
         # Stable sorts are merges here: both parts are sorted already.

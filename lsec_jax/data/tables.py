@@ -130,6 +130,16 @@ class Table:
             self.fail(row, column, problem.format(values[codes[row]]))
         return IdColumn(values, codes)
 
+    def unique_ids(self, column: str | int) -> np.ndarray:
+        """Returns external ids that may not repeat, [rows] int64 or str; raises DataError."""
+        ids = self.ids(column)
+        if len(ids.values) < len(ids.codes):
+            is_first = np.zeros(len(ids.codes), bool)
+            is_first[np.unique(ids.codes, return_index=True)[1]] = True
+            row = int(np.flatnonzero(~is_first)[0])
+            self.fail(row, column, f"id {ids.values[ids.codes[row]]} occurs twice; ids must be unique")
+        return ids.values[ids.codes]
+
     def integers(self, column: str | int, upper: int | None = None, upper_reason: str = "") -> np.ndarray:
         """Returns integers in 0..upper-1, [rows] int64; raises DataError, ending in `upper_reason` past the bound."""
         values = self._cast(column, pa.int64(), "an integer >= 0")

@@ -1,8 +1,8 @@
 """Item-kNN: users get the nearest neighbours of what they have.
 
 Sources: Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001 (Sec. 3.1.1, cosine);
-Deshpande & Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004 (Sec. 4.1, Alg. 4.1 and 4.2: each item keeps
-its k most similar items, a basket adds up their similarities).
+Deshpande & Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004 (Sec. 4.1, Alg. 4.1 and 4.2: each item
+keeps its k most similar items, a basket adds up their similarities).
 
 Departures:
 - Binary training matrix without the users' row normalisation, and similarities are not scaled to sum to one per item
@@ -37,8 +37,10 @@ class ItemKnnScorer:
         """Cosines of the columns of the training matrix; ties among neighbours go to the lower id.
 
         Args:
-            source_ids, target_ids: training edges, [e] ints, each pair once.
-            num_sources, num_targets: m and n.
+            source_ids: users of the training edges, [e] ints; each pair occurs once.
+            target_ids: items of the training edges, [e] ints.
+            num_sources: number of users, m.
+            num_targets: number of items, n.
             num_neighbors: neighbours kept per item.
         """
         if num_neighbors < 1:
@@ -64,7 +66,7 @@ class ItemKnnScorer:
 
 
 def _nearest(cosines: scipy.sparse.csr_array, first_item: int, num_neighbors: int) -> scipy.sparse.csr_array:
-    """Keeps the largest entries of each row, [r, n] for the items first_item, first_item + 1, ...; not the item itself."""
+    """Keeps the largest entries of each row, without the item itself; the rows [r, n] start at first_item."""
     entries = cosines.tocoo()
     rows, columns = entries.coords
     other = columns != rows + first_item

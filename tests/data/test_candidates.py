@@ -75,7 +75,7 @@ def test_a_user_with_more_positives_than_candidates_is_named_with_the_remedy():
     dense = np.zeros((2, 20), bool)
     dense[0, :2] = dense[1, :7] = True
     data = data_of(dense, np.full(9, schema.TEST))
-    with pytest.raises(schema.DataError, match="user u1 has 7 positives.*num_candidates to at least 7"):
+    with pytest.raises(schema.DataError, match=r"user u1 has 7 positives.*num_candidates to at least 7"):
         candidates.generate_candidates(data, "buy", schema.TEST, 5, seed=0)
 
 

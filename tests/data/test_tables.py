@@ -123,13 +123,13 @@ def test_a_bad_value_is_refused_with_file_line_and_column(tmp_path, kind, value)
 
 def test_a_bad_date_among_dates_is_refused_with_its_line(tmp_path):
     table = tables.read_table(put(tmp_path, "a\n2021-01-01\n2021-01-02\n2021-13-01\n2021-01-01\n"), ["a"])
-    with pytest.raises(DataError, match="a.tsv, line 4, column 'a': '2021-13-01' is not a date such as 2021-05-01"):
+    with pytest.raises(DataError, match=r"a.tsv, line 4, column 'a': '2021-13-01' is not a date such as 2021-05-01"):
         table.times("a")
 
 
 def test_values_past_a_bound_are_refused(tmp_path):
     table = tables.read_table(put(tmp_path, "a\n0\n3\n"), ["a"])
-    with pytest.raises(DataError, match="line 3, column 'a': 3 is out of range 0..2 because"):
+    with pytest.raises(DataError, match=r"line 3, column 'a': 3 is out of range 0..2 because"):
         table.integers("a", 3, " because")
 
 
@@ -137,7 +137,7 @@ def test_values_past_a_bound_are_refused(tmp_path):
 def test_parquet_ids_must_be_integers_or_text(tmp_path, column):
     table = tables.read_table(put_parquet(tmp_path, a=column), ["a"])
     with pytest.raises(
-        DataError, match="a.parquet, row 1, column 'a': type .* cannot hold ids; store them as integers"
+        DataError, match=r"a.parquet, row 1, column 'a': type .* cannot hold ids; store them as integers"
     ):
         table.ids("a")
 
@@ -145,7 +145,7 @@ def test_parquet_ids_must_be_integers_or_text(tmp_path, column):
 def test_parquet_nulls_are_refused_with_their_row(tmp_path):
     table = tables.read_table(put_parquet(tmp_path, a=[1, None, 3]), ["a"])
     for convert in (table.ids, table.integers, table.numbers, table.times):
-        with pytest.raises(DataError, match="a.parquet, row 2, column 'a': empty value"):
+        with pytest.raises(DataError, match=r"a.parquet, row 2, column 'a': empty value"):
             convert("a")
 
 

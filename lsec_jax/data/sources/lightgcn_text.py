@@ -64,7 +64,7 @@ class Config:
         parts = {split: _parse(root / file) for split, file in files.items() if file}
         counts: dict[str, int] = {}
         if without := sum(part.num_without_targets for part in parts.values()):
-            counts[f"{self.relation}: lines without a {self.target}"] = without
+            counts[f"{self.relation}: lines without {self.target} ids"] = without
         source_table = _nodes(self.source, root / f"{self.source}_list.txt", list(parts.values()), 0)
         target_table = _nodes(self.target, root / f"{self.target}_list.txt", list(parts.values()), 1)
         source_numbers, target_numbers = (np.concatenate([part.pairs[i] for part in parts.values()]) for i in (0, 1))
@@ -154,8 +154,7 @@ def _nodes(name: str, list_path: Path, parts: list[_Parsed], end: int) -> _Numbe
         by_number[numbers] = np.arange(len(numbers))
         return _Numbered(NodeTable(name, numbers), by_number)
     table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ")
-    external, numbers = table.ids("org_id"), table.integers("remap_id")
-    listed = external.values[external.codes]
+    listed, numbers = table.unique_ids("org_id"), table.integers("remap_id")
     position = np.argsort(numbers, kind="stable")
     if not np.array_equal(numbers[position], np.arange(len(numbers))):
         raise DataError(

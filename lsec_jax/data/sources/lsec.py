@@ -183,15 +183,7 @@ def _read_nodes(path: Path, name: str) -> NodeTable:
     table = tables.read_table(path, [header[column] if column is not None else 0], delimiter="\t")
     if column is None:
         return NodeTable(name, np.arange(len(table)))
-    ids = table.ids(header[column])
-    if len(ids.values) < len(ids.codes):
-        is_first = np.zeros(len(ids.codes), bool)
-        is_first[np.unique(ids.codes, return_index=True)[1]] = True
-        repeated = np.flatnonzero(~is_first)[0]
-        table.fail(
-            int(repeated), header[column], f"id {ids.values[ids.codes[repeated]]} occurs twice; ids must be unique"
-        )
-    return NodeTable(name, ids.values[ids.codes])
+    return NodeTable(name, table.unique_ids(header[column]))
 
 
 def _read_pairs(
@@ -330,13 +322,13 @@ def _check_writable(
     if (directory / "metadata.json").exists() or (directory / "train").exists():
         raise DataError(f"{directory}: holds a data set already; choose another directory, or remove this one first")
     data.validate()
+    for name in (*(name for name, _ in candidates), *tasks):
+        data.relation(name)
     with_both = [name for name in data.relations if all((name, split) in candidates for split in DIRECTORIES)]
     if not with_both or any(name not in with_both for name, _ in candidates):
         raise DataError(
             "the LSEC format needs candidates of both VALIDATION and TEST for each of its evaluated relations"
         )
-    for name in (*(name for name, _ in candidates), *tasks):
-        data.relation(name)
     for relation in data.relations.values():
         if relation.split is None or not (relation.split == TRAIN).any():
             raise DataError(

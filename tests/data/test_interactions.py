@@ -1,0 +1,210 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from lsec_jax.config import SplitConfig
+from lsec_jax.data import splits
+from lsec_jax.data.sources.interactions import Config, RelationSpec
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
+
+BUY = "user,item,when,price\nu2,7,30,1.5\nu1,8,20,2\nu2,7,10,4\nu1,9,5,1\n"
+SELL = "shop\titem\n1\t7\n1\t10\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "buy.csv").write_text(BUY)
+    (tmp_path / "sell.tsv").write_text(SELL)
+    return tmp_path
+
+
+def buy_spec(**changes) -> RelationSpec:
+    columns = {"source_column": "user", "target_column": "item", "time_column": "when", "weight_column": "price"}
+    return RelationSpec(**({"name": "buy", "source": "user", "target": "item", "path": "buy.csv"} | columns | changes))
+
+
+def sell_spec(**changes) -> RelationSpec:
+    columns = {"source_column": "shop", "target_column": "item"}
+    return RelationSpec(
+        **({"name": "sell", "source": "shop", "target": "item", "path": "sell.tsv"} | columns | changes)
+    )
+
+
+def load(folder: Path, *specs: RelationSpec):
+    return Config(path=str(folder), relations=specs).load()
+
+
+def rows(data, name):
+    """A relation's rows in the source's own ids."""
+    relation = data.relations[name]
+    left, right = data.nodes[relation.source].ids, data.nodes[relation.target].ids
+    return list(zip(left[relation.source_ids].tolist(), right[relation.target_ids].tolist(), strict=True))
+
+
+def test_relations_share_node_tables_and_keep_the_users_own_ids(folder):
+    data = load(folder, buy_spec(), sell_spec())
+    assert data.nodes["user"].ids.tolist() == ["u1", "u2"]
+    assert data.nodes["item"].ids.tolist() == [7, 8, 9, 10]
+    assert rows(data, "sell") == [(1, 7), (1, 10)]
+    assert data.relations["sell"].time is None and data.relations["sell"].weight is None
+    assert data.relations["buy"].split is None
+
+
+def test_a_duplicate_pair_keeps_its_earliest_row_and_is_counted(folder):
+    data = load(folder, buy_spec())
+    assert rows(data, "buy") == [("u1", 8), ("u2", 7), ("u1", 9)]
+    assert data.relations["buy"].time.tolist() == [20, 10, 5]
+    assert data.relations["buy"].weight.tolist() == [2, 4, 1]
+    assert data.counts == {"buy: duplicate rows dropped": 1}
+
+
+def test_without_times_the_first_row_is_kept(folder):
+    data = load(folder, buy_spec(time_column=None))
+    assert rows(data, "buy") == [("u2", 7), ("u1", 8), ("u1", 9)]
+    assert data.relations["buy"].weight.tolist() == [1.5, 2, 1]
+
+
+def test_row_order_does_not_change_node_tables(folder):
+    shuffled = BUY.splitlines()
+    (folder / "other.csv").write_text("\n".join([shuffled[0], *reversed(shuffled[1:])]) + "\n")
+    left, right = (load(folder, buy_spec(path=path)) for path in ("buy.csv", "other.csv"))
+    assert left.nodes["user"].ids.tolist() == right.nodes["user"].ids.tolist()
+    assert set(rows(left, "buy")) == set(rows(right, "buy"))
+
+
+def test_ids_are_text_for_all_relations_if_they_are_text_in_one(folder):
+    (folder / "sell.tsv").write_text("shop\titem\n1\t7\n1\tx\n")
+    data = load(folder, buy_spec(), sell_spec())
+    assert data.nodes["item"].ids.tolist() == ["7", "8", "9", "x"]
+    assert rows(data, "sell") == [(1, "7"), (1, "x")]
+
+
+def test_parquet_with_dates_loads_like_csv_with_seconds(folder):
+    stamps = pa.array([30, 20, 10, 5], pa.timestamp("s"))
+    table = {"user": ["u2", "u1", "u2", "u1"], "item": [7, 8, 7, 9], "when": stamps, "price": [1.5, 2.0, 4.0, 1.0]}
+    pq.write_table(pa.table(table), folder / "buy.parquet")
+    left, right = (load(folder, buy_spec(path=path)).relations["buy"] for path in ("buy.csv", "buy.parquet"))
+    for field in ("source_ids", "target_ids", "time", "weight"):
+        np.testing.assert_array_equal(getattr(left, field), getattr(right, field), strict=True)
+
+
+def test_given_files_become_split_codes_and_cold_ids_are_counted(folder):
+    (folder / "tune.csv").write_text("user,item,when,price\nu2,8,40,1\nu1,8,41,1\n")
+    (folder / "test.csv").write_text("user,item,when,price\nu9,11,1,1\nu2,8,2,1\nu1,12,3,1\nu1,12,3,1\n")
+    data = load(folder, buy_spec(validation_path="tune.csv", test_path="test.csv"), sell_spec())
+    split = data.relations["buy"].split
+    assert dict(zip(rows(data, "buy"), split.tolist(), strict=True)) == {
+        ("u1", 8): TRAIN,
+        ("u2", 7): TRAIN,
+        ("u1", 9): TRAIN,
+        ("u2", 8): VALIDATION,
+        ("u9", 11): TEST,
+        ("u1", 12): TEST,
+    }
+    assert data.counts == {
+        "buy: duplicate rows dropped": 2,
+        "buy: validation pairs that are in an earlier split, dropped": 1,
+        "buy: test pairs that are in an earlier split, dropped": 1,
+        "user: ids only in validation or test files": 1,
+        "item: ids only in validation or test files": 2,
+    }
+    assert data.nodes["user"].ids.tolist() == ["u1", "u2", "u9"]
+
+
+def test_one_key_of_one_relation_can_be_overridden_on_the_command_line(folder):
+    @dataclasses.dataclass
+    class Run:
+        data: Config
+
+    values = flags.FlagValues()
+    run = Run(Config(path="nowhere", relations=(buy_spec(path="wrong.csv"), sell_spec())))
+    command = ["x", f"--config.data.path={folder}", "--config.data.relations[0].path=buy.csv"]
+    holder = config_flags.DEFINE_config_dataclass("config", run, flag_values=values, sys_argv=command)
+    values(command)
+    assert holder.value.data.relations[0].path == "buy.csv"
+    assert len(holder.value.data.load().relations) == 2
+
+
+BAD_FILES = {
+    "empty id": ("user,item,when,price\nu1,7,1,1\n,8,1,1\n", r"line 3, column 'user': empty value where an id"),
+    "negative id": ("user,item,when,price\nu1,-7,1,1\n", r"line 2, column 'item': negative id -7"),
+    "negative time": ("user,item,when,price\nu1,7,-1,1\n", r"line 2, column 'when': negative time -1"),
+    "bad weight": ("user,item,when,price\nu1,7,1,1\nu1,8,1,nan\n", r"line 3, column 'price': value nan"),
+    "malformed row": ("user,item,when,price\nu1,7,1\n", r"line 2: malformed row: 3 fields, expected 4"),
+    "cut file": ("user,item,when,price\nu1,7,1,1\nu1,8", r"line 3: .*last line may be cut"),
+    "empty relation": ("user,item,when,price\n", r"empty table"),
+    "wrong column": (
+        "user,itm,when,price\nu1,7,1,1\n",
+        r"no column 'item' \(did you mean 'itm'\?\); it has: user, itm",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_input_is_refused_with_its_place(folder, case):
+    text, message = BAD_FILES[case]
+    (folder / "buy.csv").write_text(text)
+    with pytest.raises(DataError, match="buy.csv.*" + message):
+        load(folder, buy_spec())
+
+
+def test_a_bad_config_is_refused_with_the_key(folder):
+    cases = [
+        ((), r"data.relations is empty; give a RelationSpec"),
+        ((buy_spec(source_column=""),), r"data.relations\[0\].source_column is empty; give it"),
+        ((buy_spec(), buy_spec()), r"the name 'buy' is used twice"),
+        (
+            (buy_spec(column_names=("a", "item")),),
+            r"relations\[0\].source_column: 'user' is not among column_names \(a, item\)",
+        ),
+        ((buy_spec(path="bay.csv"),), r"bay.csv: missing file \(did you mean 'buy.csv'\?\)"),
+        ((buy_spec(format="orc"),), r"unknown format 'orc'; valid: text, parquet"),
+    ]
+    for specs, message in cases:
+        with pytest.raises(DataError, match=message):
+            load(folder, *specs)
+
+
+def test_relations_must_share_one_unit_of_time(folder):
+    (folder / "sell.csv").write_text("shop,item,at\n1,7,2021-01-01\n")
+    with pytest.raises(DataError, match=r"'sell' has dates in column 'at', relation 'buy' numbers in column 'when'"):
+        load(folder, buy_spec(), sell_spec(path="sell.csv", time_column="at"))
+
+
+def youshu(folder: Path) -> Config:
+    specs = []
+    for name, source, target, file in (
+        ("follow", "user", "bundle", "user_bundle_train.txt"),
+        ("buy", "user", "item", "user_item.txt"),
+        ("sell", "bundle", "item", "bundle_item.txt"),
+    ):
+        specs.append(RelationSpec(name, source, target, file, source, target, column_names=(source, target)))
+    specs[0].validation_path, specs[0].test_path = "user_bundle_tune.txt", "user_bundle_test.txt"
+    return Config(path=str(folder / "youshu"), relations=tuple(specs))
+
+
+def test_youshu_has_its_published_sizes(data_dir):
+    data = youshu(data_dir).load()
+    assert np.bincount(data.relations["follow"].split).tolist() == [34416, 5189, 9746]
+    assert (len(data.relations["buy"]), len(data.relations["sell"])) == (138515, 176667)
+    assert (len(data.nodes["bundle"]), len(data.nodes["item"])) == (4771, 32770)
+    split = splits.assign_splits(data, SplitConfig(), ("follow",))
+    assert split.counts["follow: test bundle nodes without training edges in it"] == 412
+    assert len(np.unique(data.relations["follow"].edges(TEST)[0])) == 2959
+    splits.audit_splits(split)
+
+
+def test_twitch_follow_has_its_published_sizes(data_dir):
+    follow = RelationSpec("follow", "user", "streamer", "user_streamer_follow_train.tsv", "user", "streamer")
+    play = RelationSpec("play", "streamer", "game", "streamer_game_airtime.tsv", "streamer", "game")
+    play.weight_column = "pct_airtime"
+    data = load(data_dir / "twitch_follow", follow, play)
+    assert {name: len(table) for name, table in data.nodes.items()} == {"user": 10985, "streamer": 1904, "game": 50}
+    assert (len(data.relations["follow"]), len(data.relations["play"])) == (222131, 9414)
+    assert data.name == "twitch_follow" and data.counts == {}

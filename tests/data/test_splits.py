@@ -1,0 +1,212 @@
+import dataclasses
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.data.splits import assign_splits, audit_splits
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, NodeTable, Relation
+
+NUM_USERS, NUM_ITEMS = 50, 60
+
+
+def relation(name, num_edges=500, *, times=None, split=None, seed=0) -> Relation:
+    keys = np.random.default_rng(seed).permutation(NUM_USERS * NUM_ITEMS)[:num_edges]
+    source_ids, target_ids = (part.astype(np.int32) for part in np.divmod(keys, NUM_ITEMS))
+    times = None if times is None else np.asarray(times, np.float64)
+    return Relation(name, "user", "item", source_ids, target_ids, time=times, split=split)
+
+
+def dataset(*relations, **changes) -> LiveCommerceData:
+    nodes = {"user": NodeTable("user", np.arange(NUM_USERS)), "item": NodeTable("item", np.arange(NUM_ITEMS))}
+    return LiveCommerceData("toy", nodes, {relation.name: relation for relation in relations}, **changes)
+
+
+def distinct_times(num_edges=500, seed=0):
+    return np.random.default_rng(seed).permutation(num_edges) * 1.5
+
+
+def sizes(data, name):
+    return np.bincount(data.relations[name].split, minlength=3).tolist()
+
+
+def test_the_chronological_split_has_exact_shares_where_times_are_distinct():
+    data = dataset(relation("buy", times=distinct_times()))
+    split = assign_splits(data, SplitConfig(), ("buy",))
+    assert sizes(split, "buy") == [400, 50, 50]
+    assert split.cut_times == (600.0, 675.0)
+    assert split.end_time > 499 * 1.5 and split.end_time == np.nextafter(499 * 1.5, np.inf)
+    audit_splits(split)
+    assert data.relations["buy"].split is None
+
+
+def test_one_cut_holds_for_every_relation_that_has_times():
+    follow = relation("follow", times=distinct_times(seed=1) * 1.4, seed=1)
+    sell = relation("sell", seed=2)
+    split = assign_splits(dataset(relation("buy", times=distinct_times()), follow, sell), SplitConfig(), ("buy",))
+    first, second = split.cut_times
+    expected = np.where(follow.time < first, TRAIN, np.where(follow.time < second, VALIDATION, TEST))
+    np.testing.assert_array_equal(split.relations["follow"].split, expected)
+    assert sizes(split, "sell") == [500, 0, 0]
+    assert split.end_time == np.nextafter(follow.time.max(), np.inf)
+    audit_splits(split)
+
+
+def test_the_observed_period_of_the_source_is_kept():
+    split = assign_splits(dataset(relation("buy", times=distinct_times()), end_time=1e6), SplitConfig(), ("buy",))
+    assert split.end_time == 1e6
+
+
+@hypothesis.given(st.lists(st.integers(0, 12), min_size=3, max_size=60), st.sampled_from([0.0, 0.1, 0.3]))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_edges_of_equal_time_are_never_parted_and_training_never_sees_the_future(times, validation):
+    data = dataset(relation("buy", len(times), times=times))
+    config = SplitConfig(method="time", fractions=(0.6, validation, 0.4 - validation))
+    if len(set(times)) < 2 + (validation > 0):
+        with pytest.raises(DataError, match=f"only {len(set(times))} distinct times, too few"):
+            assign_splits(data, config, ("buy",))
+        return
+    split = assign_splits(data, config, ("buy",))
+    buy = split.relations["buy"]
+    for time in set(times):
+        assert len(np.unique(buy.split[buy.time == time])) == 1
+    assert sizes(split, "buy")[TRAIN] > 0 and sizes(split, "buy")[TEST] > 0
+    assert (sizes(split, "buy")[VALIDATION] > 0) == (validation > 0)
+    assert buy.time[buy.split == TRAIN].max() < split.cut_times[0] <= buy.time[buy.split != TRAIN].min()
+    audit_splits(split)
+
+
+def test_random_splits_have_exact_shares_and_do_not_depend_on_order():
+    buy, like = relation("buy"), relation("like", 303, seed=1)
+    config = SplitConfig(method="random")
+    split = assign_splits(dataset(buy, like), config, ("buy", "like"))
+    assert sizes(split, "buy") == [400, 50, 50] and sizes(split, "like") == [242, 31, 30]
+    order = np.random.default_rng(1).permutation(len(buy))
+    shuffled = dataclasses.replace(buy, source_ids=buy.source_ids[order], target_ids=buy.target_ids[order])
+    again = assign_splits(dataset(like, shuffled), config, ("like", "buy"))
+    np.testing.assert_array_equal(again.relations["buy"].split, split.relations["buy"].split[order])
+    other = assign_splits(dataset(buy, like), SplitConfig(method="random", seed=1), ("buy",))
+    assert (other.relations["buy"].split != split.relations["buy"].split).any()
+    assert sizes(other, "like") == [303, 0, 0]
+    audit_splits(split)
+
+
+def test_given_splits_are_kept_and_other_relations_train():
+    given = np.repeat(np.array([0, 1, 2], np.int8), [300, 0, 200])
+    data = dataset(relation("buy", split=given, times=distinct_times()), relation("sell", seed=1))
+    for method in ("auto", "given"):
+        split = assign_splits(data, SplitConfig(method=method), ("buy",))
+        np.testing.assert_array_equal(split.relations["buy"].split, given)
+        assert sizes(split, "sell") == [500, 0, 0]
+        assert split.cut_times is None
+
+
+def test_auto_splits_a_second_task_without_given_split_at_random():
+    given = np.repeat(np.array([0, 1, 2], np.int8), [400, 50, 50])
+    data = dataset(relation("buy", split=given), relation("like", seed=1))
+    assert sizes(assign_splits(data, SplitConfig(), ("buy", "like")), "like") == [400, 50, 50]
+
+
+def test_published_candidates_of_a_relation_that_is_split_anew_are_dropped():
+    given = np.repeat(np.array([0, 1, 2], np.int8), [400, 50, 50])
+    lists = Candidates(np.array([0], np.int32), np.array([[1, 2]], np.int32), np.array([[True, False]]), "x")
+    candidates = {("buy", VALIDATION): lists, ("buy", TEST): lists}
+    data = dataset(relation("buy", split=given), candidates=candidates)
+    assert len(assign_splits(data, SplitConfig(), ("buy",)).candidates) == 2
+    split = assign_splits(data, SplitConfig(method="random"), ("buy",))
+    assert split.candidates == {}
+    assert split.counts["buy: published candidate lists dropped, split anew"] == 2
+
+
+def test_edges_and_cold_nodes_are_counted():
+    buy = Relation(
+        "buy",
+        "user",
+        "item",
+        np.array([0, 1, 2, 3], np.int32),
+        np.array([0, 1, 2, 0], np.int32),
+        split=np.array([0, 1, 2, 2], np.int8),
+    )
+    like = Relation("like", "user", "item", np.array([3], np.int32), np.array([9], np.int32))
+    counts = assign_splits(dataset(buy, like, counts={"x": 1}), SplitConfig(), ("buy",)).counts
+    assert counts == {
+        "x": 1,
+        "buy: training edges": 1,
+        "buy: validation edges": 1,
+        "buy: test edges": 2,
+        "like: training edges": 1,
+        "like: validation edges": 0,
+        "like: test edges": 0,
+        "buy: test user nodes without training edges in it": 2,
+        "buy: test user nodes without training edges in any relation": 1,
+        "buy: test item nodes without training edges in it": 1,
+        "buy: test item nodes without training edges in any relation": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (SplitConfig(method="chrono"), r"split.method = 'chrono' is unknown; valid: auto, given, time, random"),
+        (SplitConfig(fractions=(0.8, 0.1, 0.2)), r"split.fractions = \(0.8, 0.1, 0.2\); .*sum to 1"),
+        (SplitConfig(fractions=(1.2, -0.1, -0.1)), r"split.fractions = .*shares in \[0, 1\]"),
+        (SplitConfig(fractions=(0.8, 0.2)), r"split.fractions = \(0.8, 0.2\); give three shares"),
+        (SplitConfig(fractions=(float("nan"), 0.5, 0.5)), r"split.fractions = .*give three shares"),
+        (SplitConfig(fractions=(0.9, 0.1, 0.0)), r"shares of train and test must be above 0"),
+        (SplitConfig(fractions=(0.0, 0.5, 0.5)), r"shares of train and test must be above 0"),
+        (
+            SplitConfig(method="time"),
+            r"'buy' has no times \(relations with times: follow\); .*use split.method = 'random'",
+        ),
+        (
+            SplitConfig(method="given"),
+            r"the source gives no split for relation 'buy'; name its validation and test files",
+        ),
+    ],
+)
+def test_a_bad_config_is_refused_with_its_key_and_a_remedy(config, message):
+    data = dataset(relation("buy"), relation("follow", times=distinct_times()))
+    with pytest.raises(ConfigError, match=message):
+        assign_splits(data, config, ("buy",))
+
+
+def test_unknown_or_no_tasks_are_refused():
+    data = dataset(relation("buy"))
+    with pytest.raises(DataError, match="relation 'cart' is not in data set 'toy'; it has: buy"):
+        assign_splits(data, SplitConfig(), ("buy", "cart"))
+    with pytest.raises(ConfigError, match="no task relations are given"):
+        assign_splits(data, SplitConfig(), ())
+
+
+def test_a_relation_left_without_training_edges_is_refused():
+    late = relation("follow", times=distinct_times() + 1e6, seed=1)
+    with pytest.raises(DataError, match=r"'follow': the 'time' split .* leaves none of its 500 edges for training"):
+        assign_splits(dataset(relation("buy", times=distinct_times()), late), SplitConfig(), ("buy",))
+
+
+def test_an_empty_test_split_is_refused():
+    given = np.repeat(np.array([0, 1], np.int8), [400, 100])
+    with pytest.raises(DataError, match=r"'buy': the 'given' split has no test edges; check the data config's split"):
+        assign_splits(dataset(relation("buy", split=given)), SplitConfig(), ("buy",))
+    with pytest.raises(DataError, match=r"'buy': the 'random' split has no test edges; change split.fractions"):
+        assign_splits(dataset(relation("buy", 3)), SplitConfig(), ("buy",))
+
+
+def test_the_audit_finds_pairs_in_two_splits_late_edges_and_missing_splits():
+    split = assign_splits(dataset(relation("buy", times=distinct_times())), SplitConfig(), ("buy",))
+    buy = split.relations["buy"]
+    flipped = buy.split.copy()
+    flipped[np.argmax(buy.time)] = TRAIN
+    leaky = split.replace(relations={"buy": dataclasses.replace(buy, split=flipped)})
+    with pytest.raises(DataError, match=r"'buy': 1 train edges at or after the cut at 600"):
+        audit_splits(leaky)
+    source_ids, target_ids = buy.source_ids.copy(), buy.target_ids.copy()
+    train, test = np.flatnonzero(buy.split == TRAIN)[0], np.flatnonzero(buy.split == TEST)[0]
+    source_ids[test], target_ids[test] = source_ids[train], target_ids[train]
+    twice = dataclasses.replace(buy, source_ids=source_ids, target_ids=target_ids)
+    with pytest.raises(DataError, match=r"'buy': 1 pairs are in two splits, e.g. \("):
+        audit_splits(split.replace(relations={"buy": twice}))
+    with pytest.raises(DataError, match=r"'buy' has no split; run assign_splits first"):
+        audit_splits(dataset(relation("buy")))
