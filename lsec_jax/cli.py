@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -64,7 +65,7 @@ def _not_from_orbax(record: python_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= python_logging.WARNING
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USER_ERROR_EXIT)
 
@@ -105,19 +106,21 @@ def _config_without_overrides(argv: Sequence[str]) -> object | None:
     return None
 
 
-def define_workdir() -> flags.FlagHolder[str]:
+def define_workdir() -> flags.FlagHolder[Any]:
     """The --workdir flag of commands that read a trained run."""
     return flags.DEFINE_string("workdir", None, "Directory that `python -m lsec_jax.train` wrote.", required=True)
 
 
-def define_data() -> flags.FlagHolder[str]:
+def define_data() -> flags.FlagHolder[str | None]:
     """The --data flag: where the data is now, if it moved."""
     return flags.DEFINE_string("data", None, "Path that replaces the data source's path, if the data has moved.")
 
 
 def define_plugins() -> flags.FlagHolder[list[str]]:
     """The --plugin flag: packages besides lsec_jax whose classes a stored config may name."""
-    return flags.DEFINE_multi_string("plugin", [], "Package besides lsec_jax that the stored config may take classes from.")
+    return flags.DEFINE_multi_string(
+        "plugin", [], "Package besides lsec_jax that the stored config may take classes from."
+    )
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -31,4 +31,7 @@ def bayesian_personalized_ranking(
 
 def mean_squared_norm(*vectors: Float[Array, "..."], num_rows: int) -> Float[Array, ""]:
     """Half the sum of squares of all vectors, divided by the number of rows of the batch (the L2 term of LightGCN)."""
-    return 0.5 * sum(jnp.square(v.astype(jnp.float32)).sum() for v in vectors) / num_rows
+    total = jnp.zeros(())
+    for rows in vectors:
+        total += jnp.square(rows.astype(jnp.float32)).sum()
+    return 0.5 * total / num_rows

@@ -3,10 +3,10 @@
 Example:
   python -m lsec_jax.recommend --workdir=/tmp/run --k=20 --users=users.txt --output=recs.parquet
 
---users is a file with one user id a line (default: all users). Items that a user has already bought, in any split, are left
-out unless --include_seen. A user whom the data does not know, or who has no training purchase in any of the model's relations,
-gets the popularity list; the column `source` then says "popularity" instead of "model". Columns: user_id, rank, item_id,
-score, source. --export_embeddings=DIR also writes the final vectors of every node type with their ids.
+--users is a file with one user id a line (default: all users). Items that a user has already bought, in any split, are
+left out unless --include_seen. A user whom the data does not know, or who has no training edge in any of the model's
+relations, gets the popularity list; the column `source` then says "popularity" instead of "model". Columns: user_id,
+rank, item_id, score, source. --export_embeddings=DIR also writes the final vectors of every node type with their ids.
 """
 
 from pathlib import Path

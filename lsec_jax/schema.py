@@ -157,7 +157,7 @@ class LiveCommerceData:
         """Checks all tables; raises one DataError that lists every problem found."""
         problems: list[str] = []
         for table in self.nodes.values():
-            if len(np.unique(table.ids)) != len(table.ids):
+            if _has_duplicates(table.ids):
                 problems.append(f"node table '{table.name}': ids are not unique")
         for relation in self.relations.values():
             problems += _relation_problems(relation, self.nodes)
@@ -181,6 +181,11 @@ class LiveCommerceData:
         return dataclasses.replace(self, **changes)
 
 
+def _has_duplicates(values: np.ndarray) -> bool:
+    ordered = np.sort(values)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def _relation_problems(relation: Relation, nodes: Mapping[str, NodeTable]) -> list[str]:
     where = f"relation '{relation.name}'"
     missing = [end for end in (relation.source, relation.target) if end not in nodes]
@@ -198,6 +203,6 @@ def _relation_problems(relation: Relation, nodes: Mapping[str, NodeTable]) -> li
         if values is not None and not np.isfinite(values).all():
             problems.append(f"{where}, row {np.flatnonzero(~np.isfinite(values))[0]}: {column} is not finite")
     keys = relation.source_ids.astype(np.int64) * len(nodes[relation.target]) + relation.target_ids
-    if len(np.unique(keys)) != len(keys):
+    if _has_duplicates(keys):
         problems.append(f"{where}: some pairs occur twice; sources keep the first occurrence")
     return problems

@@ -3,9 +3,9 @@
 Example:
   python -m lsec_jax.train --config=configs/lsec_gcn_synthetic.py --workdir=/tmp/run --config.training.num_steps=500
 
-`--config=FILE.py:tiny` takes a variant that ends in seconds. Any key can be overridden with --config.KEY=VALUE. The workdir
-gets config.json, metrics.jsonl, tensorboard/, checkpoints/, report.json, report.md and plots/. The same command on the same
-workdir resumes; a workdir of another config is refused.
+`--config=FILE.py:tiny` takes a variant that ends in seconds. Any key can be overridden with --config.KEY=VALUE. The
+workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, report.json, report.md and plots/. The same command
+on the same workdir resumes; a workdir of another config is refused.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _default_workdir() -> str:
-    path, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     return f"workdirs/{Path(path).stem}{'-' + variant if variant else ''}"
 
 

@@ -7,10 +7,12 @@ class EdgeBatches:
     """Slices of an endless row of permutations of edge positions: every edge once per epoch, no remainder dropped."""
 
     def __init__(self, num_edges: int, batch_size: int, seed: tuple[int, ...]):
-        """Args:
-        num_edges: positions are drawn from [0, num_edges).
-        batch_size: edges per batch; at most num_edges are used.
-        seed: entropy of this stream.
+        """Takes the stream's shape.
+
+        Args:
+            num_edges: positions are drawn from [0, num_edges).
+            batch_size: edges per batch; at most num_edges are used.
+            seed: entropy of this stream.
         """
         self.num_edges, self.batch_size, self._seed = num_edges, min(batch_size, num_edges), seed
         self._permutations: dict[int, np.ndarray] = {}

@@ -4,8 +4,8 @@ Yu et al., "Leveraging Tripartite Interaction Information from Live Stream E-Com
 Recommendation", KDD 2021; He et al., "LightGCN", SIGIR 2020. Equation numbers are the former's.
 
 Implemented: one embedding table per node type (Eq. 4), a stack of propagation layers per relation (Eq. 5-6) with
-aggregators `gcn` and `lightgcn`, concatenation over relations (Eq. 7), an MLP or dot predictor per task (Eq. 8), log loss
-or BPR with sampled negatives (Eq. 9-10) and a weighted sum over any number of tasks (Eq. 11).
+aggregators `gcn` and `lightgcn`, concatenation over relations (Eq. 7), an MLP or dot predictor per task (Eq. 8), log
+loss or BPR with sampled negatives (Eq. 9-10) and a weighted sum over any number of tasks (Eq. 11).
 
 Departures:
 - Full-graph training: every step propagates over the whole training graph (the paper samples neighbours, Sec. 6.2.3).
@@ -15,8 +15,9 @@ Departures:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,8 +113,8 @@ class Config:
             raise ConfigError(f"config.model.layer_dims = {self.layer_dims} must hold at least one width >= 1")
         if (self.aggregator == "lightgcn" or self.layer_combination == "mean") and len(set(widths)) > 1:
             raise ConfigError(
-                f"config.model.layer_dims = {self.layer_dims}: aggregator 'lightgcn' and layer_combination 'mean' keep the "
-                f"width; set every entry to embedding_dim = {self.embedding_dim}"
+                f"config.model.layer_dims = {self.layer_dims}: aggregator 'lightgcn' and layer_combination 'mean' keep "
+                f"the width; set every entry to embedding_dim = {self.embedding_dim}"
             )
         require_at_least("config.model.l2", self.l2, 0)
         require_at_least("config.model.predictor_hidden", self.predictor_hidden, 1)
@@ -200,9 +201,9 @@ class RelationStack(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         widths = (config.embedding_dim, *config.layer_dims)
         layers: list[nnx.Module] = []
-        for i, (in_dim, out_dim) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (in_dim, out_dim) in enumerate(itertools.pairwise(widths)):
             if config.aggregator == "lightgcn":
-                layers.append(LightGcnLayer(config.backend))
+                layers.append(LightGcnLayer(cast(Backend, config.backend)))
             else:
                 activation = config.last_activation if i == len(widths) - 2 else "relu"
                 layers.append(GcnLayer(config, in_dim, out_dim, activation, rngs))
@@ -292,7 +293,8 @@ class LsecGnn(nnx.Module):
         if self.config.exclude_batch_edges:
             graphs |= {name: exclude_edges(graphs[name], ids) for name, ids in batch.items() if name in graphs}
         vectors = self.encode(tables, graphs)
-        total, metrics = jnp.zeros(()), {}
+        total = jnp.zeros(())
+        metrics: dict[str, Array] = {}
         for task, task_key in zip(self.config.tasks, jax.random.split(key, len(self.config.tasks)), strict=True):
             task_loss, task_metrics = self._task_loss(
                 task, tables, vectors, inputs.positives[task.relation], batch[task.relation], task_key
@@ -342,7 +344,7 @@ class LsecGnn(nnx.Module):
         task = self.config.tasks[0].relation
         vectors = self.encode(tables, inputs.graphs)
         source_type, target_type = self.ends[task]
-        predictor = self.predictors[task]
+        predictor = cast(DotPredictor | MlpPredictor, self.predictors[task])
         if isinstance(predictor, DotPredictor):
             return DotScorer(vectors[source_type], vectors[target_type])
         return MlpScorer(

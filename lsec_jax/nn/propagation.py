@@ -40,8 +40,8 @@ class BipartiteGraph(NamedTuple):
     Attributes:
         to_source: rows are the m source nodes, senders the target nodes.
         to_target: rows are the n target nodes, senders the source nodes.
-        source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in `to_source` / `to_target`.
-        source_self, target_self: [m], [n] float32, the diagonal entries 1 / (degree + 1) if self-loops are on, else zeros.
+        source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in each of the two.
+        source_self, target_self: [m], [n] float32, the diagonal 1 / (degree + 1) with self-loops, else zeros.
     """
 
     to_source: Rows
@@ -83,7 +83,8 @@ def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool
     """Normalises a graph by D^-1/2 A D^-1/2 (Eq. 5; with self_loops, A + I and its degrees) and sorts it both ways.
 
     Args:
-        graph: one bipartite graph; senders in [0, num_sources), receivers in [num_sources, n_node[0]); edges [e] weights.
+        graph: one bipartite graph; senders in [0, num_sources), receivers in [num_sources, n_node[0]);
+            edges [e] weights.
         num_sources: m.
         self_loops: whether the degrees count a self-connection and `*_self` holds its weight.
 
@@ -100,7 +101,9 @@ def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool
         )
     weights = np.asarray(graph.edges, np.float64)
     if len(weights) and not weights.min() > 0:
-        raise ValueError(f"edge {np.flatnonzero(~(weights > 0))[0]}: weights must be positive to be normalised by degree")
+        raise ValueError(
+            f"edge {np.flatnonzero(~(weights > 0))[0]}: weights must be positive to be normalised by degree"
+        )
     loop = 1.0 if self_loops else 0.0
     source_degrees = np.bincount(sources, weights, num_sources) + loop
     target_degrees = np.bincount(targets, weights, num_targets) + loop
@@ -176,11 +179,15 @@ def propagate(
     return multiply(graph.to_source, targets), multiply(graph.to_target, sources)
 
 
-def _propagate_forward(graph, sources, targets, backend):
+def _propagate_forward(
+    graph: BipartiteGraph, sources: Array, targets: Array, backend: Backend
+) -> tuple[tuple[Array, Array], BipartiteGraph]:
     return propagate(graph, sources, targets, backend), graph
 
 
-def _propagate_backward(backend, graph, cotangents):
+def _propagate_backward(
+    backend: Backend, graph: BipartiteGraph, cotangents: tuple[Array, Array]
+) -> tuple[None, Array, Array]:
     arriving_at_sources, arriving_at_targets = cotangents
     to_sources, to_targets = propagate(graph, arriving_at_sources, arriving_at_targets, backend)
     return None, to_sources, to_targets

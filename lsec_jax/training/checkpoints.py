@@ -106,14 +106,12 @@ class Checkpoints:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()),
             )
         except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
             raise CheckpointError(
-                f"{self.directory}/{step}: cannot be restored ({type(error).__name__}: {error}). If the file is damaged, "
-                "remove that folder to fall back on the checkpoint before it"
+                f"{self.directory}/{step}: cannot be restored ({type(error).__name__}: {error}). If the file is "
+                "damaged, remove that folder to fall back on the checkpoint before it"
             ) from error
         return TrainState(**restored.state), Progress(**restored.progress)
 

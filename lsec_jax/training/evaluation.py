@@ -15,9 +15,6 @@ from lsec_jax.models.item_knn import ItemKnnScorer
 from lsec_jax.models.oracle import OracleScorer
 from lsec_jax.models.popularity import PopularityScorer
 
-PROTOCOLS = ("candidates", "full_ranking")
-BASELINES = ("popularity", "item_knn")
-
 _Ranked = tuple[np.ndarray, dict[str, np.ndarray], str]  # user ids, metrics per user, the protocol in words
 
 
@@ -60,9 +57,7 @@ class Evaluator:
 
         Raises:
             DataError: the relation is missing or not split.
-            ConfigError: an unknown protocol or baseline, or cutoffs below 1.
         """
-        _check_config(config)
         self._data, self._config = data, config
         self._relation = data.relation(relation)
         if self._relation.split is None:
@@ -99,8 +94,7 @@ class Evaluator:
             ranking.NanScoreError: a NaN score, with the user's own id.
         """
         code = _split_code(split)
-        if protocol not in PROTOCOLS:
-            raise config_lib.ConfigError(f"unknown protocol '{protocol}'; choose from: {', '.join(PROTOCOLS)}")
+        config_lib.require_choice("protocol", protocol, config_lib.PROTOCOLS)
         wanted = np.arange(self._num_sources) if users is None else np.unique(users)
         assert len(wanted) == 0 or 0 <= wanted[0] <= wanted[-1] < self._num_sources, "users are internal indices"
         started = time.perf_counter()
@@ -202,7 +196,6 @@ def baseline_scorers(
     data: schema.LiveCommerceData, relation: str, config: config_lib.EvaluationConfig
 ) -> dict[str, ranking.Scorer]:
     """Fits the baselines named in the config on the training edges of a relation."""
-    _check_config(config)
     edges = data.relation(relation)
     num_sources, num_targets = len(data.nodes[edges.source]), len(data.nodes[edges.target])
     source_ids, target_ids = edges.edges(schema.TRAIN)
@@ -233,17 +226,3 @@ def _split_code(split: str) -> int:
 
 def _split_name(code: int) -> str:
     return next(name for name, value in schema.SPLITS.items() if value == code)
-
-
-def _check_config(config: config_lib.EvaluationConfig) -> None:
-    for key, valid in (("protocols", PROTOCOLS), ("baselines", BASELINES)):
-        unknown = [name for name in getattr(config, key) if name not in valid]
-        if unknown:
-            raise config_lib.ConfigError(
-                f"evaluation.{key} has unknown '{unknown[0]}'; choose from: {', '.join(valid)}"
-            )
-    if not config.cutoffs or min(config.cutoffs) < 1 or config.block_size < 1 or config.num_candidates < 1:
-        raise config_lib.ConfigError(
-            f"evaluation: cutoffs {config.cutoffs}, block_size {config.block_size} and num_candidates "
-            f"{config.num_candidates} must all be at least 1"
-        )

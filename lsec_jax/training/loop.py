@@ -73,7 +73,7 @@ def train(
                 writer.write(step, kind, values, progress.train_seconds)
                 if kind == "validation":
                     progress.record(step, values[config.metric])
-                    shown |= {config.metric: values[config.metric], "best": progress.best_value}
+                    shown |= {config.metric: values[config.metric], "best": max(progress.best_value or 0.0, 0.0)}
             writer.progress(step, clock.last_seconds_per_step, shown)
             checkpoints.save(state, progress)
             clock.restart()
@@ -94,7 +94,9 @@ def _fetch(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoi
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
         if bad:
             last = checkpoints.latest_step()
-            kept = f"the checkpoint of step {last} is intact" if last is not None else "no checkpoint had been saved yet"
+            kept = (
+                f"the checkpoint of step {last} is intact" if last is not None else "no checkpoint had been saved yet"
+            )
             raise NonFiniteError(
                 f"step {first + i}: {', '.join(sorted(bad))} is not finite; training stopped and {kept}. "
                 "Lower config.optimizer.learning_rate, or look at the data of that step"

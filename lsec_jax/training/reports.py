@@ -11,7 +11,6 @@ import jax
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.ranking import Scorer
-from lsec_jax.schema import SPLITS
 from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run, describe_data
@@ -88,7 +87,7 @@ def table(report_rows: list[Row]) -> str:
 
 def write(workdir: Path, run: Run, report_rows: list[Row], progress: Progress) -> str:
     """Writes report.json and report.md; returns the latter."""
-    content = {
+    content: dict[str, Any] = {
         "rows": report_rows,
         "best_step": progress.best_step,
         "train_seconds": progress.train_seconds,

@@ -16,10 +16,10 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.metrics import metric_names
 from lsec_jax.models.lsec_gnn import Inputs
 from lsec_jax.nn.propagation import bipartite_graph, graphs_tuple
 from lsec_jax.nn.sampling import PositiveEdges
-from lsec_jax.metrics import metric_names
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, Relation
 from lsec_jax.training import optimizers
@@ -56,7 +56,7 @@ class Run:
 
     def has_edges(self, split: str) -> bool:
         """Whether the primary task has held-out edges in a split."""
-        return bool((self.data.relations[self.task].split == SPLITS[split]).any())
+        return bool(np.any(self.data.relations[self.task].split == SPLITS[split]))
 
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
@@ -117,8 +117,9 @@ def prepare(config: RunConfig) -> Run:
     run = Run(config, data, TrainableModel(module), Inputs(graphs, positives), evaluator)
     if config.training.patience and not run.has_edges("validation"):
         raise ConfigError(
-            f"config.training.patience = {config.training.patience}, but '{run.task}' has no validation edges to stop by; "
-            "set it to 0 to train all steps, or hold some edges out (config.split, or the source's validation_fraction)"
+            f"config.training.patience = {config.training.patience}, but '{run.task}' has no validation edges to stop "
+            "by; set it to 0 to train all steps, or hold some edges out (config.split, or the source's "
+            "validation_fraction)"
         )
     return run
 
@@ -142,7 +143,8 @@ def _graph(data: LiveCommerceData, relation: Relation, model_config: Any) -> Any
     if model_config.edge_weights:
         if relation.weight is None:
             raise ConfigError(
-                f"config.model.edge_weights is on, but relation '{relation.name}' of the data has no weights; turn it off"
+                f"config.model.edge_weights is on, but relation '{relation.name}' of the data has no weights; "
+                "turn it off"
             )
         weights = relation.edge_weights(TRAIN)
     num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
@@ -195,7 +197,8 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     changed = config_lib.differences(stored, current)
     if changed:
         raise ConfigError(
-            f"workdir {workdir} belongs to another config (stored -> given):\n  " + "\n  ".join(changed)
+            f"workdir {workdir} belongs to another config (stored -> given):\n  "
+            + "\n  ".join(changed)
             + "\nUse another --workdir, or give the stored values again to resume."
         )
     check_fingerprint(workdir, run.data)
@@ -210,7 +213,8 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
     if stored["fingerprint"] != current["fingerprint"]:
         lines = config_lib.differences(stored, current, "data")
         raise DataError(
-            f"the data differs from what {workdir} was trained on (stored -> now):\n  " + "\n  ".join(lines)
+            f"the data differs from what {workdir} was trained on (stored -> now):\n  "
+            + "\n  ".join(lines)
             + "\nPoint --data at the original data, or train again."
         )
 
@@ -248,7 +252,9 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
     config = config_lib.from_dict(RunConfig, stored, plugins)
     if data_path is not None:
         if not hasattr(config.data, "path"):
-            raise ConfigError(f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path")
+            raise ConfigError(
+                f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path"
+            )
         config.data.path = data_path
     return config
 

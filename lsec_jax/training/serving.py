@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -60,8 +60,8 @@ def write_recommendations(
     popularity = PopularityScorer.fit(relation.edges(TRAIN)[1], len(item_table))
     is_known = (internal >= 0) & _has_vector(run, relation.source)[np.maximum(internal, 0)]
     # Row m of the seen lists is empty: it stands for users whom the data does not know.
-    seen = csr_from_pairs(relation.source_ids, relation.target_ids, len(user_table) + 1)
-    seen = None if include_seen else seen
+    bought = csr_from_pairs(relation.source_ids, relation.target_ids, len(user_table) + 1)
+    seen = None if include_seen else bought
     model = run.scorer_function()(state)
     counts = {"users": len(external), "users_from_popularity": int((~is_known).sum()), "rows": 0}
     with _table_writer(output) as write:
@@ -120,7 +120,7 @@ def _has_vector(run: Run, node_type: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _table_writer(output: Path) -> Iterator[object]:
+def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
     """Yields write(table); the file gets its name only when all of it has been written."""
     temporary = output.with_name(output.name + ".tmp")
     writer = None

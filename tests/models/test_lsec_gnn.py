@@ -88,7 +88,9 @@ def test_the_scorer_gives_the_predictors_scores_of_equation_8(predictor):
     edges = random_edges()
     inputs = model_inputs(config, edges)
     vectors = encode_in_numpy(config, params, edges)
-    scores = np.asarray(model.module(params.dense).scorer(params.tables, inputs).score_all(np.arange(12, dtype=np.int32)))
+    scores = np.asarray(
+        model.module(params.dense).scorer(params.tables, inputs).score_all(np.arange(12, dtype=np.int32))
+    )
     for user in range(12):
         for item in range(9):
             if predictor == "dot":

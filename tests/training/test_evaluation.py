@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lsec_jax import ranking, schema
-from lsec_jax.config import ConfigError, EvaluationConfig
+from lsec_jax.config import PROTOCOLS, ConfigError, EvaluationConfig
 from lsec_jax.training import evaluation
 
 CONFIG = EvaluationConfig(num_candidates=40, cutoffs=(5, 10), block_size=16)
@@ -50,7 +50,7 @@ def code_matrix(data, codes):
     return matrix
 
 
-@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_scorer_that_knows_the_answers_is_perfect(data, split, protocol):
     scorer = MatrixScorer(code_matrix(data, [schema.SPLITS[split]]))
@@ -101,7 +101,7 @@ def test_the_description_tells_n_and_seed(data):
     assert row.metrics["recall@10"] == 0
 
 
-@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_subset_of_users_gives_those_users_values(data, protocol):
     evaluator = evaluation.Evaluator(data, "buy", CONFIG)
     scorer = MatrixScorer(np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS)))
@@ -127,7 +127,7 @@ def test_nan_scores_name_the_user_by_its_own_id(data):
     scores = np.zeros((NUM_USERS, NUM_ITEMS))
     scores[50] = np.nan
     evaluator = evaluation.Evaluator(data, "buy", CONFIG)
-    for protocol in evaluation.PROTOCOLS:
+    for protocol in PROTOCOLS:
         with pytest.raises(ranking.NanScoreError, match="user u50 contain NaN"):
             evaluator.evaluate(MatrixScorer(scores), "test", protocol)
 
@@ -139,8 +139,6 @@ def test_wrong_names_list_the_valid_ones(data):
         evaluator.evaluate(scorer, "test", "leave_one_out")
     with pytest.raises(ConfigError, match="validation, test"):
         evaluator.evaluate(scorer, "train", "candidates")
-    with pytest.raises(ConfigError, match=r"evaluation\.baselines has unknown 'knn'"):
-        evaluation.Evaluator(data, "buy", EvaluationConfig(baselines=("knn",)))
     with pytest.raises(schema.DataError, match="it has: buy"):
         evaluation.Evaluator(data, "sell", CONFIG)
     with pytest.raises(schema.DataError, match="none of the users"):

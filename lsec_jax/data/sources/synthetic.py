@@ -16,6 +16,7 @@ followed streamer sells an item says nothing about its purchase.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -165,21 +166,21 @@ class Config:
         return LiveCommerceData(name, tables, relations, end_time=float(self.num_days), truth=truth, counts=counts)
 
 
-def tiny(**changes: object) -> Config:
+def tiny(**changes: Any) -> Config:
     """A world of a few hundred nodes, generated in well under a second."""
     sizes = {"num_users": 200, "num_items": 150, "num_streamers": 30, "num_topics": 8, "items_per_session": 20.0}
     edges = {"num_buy": 2_400, "num_follow": 1_800, "num_sell": 1_200}
     return Config(**{**sizes, **edges, **changes})
 
 
-def lsec_small(**changes: object) -> Config:
+def lsec_small(**changes: Any) -> Config:
     """The size of the published LSEC-Small; about 5 s and 0.6 GiB on one core."""
     sizes = {"num_users": 29_422, "num_items": 31_630, "num_streamers": 4_633}
     edges = {"num_buy": 451_441, "num_follow": 1_659_943, "num_sell": 1_168_165}
     return Config(**{**sizes, **edges, **changes})
 
 
-def lsec_large(**changes: object) -> Config:
+def lsec_large(**changes: Any) -> Config:
     """The size of the published LSEC-Large; about 25 s and 1 GiB on one core."""
     sizes = {"num_users": 202_850, "num_items": 109_502, "num_streamers": 7_395}
     edges = {"num_buy": 3_062_463, "num_follow": 5_439_288, "num_sell": 1_953_881}
