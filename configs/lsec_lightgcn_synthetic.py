@@ -1,6 +1,6 @@
 """LSEC-LightGCN (KDD 2021) on the built-in synthetic world: LSEC-GNN with LightGCN's layers and the MLP predictor."""
 
-from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, TrainingConfig
+from lsec_jax.config import OptimizerConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
 

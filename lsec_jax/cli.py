@@ -1,17 +1,17 @@
 """What the command lines share: flags with readable errors, and one message instead of a traceback."""
 
+import importlib.util
 import logging as python_logging
 import re
 import sys
-import warnings
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from lsec_jax.config import ConfigError, unknown_key_message
+from lsec_jax.config import ConfigError, RunConfig, from_dict, to_dict, unknown_key_message
 from lsec_jax.ranking import NanScoreError
 from lsec_jax.schema import DataError
 from lsec_jax.training.checkpoints import CheckpointError
@@ -19,49 +19,58 @@ from lsec_jax.training.loop import NonFiniteError
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError, NanScoreError, OSError)
 USER_ERROR_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+# Flags defined here belong to the command line that asks for them, so that its --help shows them.
+flags.disclaim_key_flags()
 
 
 def run(main: Callable[[], None]) -> None:
     """Parses flags and calls main; anything a user can get wrong ends in one message and exit code 2."""
 
     def parse(argv: Sequence[str]) -> list[str]:
+        # absl's --help prints the docstring of the program's main module, and exits.
+        app.define_help_flags()
         try:
+            if "config" in flags.FLAGS:
+                _check_config_arguments(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
             return flags.FLAGS(list(argv))
-        except flags.Error as error:
+        except (ConfigError, flags.Error) as error:
             _fail(str(error))
-        except (KeyError, AttributeError, TypeError) as error:
-            _fail(_override_message(argv, error))
-        except (FileNotFoundError, ImportError) as error:
-            _fail(f"--config: {error}")
-        except ValueError as error:
-            _fail(f"--config: {error}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # ml_collections on a strange override
+            _fail(f"a --config override cannot be applied: {error}")
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected argument '{argv[1]}'; flags start with --")
-        logging.set_verbosity(logging.INFO)
-        for noisy in ("orbax", "jax"):
-            python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
-        python_logging.getLogger("absl").addFilter(_not_from_orbax)
-        warnings.filterwarnings("ignore", message="Sharding info not provided")
+        _quiet_logging()
         try:
             main()
         except USER_ERRORS as error:
             _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED_EXIT)
 
-    # absl prints the docstring of the program's main module in --help.
-    app.run(guarded, flags_parser=_with_help(parse))
-
-
-def _with_help(parse: Callable[[Sequence[str]], list[str]]) -> Callable[[Sequence[str]], list[str]]:
-    def parse_or_help(argv: Sequence[str]) -> list[str]:
-        app.define_help_flags()
-        return parse(argv)
-
-    return parse_or_help
+    app.run(guarded, flags_parser=parse)
 
 
-def _not_from_orbax(record: python_logging.LogRecord) -> bool:
+class _Formatter(python_logging.Formatter):
+    def format(self, record: python_logging.LogRecord) -> str:
+        level = "" if record.levelno < python_logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
+
+
+def _quiet_logging() -> None:
+    """Shows this package's own lines as `time message`, and of the libraries only what went wrong."""
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(_Formatter())
+    for noisy in ("orbax", "jax"):
+        python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
+    python_logging.getLogger("absl").addFilter(_is_wanted)
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= python_logging.WARNING
 
 
@@ -70,40 +79,92 @@ def _fail(message: str) -> NoReturn:
     sys.exit(USER_ERROR_EXIT)
 
 
-def _override_message(argv: Sequence[str], error: Exception) -> str:
-    """Names the override that could not be applied, with the keys that are valid there."""
-    config = _config_without_overrides(argv)
-    for argument in argv[1:]:
-        match = re.match(r"--(?:no)?config\.([\w.\[\]]+)", argument)
-        if match is None or config is None:
+def _check_config_arguments(argv: Sequence[str]) -> None:
+    """Loads the config file and looks up every override in it, because the flag's own messages name neither.
+
+    Raises:
+        ConfigError: for the first argument that cannot be used.
+    """
+    path, overrides, wants_help = None, [], False
+    for i, argument in enumerate(argv[1:], 1):
+        match = re.match(r"--?(?P<no>no)?config(?P<key>\.[^=]+)?(?P<value>=.*)?$", argument, re.DOTALL)
+        wants_help |= re.match(r"--?help", argument) is not None
+        if match is None:
             continue
-        holder, path = config, "config"
-        for name, index in re.findall(r"(\w+)((?:\[\d+\])*)", match.group(1)):
-            fields = getattr(holder, "__dataclass_fields__", None)
-            if fields is None:
-                return f"'{path}' holds a plain value and has no key '{name}'"
-            if name not in fields:
-                return unknown_key_message(f"{path}.{name}", fields)
-            holder, path = getattr(holder, name), f"{path}.{name}{index}"
-            for i in re.findall(r"\d+", index):
-                if not isinstance(holder, (list, tuple)) or int(i) >= len(holder):
-                    return f"'{path}' does not exist; it has {len(holder) if hasattr(holder, '__len__') else 0} entries"
-                holder = holder[int(i)]
-    return f"--config: {error}"
+        if match["key"]:
+            overrides.append((argument, "config" + match["key"]))
+        elif not match["no"]:
+            path = match["value"][1:] if match["value"] else next(iter(argv[i + 1 :]), "")
+    if wants_help:
+        return
+    if path is None:
+        raise ConfigError("--config is missing; for example --config=configs/lsec_gcn_synthetic.py:tiny")
+    config = _load_config_file(path)
+    for argument, key in overrides:
+        _look_up(config, argument, key)
 
 
-def _config_without_overrides(argv: Sequence[str]) -> object | None:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
-    for i, argument in enumerate(argv):
-        if re.match(r"--?config(=|$)", argument):
-            only = [argument] if "=" in argument else list(argv[i : i + 2])
-            try:
-                values([argv[0], *only])
-            except Exception:  # the config file itself is broken; the caller reports the first error
-                return None
-            return values["config"].value
-    return None
+def _load_config_file(argument: str) -> RunConfig:
+    """Returns what get_config of FILE.py[:VARIANT] returns; raises ConfigError naming file and line."""
+    file, _, variant = argument.partition(":")
+    if not Path(file).is_file():
+        raise ConfigError(f"--config={argument}: there is no file '{file}'; give FILE.py or FILE.py:VARIANT")
+    spec = importlib.util.spec_from_file_location("checked_config", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={argument}: '{file}' is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"--config={argument}: '{file}' has no function get_config(variant='')")
+        config = module.get_config(*([variant] if variant else []))
+    except ConfigError:
+        raise
+    except Exception as error:  # a config file is Python: it may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        text = f"--config={argument}: {file}{f', line {line}' if line else ''}: "
+        is_message = type(error) is ValueError  # what configs raise for an unknown variant
+        raise ConfigError(text + (str(error) if is_message else f"{type(error).__name__}: {error}")) from error
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"--config={argument}: get_config returned {config!r}, not a lsec_jax.config.RunConfig")
+    return config
+
+
+def _look_up(config: object, argument: str, key: str) -> None:
+    """Raises ConfigError unless `key`, e.g. "config.model.tasks[0].weight", names one value of the config."""
+    holder, path = config, "config"
+    for part in key.split(".")[1:]:
+        match = re.fullmatch(r"(\w+)((?:\[-?\d+\])*)", part)
+        if match is None:
+            raise ConfigError(f"{argument}: cannot read '{part}'; write --config.KEY.KEY[0].KEY=VALUE")
+        name, indices = match.groups()
+        fields = getattr(holder, "__dataclass_fields__", None)
+        if fields is None:
+            raise ConfigError(f"{argument}: '{path}' = {holder!r} is a value and has no keys")
+        if name not in fields:
+            raise ConfigError(unknown_key_message(f"{path}.{name}", fields))
+        holder, path = getattr(holder, name), f"{path}.{name}"
+        for i in map(int, re.findall(r"-?\d+", indices)):
+            if not isinstance(holder, (list, tuple)):
+                raise ConfigError(f"{argument}: '{path}' = {holder!r} is not a list")
+            if not 0 <= i < len(holder):
+                raise ConfigError(f"{argument}: '{path}' has {len(holder)} entries, numbered from 0; there is no [{i}]")
+            holder, path = holder[i], f"{path}[{i}]"
+    if hasattr(holder, "__dataclass_fields__"):
+        raise ConfigError(
+            f"{argument}: '{path}' is a group of keys; set one of them: {', '.join(sorted(holder.__dataclass_fields__))}"
+        )
+
+
+def check_types(config: Any) -> RunConfig:
+    """Returns the config if every value has its declared type (overrides of lists are parsed without it).
+
+    Raises:
+        ConfigError: naming the key and the value.
+    """
+    own = tuple({type(part).__module__.split(".")[0] for part in (config.data, config.model)})
+    return from_dict(RunConfig, to_dict(config), plugins=own)
 
 
 def define_workdir() -> flags.FlagHolder[Any]:
@@ -127,9 +188,11 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuses an output path before any work is done.
 
     Raises:
-        ConfigError: if its ending is unknown or its folder does not exist.
+        ConfigError: if its ending is unknown, its folder does not exist, or it is a folder itself.
     """
     if path.suffix not in suffixes:
         raise ConfigError(f"--output={path}: unknown ending; use one of {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ConfigError(f"--output={path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise ConfigError(f"--output={path}: this is a folder; give a file name")

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
 import types
 import typing
 from typing import Any
@@ -258,8 +259,9 @@ def validate(config: RunConfig) -> None:
     for name in ("patience", "max_seconds"):
         require_at_least(f"config.training.{name}", getattr(training, name), 0)
     require_choice("config.optimizer.schedule", optimizer.schedule, ("constant", "cosine"))
-    if not optimizer.learning_rate > 0:
-        raise ConfigError(f"config.optimizer.learning_rate = {optimizer.learning_rate} must be positive")
+    for name in ("learning_rate", "eps"):
+        if not 0 < getattr(optimizer, name) < math.inf:
+            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be positive and finite")
     require_at_least("config.optimizer.warmup_steps", optimizer.warmup_steps, 0)
     for name in ("b1", "b2"):
         if not 0 <= getattr(optimizer, name) < 1:
@@ -276,6 +278,9 @@ def validate(config: RunConfig) -> None:
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()

@@ -33,11 +33,13 @@ def main() -> None:
     workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
     cli.check_output(output, serving.FORMATS)
     export = Path(_EXPORT.value) if _EXPORT.value else None
-    if export is not None and export.exists() and any(export.iterdir()):
-        raise ConfigError(f"--export_embeddings={export}: the directory is not empty; choose a new one")
+    if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
+        raise ConfigError(f"--export_embeddings={export}: this is a file or not empty; choose a new directory")
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))
     state, _ = restore_best(run, workdir)
+    if _K.value > (num_items := run.num_targets()):
+        logging.warning("--k=%d, but there are only %d items: the lists are shorter", _K.value, num_items)
     counts = serving.write_recommendations(run, state, users, _K.value, output, _INCLUDE_SEEN.value)
     logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
     if export is not None:

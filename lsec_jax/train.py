@@ -14,7 +14,6 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from lsec_jax import cli
-from lsec_jax.config import ConfigError
 from lsec_jax.training import fit
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
@@ -23,10 +22,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdir
 
 def main() -> None:
     """Runs the command."""
-    if _CONFIG.value is None:
-        raise ConfigError("--config is missing; for example --config=configs/lsec_gcn_synthetic.py")
     workdir = Path(_WORKDIR.value or _default_workdir())
-    report = fit.run(_CONFIG.value, workdir)
+    report = fit.run(cli.check_types(_CONFIG.value), workdir)
     print(report)
     logging.info("wrote %s", workdir)
 

@@ -44,6 +44,9 @@ class TaskConfig:
         loss: "bce" or "bpr".
         num_negatives: negatives per positive.
         hardest_of: each negative is the best-scored of this many uniform draws; 1 = plain uniform.
+        rows_per_draw: this many rows of a batch choose their negatives from the same draws. Above 1, scoring the draws
+            is a small matrix product instead of a gather of batch x hardest_of vectors; what each row draws from keeps
+            its distribution, but rows of a group are no longer independent of each other.
     """
 
     relation: str = "buy"
@@ -51,6 +54,7 @@ class TaskConfig:
     loss: str = "bce"
     num_negatives: int = 4
     hardest_of: int = 1
+    rows_per_draw: int = 1
 
 
 @dataclasses.dataclass
@@ -123,6 +127,7 @@ class Config:
             require_at_least(f"config.model.tasks[{i}].weight", task.weight, 0)
             require_at_least(f"config.model.tasks[{i}].num_negatives", task.num_negatives, 1)
             require_at_least(f"config.model.tasks[{i}].hardest_of", task.hardest_of, 1)
+            require_at_least(f"config.model.tasks[{i}].rows_per_draw", task.rows_per_draw, 1)
 
     def build(self, num_nodes: Mapping[str, int], ends: Mapping[str, tuple[str, str]], seed: int) -> "LsecGnn":
         """Builds the module.
@@ -315,11 +320,10 @@ class LsecGnn(nnx.Module):
         source_type, target_type = self.ends[task.relation]
         source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
         sources, targets = vectors[source_type][source_ids], vectors[target_type]
-        draws = uniform_targets(key, edges, len(edge_ids), task.num_negatives * task.hardest_of)
-        negative_ids = self._hardest(task, sources, targets, draws)
+        negative_ids = self._draw_negatives(task, sources, targets, edges, key)
         mask = ~is_positive(edges, source_ids, negative_ids)
         pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
-        scores = self.predictors[task.relation](sources, targets[pair_ids])
+        scores = self.predictors[task.relation](sources[:, None], targets[pair_ids])[:, 0]
         loss_function = losses.binary_cross_entropy if task.loss == "bce" else losses.bayesian_personalized_ranking
         loss = loss_function(scores[:, 0], scores[:, 1:], mask)
         metrics = {"loss": loss, "false_negatives": 1.0 - mask.mean()}
@@ -328,16 +332,26 @@ class LsecGnn(nnx.Module):
             loss += self.config.l2 * losses.mean_squared_norm(*rows, num_rows=len(edge_ids))
         return loss, metrics
 
-    def _hardest(
-        self, task: TaskConfig, sources: Float[Array, "b d"], targets: Float[Array, "n d"], draws: Int[Array, "b c"]
+    def _draw_negatives(
+        self,
+        task: TaskConfig,
+        sources: Float[Array, "b d"],
+        targets: Float[Array, "n f"],
+        edges: PositiveEdges,
+        key: Array,
     ) -> Int[Array, "b m"]:
-        """Keeps the best-scored of every `hardest_of` draws."""
+        """Draws `num_negatives` targets for every row, each the best-scored of `hardest_of` uniform draws."""
+        num_rows, rows = len(sources), task.rows_per_draw
+        num_groups = -(-num_rows // rows)
+        draws = uniform_targets(key, edges, num_groups, task.num_negatives * task.hardest_of)
         if task.hardest_of == 1:
-            return draws
-        scores = jax.lax.stop_gradient(self.predictors[task.relation](sources, targets[draws]))
-        groups = (len(draws), task.num_negatives, task.hardest_of)
-        best = scores.reshape(groups).argmax(axis=2, keepdims=True)
-        return jnp.take_along_axis(draws.reshape(groups), best, axis=2)[:, :, 0]
+            return jnp.repeat(draws, rows, axis=0)[:num_rows]
+        padded = jnp.pad(sources, ((0, num_groups * rows - num_rows), (0, 0))).reshape(num_groups, rows, -1)
+        scores = jax.lax.stop_gradient(self.predictors[task.relation](padded, targets[draws]))
+        best = scores.reshape(num_groups, rows, task.num_negatives, task.hardest_of).argmax(axis=3)
+        first = task.hardest_of * jnp.arange(task.num_negatives)
+        chosen = jnp.take_along_axis(draws[:, None, :], best + first[None, None, :], axis=2)
+        return chosen.reshape(num_groups * rows, task.num_negatives)[:num_rows]
 
     def scorer(self, tables: Tables, inputs: Inputs) -> DotScorer | MlpScorer:
         """Returns the primary task's scorer, with every node's half of the predictor computed once."""

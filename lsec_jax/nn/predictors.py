@@ -32,15 +32,15 @@ class MlpPredictor(nnx.Module):
         """W1i v_i."""
         return targets @ self.target_weights[...]
 
-    def __call__(self, sources: Float[Array, "b d"], targets: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Scores k targets for each source."""
-        hidden = jax.nn.relu(self.source_half(sources)[:, None, :] + self.target_half(targets))
+    def __call__(self, sources: Float[Array, "b g d"], targets: Float[Array, "b k f"]) -> Float[Array, "b g k"]:
+        """Scores k targets for each of g sources, in b independent groups."""
+        hidden = jax.nn.relu(self.source_half(sources)[:, :, None, :] + self.target_half(targets)[:, None, :, :])
         return hidden @ self.output_weights[...] + self.output_bias[...]
 
 
 class DotPredictor(nnx.Module):
     """Inner product of the two vectors; has no parameters."""
 
-    def __call__(self, sources: Float[Array, "b d"], targets: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Scores k targets for each source."""
-        return jnp.einsum("bd,bkd->bk", sources, targets)
+    def __call__(self, sources: Float[Array, "b g d"], targets: Float[Array, "b k d"]) -> Float[Array, "b g k"]:
+        """Scores k targets for each of g sources, in b independent groups."""
+        return jnp.einsum("bgd,bkd->bgk", sources, targets)

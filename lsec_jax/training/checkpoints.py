@@ -21,10 +21,10 @@ class Progress:
 
     Attributes:
         best_value: best validation metric so far; None before the first validation, and where there is no validation.
-        best_step: its step.
+        best_step: its step, the first one of equals.
         misses: validations since then without improvement.
         train_seconds: training time so far, evaluation left out.
-        last_value: the newest validation metric; ranks the checkpoint.
+        last_value: the newest validation metric.
     """
 
     best_value: float | None = None
@@ -54,7 +54,7 @@ class Checkpoints:
             read_only: for evaluation.
 
         Raises:
-            CheckpointError: if read_only and the directory has no checkpoint.
+            CheckpointError: if read_only and the directory has no checkpoint, or one cannot be listed.
         """
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
@@ -62,10 +62,20 @@ class Checkpoints:
         kept = policies.AnyPreservationPolicy(
             [policies.LatestN(keep_last), policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)]
         )
+        # Orbax's own read_only only adds warnings: opening writes nothing unless it creates the directory.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, create=not read_only, read_only=read_only, best_fn=lambda m: m["value"]
+            preservation_policy=kept, create=not read_only, best_fn=lambda metrics: metrics["value"]
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            for step in self._manager.all_steps():
+                if self._manager.metrics(step) is None:
+                    raise FileNotFoundError(f"{step}/metrics is missing")
+        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
+            raise CheckpointError(
+                f"{self.directory}: cannot list the checkpoints ({_brief(error)}). One of the folders is damaged; "
+                "remove it to fall back on the others"
+            ) from error
         if read_only and self._manager.latest_step() is None:
             raise CheckpointError(f"{self.directory}: no finished checkpoint here; train first, or check --workdir")
 
@@ -80,16 +90,23 @@ class Checkpoints:
         """The newest finished checkpoint's step, or None."""
         return self._manager.latest_step()
 
+    def finished_step(self) -> int | None:
+        """The newest checkpoint's step once all writes are done, or None."""
+        self._manager.wait_until_finished()
+        return self._manager.latest_step()
+
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Saves asynchronously, ranked by the newest validation metric, or by its step where there is none."""
+        """Saves asynchronously. The best checkpoint is the one of `progress.best_step`, without validation the last."""
         step = int(state.step)
+        is_best = progress.best_value is None or progress.best_step == step
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
             ),
-            metrics={"value": float(step if progress.last_value is None else progress.last_value)},
+            # Later bests are better, so steps rank them; the metric itself would leave ties to Orbax.
+            metrics={"value": float(step if is_best else 0)},
         )
 
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
@@ -110,8 +127,8 @@ class Checkpoints:
             )
         except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
             raise CheckpointError(
-                f"{self.directory}/{step}: cannot be restored ({type(error).__name__}: {error}). If the file is "
-                "damaged, remove that folder to fall back on the checkpoint before it"
+                f"{self.directory}/{step}: cannot be restored ({_brief(error)}). If a file is damaged, remove that "
+                "folder to fall back on the checkpoint before it"
             ) from error
         return TrainState(**restored.state), Progress(**restored.progress)
 
@@ -120,3 +137,8 @@ class Checkpoints:
         step = self._manager.best_step()
         assert step is not None, "checkpoints are always saved with a metric"
         return step
+
+
+def _brief(error: Exception) -> str:
+    """Orbax's messages run over pages; the first line says what happened."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

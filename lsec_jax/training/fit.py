@@ -7,7 +7,7 @@ from absl import logging
 from lsec_jax.config import RunConfig
 from lsec_jax.training import loop, plots, reports
 from lsec_jax.training.checkpoints import Checkpoints, Progress
-from lsec_jax.training.run import Run, claim_workdir, prepare
+from lsec_jax.training.run import Run, check_workdir, claim_workdir, prepare
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.writers import MetricWriter
 
@@ -22,9 +22,11 @@ def run(config: RunConfig, workdir: Path) -> str:
         ConfigError, DataError: before anything is written.
         NonFiniteError: if training diverged; the last good checkpoint stays.
     """
+    check_workdir(workdir, config)
     prepared = prepare(config)
     claim_workdir(workdir, prepared)
     state, progress = _train(prepared, workdir)
+    logging.info("evaluating the checkpoint of step %d and the baselines", int(state.step))
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
@@ -42,7 +44,8 @@ def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
         latest = checkpoints.latest_step()
         if latest is not None:
             state, progress = checkpoints.restore(state, latest)
-            logging.info("resuming from step %d", latest)
+            is_finished = loop.is_finished(config.training, latest, progress)
+            logging.info("training ended at step %d" if is_finished else "resuming from step %d", latest)
         with MetricWriter(workdir, int(state.step), config.training.num_steps) as writer:
             progress = loop.train(
                 config.training,

@@ -1,7 +1,8 @@
 """The training loop: steps, validations, early stopping, checkpoints."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -53,10 +54,13 @@ def train(
     clock = _Clock(progress.train_seconds)
     pending: list[dict[str, jax.Array]] = []
     shown: dict[str, float] = {}
-    while not _is_finished(config, step, progress):
+    if not is_finished(config, step, progress):
+        writer.announce("compiling the training step")
+    while not is_finished(config, step, progress):
         state, metrics = step_function(state, inputs, batch_at(step))
         pending.append(metrics)
         step += 1
+        clock.after_step(metrics)
         is_validation = step % config.evaluate_every == 0 or step == config.num_steps
         if step % config.log_every == 0 or is_validation:
             with clock.waiting():
@@ -66,21 +70,24 @@ def train(
             pending = []
             shown["loss"] = means["loss"]
             writer.write(step, "train", means, progress.train_seconds)
-            writer.progress(step, means["seconds_per_step"], shown)
-        out_of_time = 0 < config.max_seconds <= progress.train_seconds
-        if is_validation or (out_of_time and not pending):
-            for kind, values in validate(state).items():
-                writer.write(step, kind, values, progress.train_seconds)
-                if kind == "validation":
-                    progress.record(step, values[config.metric])
-                    shown |= {config.metric: values[config.metric], "best": max(progress.best_value or 0.0, 0.0)}
-            writer.progress(step, clock.last_seconds_per_step, shown)
-            checkpoints.save(state, progress)
-            clock.restart()
+        # The limit is looked at where the loop waits for the device anyway.
+        out_of_time = not pending and 0 < config.max_seconds <= progress.train_seconds
+        if is_validation or out_of_time:
+            with clock.validating():
+                for kind, values in validate(state).items():
+                    writer.write(step, kind, values, progress.train_seconds)
+                    if kind == "validation":
+                        progress.record(step, values[config.metric])
+                        assert progress.best_value is not None
+                        shown |= {config.metric: values[config.metric], "best": progress.best_value}
+                checkpoints.save(state, progress)
+        if not pending:
+            writer.progress(step, clock.seconds_per_step, clock.seconds_left(config, step), shown)
     return progress
 
 
-def _is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
+def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
+    """Whether the steps, the patience or the time are used up."""
     out_of_patience = 0 < config.patience <= progress.misses
     out_of_time = 0 < config.max_seconds <= progress.train_seconds
     return step >= config.num_steps or out_of_patience or out_of_time
@@ -93,7 +100,7 @@ def _fetch(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoi
     for i, metrics in enumerate(fetched):
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
         if bad:
-            last = checkpoints.latest_step()
+            last = checkpoints.finished_step()
             kept = (
                 f"the checkpoint of step {last} is intact" if last is not None else "no checkpoint had been saved yet"
             )
@@ -105,35 +112,62 @@ def _fetch(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoi
 
 
 class _Clock:
-    """Training time without evaluation, and how much of it the host spent waiting for the device."""
+    """Training time without evaluation, and how much of it the host spent waiting for the device.
+
+    Rates leave out the first step, which compiles; training time does not.
+    """
 
     def __init__(self, seconds_before: float):
         self._before = seconds_before
-        self.last_seconds_per_step = 0.0
-        self.restart()
-
-    def restart(self) -> None:
+        self.seconds_per_step = 0.0
+        self._seconds_per_validation = 0.0
+        self._is_warm = False
+        self._uncounted = 0
         self._started = self._marked = time.perf_counter()
         self._waited = 0.0
 
-    def waiting(self) -> "_Clock":
-        return self
+    def after_step(self, metrics: dict[str, jax.Array]) -> None:
+        """Waits for the first step, so that the rates start after it."""
+        if not self._is_warm:
+            jax.block_until_ready(metrics)
+            self._is_warm, self._uncounted, self._marked = True, 1, time.perf_counter()
 
-    def __enter__(self) -> None:
-        self._wait_started = time.perf_counter()
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for the device."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
-    def __exit__(self, *exception: Any) -> None:
-        self._waited += time.perf_counter() - self._wait_started
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """Leaves the time inside out of training time and rates."""
+        started = time.perf_counter()
+        yield
+        self._started = self._marked = time.perf_counter()
+        self._seconds_per_validation = self._started - started
 
     def seconds(self) -> float:
+        """Training time so far."""
         now = time.perf_counter()
         self._before += now - self._started
         self._started = now
         return self._before
 
     def rates(self, num_steps: int) -> dict[str, float]:
+        """Seconds per step and the waiting share of the last `num_steps` steps."""
         now = time.perf_counter()
-        elapsed, self._marked = max(now - self._marked, 1e-9), now
-        self.last_seconds_per_step = elapsed / num_steps
-        waited, self._waited = self._waited, 0.0
-        return {"seconds_per_step": self.last_seconds_per_step, "device_wait_share": min(waited / elapsed, 1.0)}
+        counted, self._uncounted = num_steps - self._uncounted, 0
+        elapsed, waited = max(now - self._marked, 1e-9), self._waited
+        self._marked, self._waited = now, 0.0
+        if counted:
+            self.seconds_per_step = elapsed / counted
+        elif not self.seconds_per_step:  # only the step that compiled: all there is to go by
+            self.seconds_per_step = self._before / num_steps
+        return {"seconds_per_step": self.seconds_per_step, "device_wait_share": min(waited / elapsed, 1.0)}
+
+    def seconds_left(self, config: TrainingConfig, step: int) -> float:
+        """Until the last step at the present pace, with as many validations as are due."""
+        num_validations = -(-config.num_steps // config.evaluate_every) - step // config.evaluate_every
+        steps = (config.num_steps - step) * self.seconds_per_step
+        return steps + (num_validations * self._seconds_per_validation if step < config.num_steps else 0.0)

@@ -1,6 +1,7 @@
 """One run from its config: data, model, evaluator, and what its workdir holds."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,10 @@ class Run:
         """The primary task's relation: what is evaluated and recommended."""
         return self.config.model.tasks[0].relation
 
+    def num_targets(self) -> int:
+        """How many nodes there are to rank."""
+        return len(self.data.nodes[self.data.relations[self.task].target])
+
     def has_edges(self, split: str) -> bool:
         """Whether the primary task has held-out edges in a split."""
         return bool(np.any(self.data.relations[self.task].split == SPLITS[split]))
@@ -81,8 +86,11 @@ class Run:
 
     def scorer_function(self) -> Callable[[TrainState], Scorer]:
         """Returns the jitted function from a state to the primary task's scorer."""
-        compute = jax.jit(lambda params, inputs: self.model.module(params.dense).scorer(params.tables, inputs))
-        return lambda state: compute(state.params, self.inputs)
+        return lambda state: self._compute_scorer(state.params, self.inputs)
+
+    @functools.cached_property
+    def _compute_scorer(self) -> Any:
+        return jax.jit(lambda params, inputs: self.model.module(params.dense).scorer(params.tables, inputs))
 
     def _optimizer(self) -> Any:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
@@ -113,7 +121,8 @@ def prepare(config: RunConfig) -> Run:
     positives = {name: _positives(data, data.relations[name]) for name in task_relations}
     _warn_about_large_batches(config, positives)
     for text, count in sorted(data.counts.items()):
-        logging.info("data: %s: %d", text, count)
+        if count:
+            logging.info("data: %s: %d", text, count)
     run = Run(config, data, TrainableModel(module), Inputs(graphs, positives), evaluator)
     if config.training.patience and not run.has_edges("validation"):
         raise ConfigError(
@@ -178,30 +187,44 @@ def _warn_about_large_batches(config: RunConfig, positives: Mapping[str, Positiv
             )
 
 
-def claim_workdir(workdir: Path, run: Run) -> None:
-    """Writes config.json and data.json into the workdir, or checks that they are this run's already.
+def check_workdir(workdir: Path, config: RunConfig) -> None:
+    """Checks, before anything is loaded, that the workdir is new, empty or of this very config.
 
     Raises:
         ConfigError: if the workdir belongs to another config, with the differences, or holds something else.
-        DataError: if its data differs from this run's.
     """
-    current = json.loads(json.dumps(config_lib.to_dict(run.config)))
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} is a file; choose an empty or new directory")
     stored = _read_json(workdir / "config.json")
     if stored is None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if any(workdir.iterdir()):
+        # A run that was killed while it claimed the workdir leaves these.
+        ours = {"data.json", "data.json.tmp", "config.json.tmp"}
+        if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
-        write_json(workdir / "data.json", describe_data(run.data))
-        write_json(workdir / "config.json", current)
         return
-    changed = config_lib.differences(stored, current)
+    changed = config_lib.differences(stored, json.loads(json.dumps(config_lib.to_dict(config))))
     if changed:
         raise ConfigError(
             f"workdir {workdir} belongs to another config (stored -> given):\n  "
             + "\n  ".join(changed)
             + "\nUse another --workdir, or give the stored values again to resume."
         )
-    check_fingerprint(workdir, run.data)
+
+
+def claim_workdir(workdir: Path, run: Run) -> None:
+    """Writes config.json and data.json into a new workdir, or checks that they are this run's already.
+
+    Raises:
+        ConfigError: as `check_workdir`.
+        DataError: if its data differs from this run's.
+    """
+    check_workdir(workdir, run.config)
+    if (workdir / "config.json").exists():
+        check_fingerprint(workdir, run.data)
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "data.json", describe_data(run.data))
+    write_json(workdir / "config.json", config_lib.to_dict(run.config))
 
 
 def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,21 +27,30 @@ USERS_AT_ONCE = 16384
 def read_users(path: Path) -> np.ndarray:
     """Reads external user ids, one a line; duplicates keep their first place.
 
+    Returns:
+        [u] int64 if every line is a plain integer, else strings.
+
     Raises:
-        DataError: if the file is missing, empty, or has an empty line.
+        DataError: if the file is missing, empty, not text, or has an empty line.
     """
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"--users={path}: no such file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"--users={path}: not a text file ({error.reason} at byte {error.start})") from None
+    if "\0" in text:
+        raise DataError(f"--users={path}: not a text file (a zero byte at character {text.index(chr(0))})")
+    lines = [line.strip() for line in text.removesuffix("\n").split("\n")] if text.strip() else []
     if not lines:
         raise DataError(f"--users={path}: the file is empty; write one user id a line")
-    empty = [i for i, line in enumerate(lines, 1) if not line.strip()]
-    if empty:
-        raise DataError(f"--users={path}, row {empty[0]}: empty line; write one user id a line")
-    return np.array(list(dict.fromkeys(line.strip() for line in lines)))
+    if "" in lines:
+        raise DataError(f"--users={path}, row {lines.index('') + 1}: empty line; write one user id a line")
+    users = list(dict.fromkeys(lines))
+    # 007 is not the integer 7, and no user's id has more digits than int64 holds.
+    if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", user, re.ASCII) for user in users):
+        return np.array([int(user) for user in users], np.int64)
+    return np.array(users)
 
 
 def write_recommendations(
@@ -48,7 +59,8 @@ def write_recommendations(
     """Writes user_id, rank (from 1), item_id, score, source for each user; blocks of users bound the memory.
 
     Users unknown to the data, and users without any training edge in the model's relations, get the popularity list and
-    source "popularity". Fewer than k rows are written for a user who has fewer items left.
+    source "popularity". Fewer than k rows are written for a user who has fewer items left. The ids are of the data's
+    own type; only where the data's ids are integers and some of `users` are not, user_id is text.
 
     Returns:
         Counts of what was written.
@@ -56,7 +68,10 @@ def write_recommendations(
     relation = run.data.relations[run.task]
     user_table, item_table = run.data.nodes[relation.source], run.data.nodes[relation.target]
     external = user_table.ids if users is None else users
+    if external.dtype.kind != user_table.ids.dtype.kind:
+        external = external.astype(np.str_)
     internal = np.arange(len(user_table)) if users is None else user_table.index_of(users)
+    k = min(k, len(item_table))
     popularity = PopularityScorer.fit(relation.edges(TRAIN)[1], len(item_table))
     is_known = (internal >= 0) & _has_vector(run, relation.source)[np.maximum(internal, 0)]
     # Row m of the seen lists is empty: it stands for users whom the data does not know.
@@ -148,11 +163,18 @@ def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
 
 
 def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
-    """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt."""
+    """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt.
+
+    The directory, new or empty, gets its files only when all of them have been written.
+    """
     encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs.graphs))
     vectors = jax.device_get(encode(state.params, run.inputs))
-    directory.mkdir(parents=True, exist_ok=True)
-    for node_type, values in vectors.items():
-        np.save(directory / f"{node_type}.npy", values, allow_pickle=False)
-        ids = "".join(f"{external}\n" for external in run.data.nodes[node_type].ids)
-        (directory / f"{node_type}.ids.txt").write_text(ids)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{directory.name}.", dir=directory.parent) as temporary:
+        complete = Path(temporary) / "complete"
+        complete.mkdir()
+        for node_type, values in vectors.items():
+            np.save(complete / f"{node_type}.npy", values, allow_pickle=False)
+            ids = "".join(f"{external}\n" for external in run.data.nodes[node_type].ids)
+            (complete / f"{node_type}.ids.txt").write_text(ids, encoding="utf-8")
+        os.replace(complete, directory)

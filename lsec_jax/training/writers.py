@@ -29,7 +29,7 @@ class MetricWriter:
             workdir: gets metrics.jsonl and tensorboard/.
             first_step: steps done already; lines of metrics.jsonl beyond it (written after the checkpoint that the run
                 resumes from) are dropped.
-            num_steps: for the progress bar.
+            num_steps: for the progress display.
         """
         path = workdir / "metrics.jsonl"
         if path.exists():
@@ -37,7 +37,14 @@ class MetricWriter:
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None)
         interactive = sys.stderr.isatty()
-        self._bar = tqdm(initial=first_step, total=num_steps, unit="step", disable=not interactive, dynamic_ncols=True)
+        self._bar = tqdm(
+            initial=first_step,
+            total=num_steps,
+            disable=not interactive,
+            dynamic_ncols=True,
+            # tqdm's own rate would count compilation and evaluations as slow steps.
+            bar_format="{percentage:3.0f}%|{bar:20}| step {n_fmt}/{total_fmt}{postfix}",
+        )
         self._log = not interactive
         self._num_steps = num_steps
 
@@ -62,17 +69,32 @@ class MetricWriter:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            # TensorBoard allows no '@' in names.
+            self._events.add_scalar(f"{kind}/{name.replace('@', '_at_')}", value, step)
 
-    def progress(self, step: int, seconds_per_step: float, metrics: Mapping[str, float]) -> None:
-        """Shows rate, time left and the latest metrics: a bar on a terminal, log lines elsewhere."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self._bar.n = step
-        self._bar.set_postfix_str(shown)
+    def announce(self, text: str) -> None:
+        """Shows what is going on before the first numbers are there."""
+        self._bar.set_postfix_str(text)
         if self._log:
-            left = tqdm.format_interval(max(self._num_steps - step, 0) * seconds_per_step)
-            rate = 1.0 / max(seconds_per_step, 1e-9)
-            logging.info("step %d/%d  %.1f steps/s  %s left  %s", step, self._num_steps, rate, left, shown)
+            logging.info("%s", text)
+
+    def progress(self, step: int, seconds_per_step: float, seconds_left: float, metrics: Mapping[str, float]) -> None:
+        """Shows rate, time left and the latest metrics: a bar on a terminal, log lines elsewhere.
+
+        Args:
+            step: optimizer steps done.
+            seconds_per_step: without compilation and evaluations.
+            seconds_left: until `num_steps`, with evaluations.
+            metrics: to show.
+        """
+        rate = 1.0 / max(seconds_per_step, 1e-9)
+        parts = [f"{rate:.3g} steps/s" if rate < 100 else f"{rate:.0f} steps/s"]
+        parts += [f"{tqdm.format_interval(seconds_left)} left"]
+        parts += [f"{name} {value:.4g}" for name, value in metrics.items()]
+        self._bar.n = step
+        self._bar.set_postfix_str("  ".join(parts))
+        if self._log:
+            logging.info("step %d/%d  %s", step, self._num_steps, "  ".join(parts))
 
 
 def _drop_later_lines(path: Path, last_step: int) -> None:

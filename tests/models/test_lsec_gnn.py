@@ -8,6 +8,7 @@ import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.models.lsec_gnn import Config, TaskConfig
+from lsec_jax.nn.sampling import uniform_targets
 from lsec_jax.training.state import Keys, TrainableModel
 from tests.worlds import ENDS, NUM_NODES, model_inputs, random_edges
 
@@ -170,16 +171,21 @@ def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_of
     assert final[False] < final[True] - 0.05, final
 
 
-def test_hardest_negatives_score_at_least_as_high_as_uniform_ones():
-    config, model, params = build(tasks=(TaskConfig("buy", num_negatives=3, hardest_of=4),), relations=("buy",))
+@pytest.mark.parametrize("rows_per_draw", [1, 2, 5])
+def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
+    task = TaskConfig("buy", num_negatives=3, hardest_of=4, rows_per_draw=rows_per_draw)
+    config, model, params = build(tasks=(task,), relations=("buy",))
     module, inputs = model.module(params.dense), model_inputs(config, random_edges())
-    vectors = module.encode(params.tables, inputs.graphs)
-    draws = jax.random.randint(jax.random.key(0), (5, 12), 0, 9)
+    vectors, edges, key = module.encode(params.tables, inputs.graphs), inputs.positives["buy"], jax.random.key(0)
     sources = vectors["user"][:5]
-    chosen = module._hardest(config.tasks[0], sources, vectors["item"], draws)
-    scores = np.asarray(module.predictors["buy"](sources, vectors["item"][draws])).reshape(5, 3, 4)
-    picked = np.asarray(module.predictors["buy"](sources, vectors["item"][chosen]))
-    np.testing.assert_allclose(picked, scores.max(2), rtol=1e-5)
+    chosen = np.asarray(module._draw_negatives(task, sources, vectors["item"], edges, key))
+    draws = np.asarray(uniform_targets(key, edges, -(-5 // rows_per_draw), 12))
+    all_scores = np.asarray(module.predictors["buy"](sources[None], vectors["item"][None]))[0]
+    assert chosen.shape == (5, 3)
+    for row in range(5):
+        own_draws = draws[row // rows_per_draw].reshape(3, 4)
+        expected = all_scores[row][own_draws].max(axis=1)
+        np.testing.assert_allclose(all_scores[row][chosen[row]], expected, rtol=1e-5)
 
 
 def test_known_positives_among_the_negatives_carry_no_loss():

@@ -1,0 +1,119 @@
+"""What the quality benchmarks share: configs by path, resumable pieces of work, and the circumstances of a result."""
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lsec_jax import config as config_lib
+from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.training import reports
+from lsec_jax.training.writers import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "quality" / "results"
+
+
+def load_config(name: str, variant: str = "") -> RunConfig:
+    """Returns get_config(variant) of configs/<name>.py."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_config_{name}", ROOT / "configs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The JSON form of a config, as a workdir stores it."""
+    return json.loads(json.dumps(config_lib.to_dict(config)))
+
+
+def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns the stored outcome of a piece of work, or does it and stores it with its environment.
+
+    Args:
+        path: JSON file of this piece of work.
+        settings: everything that determines the outcome, JSON.
+        work: returns the outcome, JSON.
+
+    Returns:
+        The outcome with "environment" added.
+
+    Raises:
+        ConfigError: if the file belongs to other settings, with the differences.
+    """
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if changed := config_lib.differences(stored["settings"], settings, "settings"):
+            raise ConfigError(
+                f"{path} belongs to other settings (stored -> given):\n  "
+                + "\n  ".join(changed)
+                + "\nUse another --workdir, or give the stored values again."
+            )
+        return stored["outcome"]
+    started_in = environment()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    outcome = {**work(), "environment": started_in}
+    write_json(path, {"settings": settings, "outcome": outcome})
+    return outcome
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, cores and commit."""
+    return {
+        **reports.environment(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "lsec_jax", "configs", "benchmarks/**/*.py")),
+    }
+
+
+def distinct(environments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The different ones among the environments of the pieces of one result, in order."""
+    return [value for i, value in enumerate(environments) if value not in environments[:i]]
+
+
+def command() -> str:
+    """The command line of this process."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    start = ["python", "-m", spec.name] if spec is not None else ["python", sys.argv[0]]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def parse_seeds(values: Sequence[str]) -> list[int]:
+    """Seeds of a list flag.
+
+    Raises:
+        ConfigError: for anything but different whole numbers >= 0.
+    """
+    if not values or not all(value.strip().isdecimal() for value in values):
+        raise ConfigError(f"--seeds={','.join(values)}: give whole numbers >= 0, for example --seeds=0,1,2")
+    seeds = [int(value) for value in values]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds={','.join(values)}: name each seed once")
+    return seeds
+
+
+def check_output(path: Path) -> None:
+    """Refuses an output path before hours of work; raises ConfigError."""
+    if path.suffix != ".json" or not path.parent.is_dir():
+        raise ConfigError(f"--output={path}: give a .json file in an existing folder")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

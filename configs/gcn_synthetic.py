@@ -1,0 +1,27 @@
+"""A one-relation GCN on the built-in synthetic live-commerce world: the rival that sees purchases only.
+
+Everything but the model's relations and tasks is that of lsec_gcn_synthetic.py, written out because configs do not
+import each other; tests/benchmarks/test_quality.py compares the two files.
+"""
+
+from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, TrainingConfig
+from lsec_jax.data.sources import synthetic
+from lsec_jax.models import lsec_gnn
+
+
+def get_config(variant: str = "") -> RunConfig:
+    config = RunConfig(
+        data=synthetic.Config(),
+        model=lsec_gnn.Config(relations=("buy",), tasks=(lsec_gnn.TaskConfig("buy"),)),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        training=TrainingConfig(num_steps=1000, batch_size=2048, evaluate_every=50, patience=6, metric="ndcg@10"),
+        evaluation=EvaluationConfig(num_candidates=1000),
+    )
+    if variant == "tiny":
+        config.data = synthetic.tiny()
+        config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 16, (16, 8), 16
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 30, 128, 10
+        config.evaluation.num_candidates = 100
+    elif variant:
+        raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")
+    return config
