@@ -151,6 +151,11 @@ def _look_up(config: object, argument: str, key: str) -> None:
             if not 0 <= i < len(holder):
                 raise ConfigError(f"{argument}: '{path}' has {len(holder)} entries, numbered from 0; there is no [{i}]")
             holder, path = holder[i], f"{path}[{i}]"
+    value = argument.partition("=")[2]
+    is_names = isinstance(holder, tuple) and any(isinstance(item, str) for item in holder)
+    if is_names and "," in value and not re.search(r"['\"]", value):
+        flag = argument.partition("=")[0]
+        raise ConfigError(f"{argument}: repeat the flag for each name: {' '.join(f'{flag}={x}' for x in value.split(','))}")
     if hasattr(holder, "__dataclass_fields__"):
         raise ConfigError(
             f"{argument}: '{path}' is a group of keys; set one of them: {', '.join(sorted(holder.__dataclass_fields__))}"

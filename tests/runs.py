@@ -22,7 +22,7 @@ def tiny_world(**changes):
 
 def tiny_config(**training):
     """One relation, one layer, one protocol; eight steps with a validation after every second."""
-    steps = {"num_steps": 8, "batch_size": 64, "evaluate_every": 2, "patience": 0, "metric": "ndcg@10", "log_every": 2}
+    steps = {"num_steps": 8, "batch_size": 50, "evaluate_every": 2, "patience": 0, "metric": "ndcg@10", "log_every": 2}
     return RunConfig(
         data=tiny_world(),
         model=lsec_gnn.Config(

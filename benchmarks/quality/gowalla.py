@@ -29,11 +29,6 @@ PAPER = {"recall@20": 0.1830, "ndcg@20": 0.1554}
 TARGET = {"recall@20": 0.1820, "ndcg@20": 0.1550}
 POPULARITY = {"recall@20": 0.0416, "ndcg@20": 0.0317}
 
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, one run each.")
-_OUTPUT = flags.DEFINE_string("output", str(runs.RESULTS / "gowalla.json"), "JSON file to write.")
-_WORKDIR = flags.DEFINE_string("workdir", "workdirs/benchmarks/gowalla", "Where the runs are; reused.")
-_VARIANT = flags.DEFINE_string("variant", "", "Variant of the config; 'tiny' to try the command.")
-
 
 class PopularityError(AssertionError):
     """The popularity row is not what the split and the protocol must give."""
@@ -106,16 +101,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Runs the command."""
-    output, workdir, seeds = Path(_OUTPUT.value), Path(_WORKDIR.value), runs.parse_seeds(_SEEDS.value)
+    output, workdir, seeds = Path(flags.FLAGS.output), Path(flags.FLAGS.workdir), runs.parse_seeds(flags.FLAGS.seeds)
     runs.check_output(output)
     outcomes = []
     for seed in seeds:
-        config = runs.load_config("lightgcn_gowalla", _VARIANT.value)
+        config = runs.load_config("lightgcn_gowalla", flags.FLAGS.variant)
         config.seed = seed
         work = functools.partial(train, config, workdir / f"seed{seed}")
         outcomes.append(runs.finished_or(workdir / f"seed{seed}.json", runs.as_json(config), work))
         logging.info("seed %d: %s", seed, outcomes[-1]["curve"][-1])
-    result = collect(runs.as_json(runs.load_config("lightgcn_gowalla", _VARIANT.value)), seeds, outcomes)
+    result = collect(runs.as_json(runs.load_config("lightgcn_gowalla", flags.FLAGS.variant)), seeds, outcomes)
     write_json(output, result)
     draw(result, output.with_name(f"{output.stem}_curve.png"))
     logging.info("wrote %s", output)
@@ -123,5 +118,14 @@ def main() -> None:
         raise PopularityError(f"popularity: {result['popularity_check']}")
 
 
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, one run each.")
+    flags.DEFINE_string("output", str(runs.RESULTS / "gowalla.json"), "JSON file to write.")
+    flags.DEFINE_string("workdir", "workdirs/benchmarks/gowalla", "Where the runs are; reused.")
+    flags.DEFINE_string("variant", "", "Variant of the config; 'tiny' to try the command.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

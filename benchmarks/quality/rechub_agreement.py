@@ -33,6 +33,7 @@ from lsec_jax.training.writers import write_json
 DRIVER = runs.ROOT / "benchmarks" / "quality" / "peers" / "rechub_lsec_gcn.py"
 PEER_BATCH = 4096
 TOLERANCE = 1e-6
+TASK_FILES = {"buy": "user-item-buy", "follow": "user-streamer-follow"}
 COMPARED = ("auc", "ndcg@10")
 CUTOFFS = (10, 50)
 NOTES = (
@@ -40,21 +41,11 @@ NOTES = (
     "edges take part without a loss. Ours: uniform batches of each task's edges, as many per step as theirs on "
     "average.",
     "Theirs: sampled neighbours and unfiltered negatives. Ours: the whole graph, known positives masked.",
-    "Ours here as theirs: no self-connections, a weight matrix per direction, no last activation, embeddings N(0, 1), "
-    "learning rate 5e-4, 4 negatives.",
+    "Ours here as theirs: degrees without the step's own edges, no self-connections, a weight matrix per direction, "
+    "no last activation, embeddings N(0, 1), learning rate 5e-4, 4 negatives.",
     "Their AUC falls below 0.5 in the first steps and recovers after several hundred; their ranks of equal scores "
     "depend on the place in the file, so metric functions are compared on scores without ties.",
 )
-
-_PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Python of the peer's environment.", required=True)
-_PEER_THREADS = flags.DEFINE_integer("peer_threads", 1, "Threads of the peer.", lower_bound=1)
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, on both sides; one world.")
-_POSITIVES = flags.DEFINE_integer("positives", 1_600_000, "Positives per task seen at the end.", lower_bound=1)
-_POINTS = flags.DEFINE_integer("points", 4, "Equally spaced budgets at which both are compared.", lower_bound=1)
-_CANDIDATES = flags.DEFINE_integer("num_candidates", 100, "Candidates per user.", lower_bound=2)
-_OUTPUT = flags.DEFINE_string("output", str(runs.RESULTS / "rechub_agreement.json"), "JSON file to write.")
-_WORKDIR = flags.DEFINE_string("workdir", "workdirs/benchmarks/rechub_agreement", "Where data and runs are; reused.")
-_VARIANT = flags.DEFINE_enum("variant", "", ["", "tiny"], "'tiny': a world of a few hundred nodes, to try the command.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +148,7 @@ def train_theirs(directory: Path, schedule: Schedule, seed: int, prefix: Path) -
     points = [
         {
             "steps": row["steps"],
-            "positives": {name: row["positives"][file] for name, file in _TASK_FILES.items()},
+            "positives": {name: row["positives"][file] for name, file in TASK_FILES.items()},
             "train_seconds": row["seconds_training"],
             **{metric: row["val"][metric.upper()] for metric in COMPARED},
         }
@@ -167,15 +158,24 @@ def train_theirs(directory: Path, schedule: Schedule, seed: int, prefix: Path) -
     return {"points": points}
 
 
-_TASK_FILES = {"buy": "user-item-buy", "follow": "user-streamer-follow"}
+def peer_versions(log: Path) -> dict[str, str]:
+    """Versions of the peer's main packages."""
+    names = ("rechub", "dgl", "torch", "numpy", "scikit-learn", "pandas")
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
+    _call_peer(log, "-c", code)
+    return json.loads(log.read_text())
 
 
 def _call_driver(log: Path, *arguments: Any) -> None:
-    python = Path(_PEER_PYTHON.value).expanduser().absolute()  # not resolved: the link is what makes the environment
+    _call_peer(log, DRIVER, "--threads", flags.FLAGS.peer_threads, *arguments)
+
+
+def _call_peer(log: Path, *arguments: Any) -> None:
+    # Not resolved: the link is what makes the environment.
+    python = Path(flags.FLAGS.peer_python).expanduser().absolute()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    full = [str(python), str(DRIVER), "--threads", str(_PEER_THREADS.value), *map(str, arguments)]
     with log.open("w") as file:
-        done = subprocess.run(full, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run([python, *map(str, arguments)], env=environment, stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
         tail = "\n  ".join(log.read_text().splitlines()[-5:])
         raise ConfigError(f"the peer ended with code {done.returncode}; see {log}\n  {tail}")
@@ -193,12 +193,12 @@ def compare_metrics(directory: Path, trained_scores: np.ndarray, workdir: Path) 
         "score_sets" by name and metric, the "largest" absolute difference, and whether it "agrees".
     """
     tsv = directory / "val" / "user-item-buy.tsv"
-    users, _, flags_of_rows = np.loadtxt(tsv, dtype=np.int64, delimiter="\t", skiprows=1, unpack=True)
+    users, _, is_positive = np.loadtxt(tsv, dtype=np.int64, delimiter="\t", skiprows=1, unpack=True)
     width = int(np.bincount(users).max())
     assert (users.reshape(-1, width) == users.reshape(-1, width)[:, :1]).all(), "we write the lists user by user"
-    labels = flags_of_rows.reshape(-1, width).astype(bool)
+    labels = is_positive.reshape(-1, width).astype(bool)
     noise = np.random.default_rng(0).normal(size=len(users))
-    score_sets = {"random": noise, "informed": noise + flags_of_rows, "the peer's trained model": trained_scores}
+    score_sets = {"random": noise, "informed": noise + is_positive, "the peer's trained model": trained_scores}
     result: dict[str, dict[str, dict[str, float]]] = {}
     for i, (name, scores) in enumerate(score_sets.items()):
         scores = without_ties(scores)
@@ -263,17 +263,17 @@ def compare_points(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> 
 
 def main() -> None:
     """Runs the command."""
-    output, workdir, seeds = Path(_OUTPUT.value), Path(_WORKDIR.value), runs.parse_seeds(_SEEDS.value)
+    output, workdir, seeds = Path(flags.FLAGS.output), Path(flags.FLAGS.workdir), runs.parse_seeds(flags.FLAGS.seeds)
     runs.check_output(output)
-    if not Path(_PEER_PYTHON.value).expanduser().exists():
-        raise ConfigError(f"--peer_python={_PEER_PYTHON.value}: no such file; see {DRIVER.parent / 'README.md'}")
-    directory, config = workdir / "data", world(_VARIANT.value)
-    common = {"world": dataclasses.asdict(config), "num_candidates": _CANDIDATES.value}
+    if not Path(flags.FLAGS.peer_python).expanduser().exists():
+        raise ConfigError(f"--peer_python={flags.FLAGS.peer_python}: no such file; see {DRIVER.parent / 'README.md'}")
+    directory, config = workdir / "data", world(flags.FLAGS.variant)
+    common = {"world": dataclasses.asdict(config), "num_candidates": flags.FLAGS.num_candidates}
     data = runs.finished_or(
-        workdir / "data.json", common, functools.partial(write_data, config, _CANDIDATES.value, directory)
+        workdir / "data.json", common, functools.partial(write_data, config, flags.FLAGS.num_candidates, directory)
     )
-    schedule = plan(directory, _POSITIVES.value, _POINTS.value)
-    settings = {**common, "schedule": dataclasses.asdict(schedule), "peer_threads": _PEER_THREADS.value}
+    schedule = plan(directory, flags.FLAGS.positives, flags.FLAGS.points)
+    settings = {**common, "schedule": dataclasses.asdict(schedule), "peer_threads": flags.FLAGS.peer_threads}
     ours, theirs = [], []
     for seed in seeds:
         run_config, prefix = our_config(directory, schedule, seed), workdir / f"theirs_seed{seed}"
@@ -286,7 +286,7 @@ def main() -> None:
     scores = np.load(workdir / f"theirs_seed{seeds[0]}.npy", allow_pickle=False)
     agreement = compare_metrics(directory, scores, workdir)
     result = {
-        "benchmark": "rechub_agreement",
+        "benchmark": "rechub",
         "seeds": seeds,
         "data": data,
         "metric_functions": agreement,
@@ -294,6 +294,7 @@ def main() -> None:
         "popularity": ours[0]["popularity"],
         "settings": settings,
         "config": runs.as_json(our_config(directory, schedule, seeds[0])),
+        "peer": peer_versions(workdir / "peer_versions.json"),
         "notes": NOTES,
         "environments": runs.distinct([run["environment"] for run in (*ours, *theirs)]),
         "command": runs.command(),
@@ -304,5 +305,19 @@ def main() -> None:
         raise AssertionError(f"metric functions differ by {agreement['largest']:.2e}, more than {TOLERANCE}")
 
 
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_string("peer_python", None, "Python of the peer's environment.", required=True)
+    flags.DEFINE_integer("peer_threads", 1, "Threads of the peer.", lower_bound=1)
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, on both sides; one world.")
+    flags.DEFINE_integer("positives", 1_600_000, "Positives per task seen at the end.", lower_bound=1)
+    flags.DEFINE_integer("points", 4, "Equally spaced budgets at which both are compared.", lower_bound=1)
+    flags.DEFINE_integer("num_candidates", 100, "Candidates per user.", lower_bound=2)
+    flags.DEFINE_string("output", str(runs.RESULTS / "rechub.json"), "JSON file to write.")
+    flags.DEFINE_string("workdir", "workdirs/benchmarks/rechub_agreement", "Where data and runs are; reused.")
+    flags.DEFINE_enum("variant", "", ["", "tiny"], "'tiny': a world of a few hundred nodes, to try the command.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

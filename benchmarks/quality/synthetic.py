@@ -27,11 +27,6 @@ CONFIGS = {"gcn": "gcn_synthetic", "lsec-gcn": "lsec_gcn_synthetic"}
 ORDER = ("popularity", "gcn", "lsec-gcn", "oracle")
 COMPARED = {"candidates": ("auc", "mrr", "ndcg@10", "recall@10"), "full_ranking": ("recall@20", "ndcg@20")}
 
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the world and of the models.")
-_OUTPUT = flags.DEFINE_string("output", str(runs.RESULTS / "synthetic.json"), "JSON file to write.")
-_WORKDIR = flags.DEFINE_string("workdir", "workdirs/benchmarks/synthetic", "Where the runs are; reused.")
-_VARIANT = flags.DEFINE_string("variant", "", "Variant of the configs; 'tiny' to try the command.")
-
 
 def seeded_configs(seed: int, variant: str) -> dict[str, RunConfig]:
     """Returns both configs with a seed.
@@ -145,19 +140,28 @@ def collect(configs: dict[str, Any], seeds: list[int], outcomes: list[dict[str, 
 
 def main() -> None:
     """Runs the command."""
-    output, workdir, seeds = Path(_OUTPUT.value), Path(_WORKDIR.value), runs.parse_seeds(_SEEDS.value)
+    output, workdir, seeds = Path(flags.FLAGS.output), Path(flags.FLAGS.workdir), runs.parse_seeds(flags.FLAGS.seeds)
     runs.check_output(output)
     outcomes, settings = [], {}
     for seed in seeds:
-        configs = seeded_configs(seed, _VARIANT.value)
+        configs = seeded_configs(seed, flags.FLAGS.variant)
         settings = {model: runs.as_json(config) for model, config in configs.items()}
         work = functools.partial(measure, configs, workdir / f"seed{seed}")
         outcomes.append(runs.finished_or(workdir / f"seed{seed}.json", settings, work))
         logging.info("seed %d: %s", seed, outcomes[-1]["training"])
-    configs = {model: runs.as_json(runs.load_config(name, _VARIANT.value)) for model, name in CONFIGS.items()}
+    configs = {model: runs.as_json(runs.load_config(name, flags.FLAGS.variant)) for model, name in CONFIGS.items()}
     write_json(output, collect(configs, seeds, outcomes))
     logging.info("wrote %s", output)
 
 
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the world and of the models.")
+    flags.DEFINE_string("output", str(runs.RESULTS / "synthetic.json"), "JSON file to write.")
+    flags.DEFINE_string("workdir", "workdirs/benchmarks/synthetic", "Where the runs are; reused.")
+    flags.DEFINE_string("variant", "", "Variant of the configs; 'tiny' to try the command.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

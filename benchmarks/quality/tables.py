@@ -4,7 +4,7 @@ Example:
   python -m benchmarks.quality.tables           writes
   python -m benchmarks.quality.tables --check   changes nothing; fails if a file is not what the JSON files give
 
-README.md gets the short table of NAME (gowalla, synthetic, rechub_agreement) between the lines
+README.md gets the short table of NAME (gowalla, synthetic, rechub) between the lines
 `<!-- results:NAME -->` and `<!-- /results -->`, where it has them.
 """
 
@@ -25,8 +25,6 @@ Result = Mapping[str, Any]
 NOT_MEASURED = "not measured\n"
 _MARKED = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
-_CHECK = flags.DEFINE_bool("check", False, "Compare instead of writing; exit code 2 if anything differs.")
-
 
 def gowalla_table(result: Result) -> str:
     """Scores of LightGCN and its floors beside the paper's."""
@@ -42,6 +40,7 @@ def gowalla_section(result: Result) -> str:
     """All about Gowalla."""
     target, check = result["target"], result["popularity_check"]
     reached = ", ".join("not reached" if seconds is None else f"{seconds:.0f} s" for seconds in target["seconds"])
+    verdict = "it does" if check["agrees"] else f"IT DOES NOT, it gives {_pairs(check['measured'], check['expected'])}"
     steps = sorted({point["step"] for seed in result["seeds"] for point in seed["curve"]})
     rows = []
     for step in steps:
@@ -50,12 +49,11 @@ def gowalla_section(result: Result) -> str:
         rows.append([str(step), f"{_mean_value(points, 'train_seconds'):.0f}", *columns])
     return "\n".join(
         [
-            f"LightGCN, {len(result['seeds'])} seeds; {result['protocol']}; {result['users']} users.\n",
+            f"LightGCN, {_seeds(result)}; {result['protocol']}; {result['users']} users.\n",
             gowalla_table(result),
             f"- Training time to {_pairs(target, result['metrics'])}, by seed (measured at each point of the curve): "
             f"{reached}.",
-            f"- Popularity must give {_pairs(check['expected'], check['expected'])}: "
-            f"{'it does' if check['agrees'] else 'IT DOES NOT, it gives ' + _pairs(check['measured'], check['expected'])}.",
+            f"- Popularity must give {_pairs(check['expected'], check['expected'])}: {verdict}.",
             f"- One evaluation: {_spread(result['evaluation_seconds'], 1)} s.",
             "- The last checkpoint counts; the test curve below selects nothing.\n",
             "![Test metrics over training time](../benchmarks/quality/results/gowalla_curve.png)\n",
@@ -74,7 +72,7 @@ def synthetic_table(result: Result) -> str:
 def synthetic_section(result: Result) -> str:
     """All about the simulated worlds."""
     parts = [
-        f"Simulated data, {len(result['seeds'])} seeds ({_list(result['seeds'])}), each of {result['seed_of']}. The "
+        f"Simulated data, {_seeds(result)} ({_list(result['seeds'])}), each of {result['seed_of']}. The "
         "GCN sees purchases only; LSEC-GCN also follows and sales. Same optimizer, steps and early stopping. "
         "Differences are paired by seed, with 95% t-intervals over seeds; 'seeds above 0' counts those whose own "
         "interval over users (bootstrap) lies above 0.\n"
@@ -131,11 +129,13 @@ def rechub_agreement_section(result: Result) -> str:
     return "\n".join(
         [
             f"LSEC-GCN on {result['data']['name']} (simulated), written in the LSEC format; validation, "
-            f"candidates: {result['data']['candidates']}; {len(result['seeds'])} seeds a side on one world, Welch "
+            f"candidates: {result['data']['candidates']}; {_seeds(result)} a side on one world, Welch "
             f"intervals. Popularity: {_pairs(result['popularity'], result['points'][0]['difference'])}.\n",
             rechub_agreement_table(result),
             *(f"- {note}" for note in result["notes"]),
-            f"\nSteps and seconds of training ({result['settings']['peer_threads']} threads theirs, all cores ours):\n",
+            f"- Authors' code: {_list([f'{name} {version}' for name, version in result['peer'].items()])}.",
+            f"\nSteps and seconds of training (threads: {result['settings']['peer_threads']} theirs, all cores ours; "
+            "ours with compilation):\n",
             _table(["positives per task", "authors' code", "lsec_jax"], seconds),
             f"The metric functions {verdict}: the largest difference on the same scores without ties, "
             f"{functions['users']} users, is {functions['largest']:.1e} (allowed: {functions['tolerance']:.0e}).\n",
@@ -148,7 +148,7 @@ def rechub_agreement_section(result: Result) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
     "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
-    "rechub_agreement": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
+    "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
 }
 
 
@@ -238,6 +238,11 @@ def _list(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
+def _seeds(result: Result) -> str:
+    count = len(result["seeds"])
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
 def _circumstances(result: Result) -> str:
     lines = [f"Command: `{result['command']}`\n"]
     for environment in result["environments"]:
@@ -259,12 +264,18 @@ def main() -> None:
         wanted[readme] = fill_markers(readme.read_text(), results)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(runs.ROOT)) for path in stale)
-    if _CHECK.value and stale:
+    if flags.FLAGS.check and stale:
         raise ConfigError(f"{names}: not what the JSON files give; run python -m benchmarks.quality.tables")
     for path in stale:
         path.write_text(wanted[path])
     print(f"wrote {names}" if stale else "everything is up to date")
 
 
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_bool("check", False, "Compare instead of writing; exit code 2 if anything differs.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

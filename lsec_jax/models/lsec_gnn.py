@@ -9,8 +9,8 @@ loss or BPR with sampled negatives (Eq. 9-10) and a weighted sum over any number
 
 Departures:
 - Full-graph training: every step propagates over the whole training graph (the paper samples neighbours, Sec. 6.2.3).
-- The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does; degrees
-  stay those of the whole training graph. The leak would otherwise teach the model to read off the edge it predicts.
+- The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the model
+  would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
 - A sampled negative that is a known training positive is masked (the authors' code keeps it).
 """
 
@@ -78,6 +78,8 @@ class Config:
         predictor_hidden: hidden width of the MLP.
         edge_weights: use the relations' weights in the adjacency (the paper binarises them).
         exclude_batch_edges: leave the step's positives out of its messages.
+        excluded_degrees: normalise by the degrees that "remain" without them, or by those of the "whole" graph. With
+            "whole", a node that lost an edge shows it, and the model learns to recognise positives by that.
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows.
         backend: of `propagate`.
     """
@@ -98,6 +100,7 @@ class Config:
     predictor_hidden: int = 128
     edge_weights: bool = False
     exclude_batch_edges: bool = True
+    excluded_degrees: str = "remain"
     l2: float = 0.0
     backend: str = "auto"
 
@@ -107,6 +110,7 @@ class Config:
         require_choice("config.model.layer_combination", self.layer_combination, ("last", "mean"))
         require_choice("config.model.predictor", self.predictor, ("mlp", "dot"))
         require_choice("config.model.last_activation", self.last_activation, ("relu", "none"))
+        require_choice("config.model.excluded_degrees", self.excluded_degrees, ("remain", "whole"))
         require_choice("config.model.backend", self.backend, ("auto", "segment", "bcsr"))
         if not self.relations or len(set(self.relations)) != len(self.relations):
             raise ConfigError(f"config.model.relations = {self.relations} must name at least one relation, each once")
@@ -296,7 +300,9 @@ class LsecGnn(nnx.Module):
         """
         graphs = dict(inputs.graphs)
         if self.config.exclude_batch_edges:
-            graphs |= {name: exclude_edges(graphs[name], ids) for name, ids in batch.items() if name in graphs}
+            renormalize = self.config.excluded_degrees == "remain"
+            excluded = {name: ids for name, ids in batch.items() if name in graphs}
+            graphs |= {name: exclude_edges(graphs[name], ids, renormalize) for name, ids in excluded.items()}
         vectors = self.encode(tables, graphs)
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}

@@ -41,6 +41,7 @@ class BipartiteGraph(NamedTuple):
         to_source: rows are the m source nodes, senders the target nodes.
         to_target: rows are the n target nodes, senders the source nodes.
         source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in each of the two.
+        source_degrees, target_degrees: [m], [n] float32, sums of edge weights, plus 1 with self-loops.
         source_self, target_self: [m], [n] float32, the diagonal 1 / (degree + 1) with self-loops, else zeros.
     """
 
@@ -48,6 +49,8 @@ class BipartiteGraph(NamedTuple):
     to_target: Rows
     source_position: Int[Array, " e"]
     target_position: Int[Array, " e"]
+    source_degrees: Float[Array, " m"]
+    target_degrees: Float[Array, " n"]
     source_self: Float[Array, " m"]
     target_self: Float[Array, " n"]
 
@@ -115,6 +118,8 @@ def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool
         to_target,
         jnp.asarray(source_position),
         jnp.asarray(target_position),
+        jnp.asarray(source_degrees, jnp.float32),
+        jnp.asarray(target_degrees, jnp.float32),
         jnp.asarray(loop / np.maximum(source_degrees, 1.0), jnp.float32),
         jnp.asarray(loop / np.maximum(target_degrees, 1.0), jnp.float32),
     )
@@ -134,13 +139,17 @@ def _rows(receivers: np.ndarray, senders: np.ndarray, values: np.ndarray, num_ro
     return rows, position
 
 
-def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -> BipartiteGraph:
-    """Returns the graph with the given edges (both directions) at weight 0; degrees stay those of the whole graph.
+def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize: bool = True) -> BipartiteGraph:
+    """Returns the graph without the given edges, in both directions; its arrays keep their shapes.
 
     Args:
         graph: the training graph.
         edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine.
+        renormalize: divide by the degrees that remain. Otherwise by those of the whole graph, and then every node that
+            lost an edge is recognisable: what reaches it is too small for its degree.
     """
+    if renormalize:
+        graph = _with_remaining_degrees(graph, edge_ids)
 
     def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
         return rows._replace(values=rows.values.at[position[edge_ids]].set(0.0))
@@ -149,6 +158,36 @@ def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -> Bipartit
         to_source=without(graph.to_source, graph.source_position),
         to_target=without(graph.to_target, graph.target_position),
     )
+
+
+def _with_remaining_degrees(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -> BipartiteGraph:
+    """Scales all values from the whole graph's degrees to the degrees without the given edges."""
+    at = graph.source_position[edge_ids]
+    sources, targets = graph.to_source.receivers[at], graph.to_source.senders[at]
+    weights = graph.to_source.values[at] * jnp.sqrt(graph.source_degrees[sources] * graph.target_degrees[targets])
+    times_given = jnp.zeros_like(graph.source_position).at[edge_ids].add(1)[edge_ids]
+    source_scale = _degree_ratio(graph.source_degrees, sources, weights / times_given)
+    target_scale = _degree_ratio(graph.target_degrees, targets, weights / times_given)
+
+    def scaled(rows: Rows, receivers: Float[Array, " m"], senders: Float[Array, " n"]) -> Rows:
+        factors = jnp.sqrt(receivers)[rows.receivers] * jnp.sqrt(senders)[rows.senders]
+        return rows._replace(values=rows.values * factors)
+
+    return graph._replace(
+        to_source=scaled(graph.to_source, source_scale, target_scale),
+        to_target=scaled(graph.to_target, target_scale, source_scale),
+        source_self=graph.source_self * source_scale,
+        target_self=graph.target_self * target_scale,
+    )
+
+
+def _degree_ratio(
+    degrees: Float[Array, " n"], node_ids: Int[Array, " b"], removed: Float[Array, " b"]
+) -> Float[Array, " n"]:
+    """Old degree over new one; 0 where nothing is left (up to rounding)."""
+    left = degrees.at[node_ids].add(-removed)
+    has_edges = left > 1e-4 * degrees
+    return jnp.where(has_edges, degrees / jnp.where(has_edges, left, 1.0), 0.0)
 
 
 def default_backend() -> Backend:

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: the newest few and the best one."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Checkpoints:
             read_only: for evaluation.
 
         Raises:
-            CheckpointError: if read_only and the directory has no checkpoint, or one cannot be listed.
+            CheckpointError: if read_only and the directory has no checkpoint, or one is damaged.
         """
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
@@ -66,16 +67,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept, create=not read_only, best_fn=lambda metrics: metrics["value"]
         )
-        try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
-            for step in self._manager.all_steps():
-                if self._manager.metrics(step) is None:
-                    raise FileNotFoundError(f"{step}/metrics is missing")
-        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise CheckpointError(
-                f"{self.directory}: cannot list the checkpoints ({_brief(error)}). One of the folders is damaged; "
-                "remove it to fall back on the others"
-            ) from error
+        for folder in self.directory.glob("[0-9]*"):
+            if folder.name.isdigit():
+                _check_metrics(folder)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
         if read_only and self._manager.latest_step() is None:
             raise CheckpointError(f"{self.directory}: no finished checkpoint here; train first, or check --workdir")
 
@@ -137,6 +132,16 @@ class Checkpoints:
         step = self._manager.best_step()
         assert step is not None, "checkpoints are always saved with a metric"
         return step
+
+
+def _check_metrics(folder: Path) -> None:
+    """Raises CheckpointError where Orbax would fail without a name, or take the checkpoint for one without metrics."""
+    try:
+        json.loads((folder / "metrics" / "metrics").read_text())["value"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: damaged ({_brief(error)}); remove that folder to fall back on the other checkpoints"
+        ) from error
 
 
 def _brief(error: Exception) -> str:

@@ -68,8 +68,9 @@ class Run:
         return [split for split in ("validation", "test") if self.has_edges(split)]
 
     def initial_state(self) -> TrainState:
-        """The state before the first step."""
-        return init_state(self.model, self._optimizer(), Keys.from_seed(self.config.seed))
+        """The state before the first step, committed to its device as a restored one is: jit compiles once for both."""
+        state = init_state(self.model, self._optimizer(), Keys.from_seed(self.config.seed))
+        return jax.device_put(state, jax.devices()[0])
 
     def step_function(self) -> Callable[..., Any]:
         """The jitted training step."""

@@ -60,7 +60,8 @@ class TrainableModel:
     def init(self, keys: Keys) -> Params:
         """Returns the initial parameters."""
         tables = self.module(self._initial).init_tables(keys.init)
-        return Params(nnx.to_pure_dict(self._initial), tables)
+        # A copy: the training step donates its state, and these arrays must serve the next call too.
+        return Params(jax.tree.map(jnp.copy, nnx.to_pure_dict(self._initial)), tables)
 
     def module(self, dense: Any) -> Any:
         """Returns the module with the given dense parameters."""
@@ -82,7 +83,7 @@ def make_train_step(
             return model.module(params.dense).loss(params.tables, inputs, batch, key)
 
         (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 

@@ -84,7 +84,7 @@ def test_edges_may_come_in_any_order():
 
 
 @pytest.mark.parametrize("backend", ["segment", "bcsr"])
-def test_excluded_edges_send_nothing_either_way_and_keep_the_degrees(backend):
+def test_excluded_edges_send_nothing_either_way_and_may_keep_the_degrees(backend):
     source_ids, target_ids = random_edges()
     graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
     excluded = np.array([2, 9, 2])
@@ -92,9 +92,31 @@ def test_excluded_edges_send_nothing_either_way_and_keep_the_degrees(backend):
     for edge in excluded:
         source, target = source_ids[edge], NUM_SOURCES + target_ids[edge]
         matrix[source, target] = matrix[target, source] = 0
-    found = propagate(exclude_edges(graph, jnp.asarray(excluded)), *random_vectors(), backend)
+    thinned = exclude_edges(graph, jnp.asarray(excluded), renormalize=False)
+    found = propagate(thinned, *random_vectors(), backend)
     expected = matrix @ np.concatenate(random_vectors())
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("self_loops", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_excluding_edges_equals_building_the_graph_without_them(self_loops, weighted):
+    source_ids, target_ids = random_edges()
+    weights = np.random.default_rng(5).uniform(0.5, 3, len(source_ids)) if weighted else np.ones(len(source_ids))
+    all_of_one_node = np.flatnonzero(source_ids == source_ids[0])
+    excluded = np.concatenate([all_of_one_node, [9, 13, 9]])
+    kept = np.setdiff1d(np.arange(len(source_ids)), excluded)
+
+    def build(edges):
+        graph = graphs_tuple(source_ids[edges], target_ids[edges], NUM_SOURCES, NUM_TARGETS, weights[edges])
+        return bipartite_graph(graph, NUM_SOURCES, self_loops)
+
+    found = exclude_edges(build(np.arange(len(source_ids))), jnp.asarray(excluded))
+    expected = build(kept)
+    for a, b in zip(propagate(found, *random_vectors()), propagate(expected, *random_vectors()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.source_self, expected.source_self, rtol=1e-5)
+    np.testing.assert_allclose(found.target_self, expected.target_self, rtol=1e-5)
 
 
 def test_nodes_without_edges_receive_zeros():

@@ -1,0 +1,215 @@
+"""The pure parts of the quality benchmarks: intervals, collected results, generated tables."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from benchmarks.quality import gowalla, rechub_agreement, runs, statistics, synthetic, tables
+from lsec_jax.config import ConfigError
+
+ENVIRONMENT = {
+    "lsec_jax": "0.1.0",
+    "jax": "0.10.2",
+    "python": "3.11.7",
+    "device": "cpu",
+    "cpu": "a cpu",
+    "cores": 2,
+    "commit": "0123456789abcdef",
+    "uncommitted_changes": False,
+}
+
+
+def gowalla_outcome(offset):
+    metrics = {"recall@20": 0.18 + offset, "ndcg@20": 0.15 + offset}
+    model = {"model": "lightgcn", "candidates": "full ranking", "users": 9, "metrics": metrics}
+    popularity = {**model, "model": "popularity", "metrics": {"recall@20": 0.04156, "ndcg@20": 0.03174}}
+    curve = [
+        {"train_seconds": 60.0 * i, "step": 100 * i, "recall@20": 0.17 + 0.01 * i, "ndcg@20": 0.15 + 0.004 * i}
+        for i in (1, 2, 3)
+    ]
+    rows = [{**row, "split": "test", "evaluation_seconds": 5.0} for row in (model, popularity)]
+    return {"rows": rows, "curve": curve, "train_seconds": 180.0, "environment": ENVIRONMENT}
+
+
+def synthetic_outcome(seed):
+    values = {"popularity": 0.1, "gcn": 0.2 + 0.01 * seed, "lsec-gcn": 0.3, "oracle": 0.5}
+    metrics = {
+        protocol: {model: dict.fromkeys(names, value) for model, value in values.items()}
+        for protocol, names in synthetic.COMPARED.items()
+    }
+    users = {
+        protocol: {
+            f"{higher} - {lower}": {name: {"mean": 0.1, "low": 0.05, "high": 0.15} for name in names}
+            for lower, higher in zip(synthetic.ORDER[:-1], synthetic.ORDER[1:], strict=True)
+        }
+        for protocol, names in synthetic.COMPARED.items()
+    }
+    described = {name: {"description": name, "users": 7, "users_left_out": 1} for name in metrics}
+    training = {model: {"best_step": 50, "train_seconds": 9.0} for model in synthetic.CONFIGS}
+    return {
+        "metrics": metrics,
+        "users": users,
+        "protocols": described,
+        "training": training,
+        "environment": ENVIRONMENT,
+    }
+
+
+def agreement_result():
+    def run(offset):
+        point = {"steps": 10, "positives": {"buy": 1000, "follow": 1000}, "train_seconds": 1.0}
+        return {"points": [{**point, "auc": 0.8 + offset, "ndcg@10": 0.3 + offset}]}
+
+    return {
+        "seeds": [0, 1],
+        "data": {"name": "world", "candidates": "generated"},
+        "metric_functions": {
+            "score_sets": {"random": {"auc": {"ours": 0.5, "theirs": 0.5, "difference": 0.0}}},
+            "largest": 0.0,
+            "tolerance": 1e-6,
+            "agrees": True,
+            "users": 3,
+        },
+        "points": rechub_agreement.compare_points([run(0.01), run(0.03)], [run(0.0), run(0.0)]),
+        "popularity": {"auc": 0.6, "ndcg@10": 0.1},
+        "settings": {"peer_threads": 1},
+        "peer": {"rechub": "0.0.5"},
+        "notes": ["a note"],
+        "environments": [ENVIRONMENT],
+        "command": "python -m x",
+    }
+
+
+def all_results():
+    return {
+        "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
+        "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
+        "rechub": agreement_result(),
+    }
+
+
+def test_a_paired_interval_is_that_of_a_one_sample_t_test():
+    higher, lower = np.random.default_rng(0).normal(size=(2, 5))
+    found = statistics.paired_difference(higher, lower)
+    wanted = scipy.stats.ttest_rel(higher, lower).confidence_interval(0.95)
+    np.testing.assert_allclose([found["low"], found["high"]], [wanted.low, wanted.high], rtol=1e-10)
+    np.testing.assert_allclose(found["mean"], (higher - lower).mean(), rtol=1e-10)
+
+
+def test_an_unpaired_interval_is_that_of_welchs_t_test():
+    generator = np.random.default_rng(0)
+    ours, theirs = generator.normal(size=5), 3 * generator.normal(size=4)
+    found = statistics.welch_difference(ours, theirs)
+    wanted = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose([found["low"], found["high"]], [wanted.low, wanted.high], rtol=1e-10)
+
+
+def test_one_seed_has_no_spread_and_no_interval():
+    assert statistics.summary([0.5]) == {"mean": 0.5, "std": None, "values": [0.5]}
+    assert statistics.paired_difference([0.5], [0.25])["low"] is None
+    assert statistics.welch_difference([0.5], [0.25, 0.5])["high"] is None
+
+
+def test_equal_values_have_an_interval_without_width():
+    assert statistics.welch_difference([0.5, 0.5], [0.25, 0.25]) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+
+
+def test_pairs_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="equally many"):
+        statistics.paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="equally many"):
+        statistics.bootstrap_difference(np.zeros(3), np.zeros(2))
+
+
+def test_a_bootstrap_interval_is_near_the_normal_one():
+    generator = np.random.default_rng(1)
+    differences = generator.normal(0.2, 1.0, size=400)
+    found = statistics.bootstrap_difference(differences, np.zeros(400))
+    half = 1.96 * differences.std() / 20
+    np.testing.assert_allclose([found["low"], found["high"]], differences.mean() + np.array([-half, half]), atol=0.02)
+
+
+def test_the_synthetic_configs_differ_in_relations_and_tasks_only():
+    for variant in ("", "tiny"):
+        configs = synthetic.seeded_configs(3, variant)
+        assert {config.seed for config in configs.values()} == {config.data.seed for config in configs.values()} == {3}
+
+
+def test_gowalla_reaches_its_target_only_where_both_metrics_do():
+    curve = gowalla_outcome(0.0)["curve"]
+    assert gowalla.seconds_to_target(curve) == 120.0
+    assert gowalla.seconds_to_target(curve[:1]) is None
+    assert gowalla.seconds_to_target([{**curve[2], "ndcg@20": 0.1}]) is None
+
+
+def test_the_popularity_check_compares_four_decimals():
+    result = all_results()["gowalla"]
+    assert result["popularity_check"]["agrees"]
+    assert result["metrics"]["recall@20"]["mean"] == pytest.approx(0.181)
+    wrong = gowalla_outcome(0.0)
+    wrong["rows"][1]["metrics"]["recall@20"] = 0.04146
+    assert not gowalla.collect({}, [0], [wrong])["popularity_check"]["agrees"]
+
+
+def test_synthetic_differences_are_between_neighbours_of_the_order():
+    values = all_results()["synthetic"]["protocols"]["candidates"]["differences"]
+    assert list(values) == ["gcn - popularity", "lsec-gcn - gcn", "oracle - lsec-gcn"]
+    np.testing.assert_allclose(values["lsec-gcn - gcn"]["auc"]["values"], [0.1, 0.09])
+
+
+def test_ranks_keep_the_order_and_have_no_ties():
+    scores = np.array([0.5, 0.1, 0.5, 0.9], np.float32)
+    np.testing.assert_array_equal(rechub_agreement.without_ties(scores), [1, 0, 2, 3])
+
+
+def test_a_page_without_results_says_not_measured():
+    assert tables.page({}).count(tables.NOT_MEASURED) == len(tables.SECTIONS)
+
+
+def test_a_page_shows_means_spreads_intervals_and_circumstances():
+    text = tables.page(json.loads(json.dumps(all_results())))
+    assert tables.NOT_MEASURED not in text
+    assert "| LightGCN, here | 0.1810 +- 0.0014 | 0.1510 +- 0.0014 | 3.0 +- 0.0 |" in text
+    assert "| lsec-gcn - gcn | auc | +0.0950 [+0.0315, +0.1585] | 2 of 2 |" in text
+    assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
+    assert "2 cores of a cpu" in text and "0123456789ab," in text
+
+
+def test_markers_are_filled_and_filling_twice_changes_nothing():
+    text = "before\n<!-- results:gowalla -->\nold\n<!-- /results -->\nafter\n"
+    filled = tables.fill_markers(text, all_results())
+    assert "old" not in filled and "LightGCN, here" in filled
+    assert filled.startswith("before\n<!-- results:gowalla -->\n") and filled.endswith("<!-- /results -->\nafter\n")
+    assert tables.fill_markers(filled, all_results()) == filled
+    assert "not measured" in tables.fill_markers(text, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results:youshu -->\n<!-- /results -->",
+        "<!-- results:gowalla -->\n",
+        "<!-- results:gowalla -->\n<!-- results:synthetic -->\n<!-- /results -->",
+        "<!-- /results -->",
+    ],
+)
+def test_bad_markers_are_refused(text):
+    with pytest.raises(ConfigError, match="results"):
+        tables.fill_markers(text, {})
+
+
+def test_finished_work_is_not_done_again_and_other_settings_are_refused(tmp_path):
+    path = tmp_path / "piece.json"
+    done = runs.finished_or(path, {"steps": 1}, lambda: {"value": 5})
+    assert done["value"] == 5 and done["environment"]["cores"] >= 1
+    assert runs.finished_or(path, {"steps": 1}, pytest.fail) == done
+    with pytest.raises(ConfigError, match=r"steps: 1 -> 2"):
+        runs.finished_or(path, {"steps": 2}, pytest.fail)
+
+
+@pytest.mark.parametrize("values", [[], ["a"], ["-1"], ["1", "1"]])
+def test_bad_seeds_are_refused(values):
+    with pytest.raises(ConfigError, match="--seeds"):
+        runs.parse_seeds(values)

@@ -1,0 +1,267 @@
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pa_parquet
+import pytest
+
+from lsec_jax.config import SplitConfig
+from lsec_jax.data.candidates import generate_candidates
+from lsec_jax.data.sources import lsec
+from lsec_jax.data.splits import assign_splits
+from lsec_jax.schema import TEST, VALIDATION
+from tests import runs
+
+# Real data take a minute even in their tiny variant.
+CONFIGS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "LSEC_JAX_DATA" in path.read_text() else [])
+    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+]
+
+CSV_CONFIG = """
+from lsec_jax.data.sources import interactions
+from tests.runs import tiny_config
+
+
+def get_config():
+    config = tiny_config(num_steps=2)
+    specs = [
+        interactions.RelationSpec(n, s, t, f"{n}.csv", s, t, time_column="time")
+        for n, s, t in (("buy", "user", "item"), ("follow", "user", "streamer"))
+    ]
+    config.data = interactions.Config("data", tuple(specs))
+    return config
+"""
+
+LSEC_CONFIG = """
+from lsec_jax.data.sources import lsec
+from tests.runs import tiny_config
+
+
+def get_config():
+    config = tiny_config(num_steps=2)
+    config.data = lsec.Config("published")
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def world():
+    return runs.tiny_world().load()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    monkeypatch.setattr("lsec_jax.training.plots.draw", lambda *args: None)
+
+
+def write_csv(world, folder):
+    folder.mkdir()
+    for name in ("buy", "follow"):
+        relation = world.relations[name]
+        ends = [world.nodes[end].ids for end in (relation.source, relation.target)]
+        rows = zip(ends[0][relation.source_ids], ends[1][relation.target_ids], relation.time, strict=True)
+        lines = [f"{relation.source},{relation.target},time", *(f"{a},{b},{float(t)!r}" for a, b, t in rows)]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_published(world, folder):
+    data = assign_splits(world, SplitConfig(), ("buy",))
+    lists = {("buy", split): generate_candidates(data, "buy", split, 15, 0) for split in (VALIDATION, TEST)}
+    lsec.write(data, folder, candidates=lists)
+
+
+def test_train_evaluate_recommend(here):
+    """One run, from a config file to recommendations, with everything it leaves behind."""
+    (here / "tiny.py").write_text(runs.CONFIG_FILE)
+    overrides = (
+        "--config.training.num_steps=4",
+        "--config.evaluation.protocols=candidates",
+        "--config.evaluation.protocols=full_ranking",
+    )
+    trained = runs.command("train", "--config=tiny.py", "--workdir=run", *overrides)
+    assert trained.code == 0 and "| oracle |" in trained.out, trained
+    for name in ("config.json", "metrics.jsonl", "report.json", "report.md", "plots/training.png"):
+        assert (here / "run" / name).stat().st_size > 0
+    assert list((here / "run" / "tensorboard").iterdir()) and (here / "run" / "checkpoints" / "4").is_dir()
+    report = json.loads((here / "run" / "report.json").read_text())
+    assert json.loads((here / "run" / "config.json").read_text())["training"]["num_steps"] == 4
+
+    shutil.move("tiny.py", "gone.py")  # evaluation needs the workdir only
+    for split in ("validation", "test"):
+        for protocol in ("candidates", "full_ranking"):
+            result = runs.command("evaluate", "--workdir=run", f"--split={split}", f"--protocol={protocol}")
+            assert result.code == 0, result
+            rows = json.loads((here / "run" / f"evaluation_{split}_{protocol}.json").read_text())["rows"]
+            wanted = [r for r in report["rows"] if (r["split"], r["protocol"]) == (split, protocol)]
+            assert rows[0]["metrics"] == wanted[0]["metrics"] and rows[0]["model"] == wanted[0]["model"]
+            assert f"{rows[0]['metrics']['ndcg@10']:.4f}" in result.out
+
+    result = runs.command("recommend", "--workdir=run", "--k=3", "--output=r.parquet", "--export_embeddings=vectors")
+    assert result.code == 0, result
+    table = pa_parquet.read_table("r.parquet")
+    assert table.column_names == ["user_id", "rank", "item_id", "score", "source"] and len(table) == 60 * 3
+    assert (here / "vectors" / "user.npy").exists()
+
+    for arguments, expected in (
+        (("--output=r.xlsx",), "unknown ending; use one of .parquet, .csv, .tsv"),
+        (("--output=nowhere/r.csv",), "the folder nowhere does not exist"),
+        (("--output=r.csv", "--users=nobody.txt"), "--users=nobody.txt: no such file"),
+        (("--output=r.csv", "--k=0"), "--k=0"),
+        (("--output=r.csv", "--export_embeddings=vectors"), "not empty"),
+        (("--output=r.csv", "--data=elsewhere"), "has no path"),
+        ((), "output"),
+    ):
+        assert expected in runs.refusal("recommend", "--workdir=run", *arguments)
+    assert not (here / "r.csv").exists()
+    assert "elsewhere" in runs.refusal("evaluate", "--workdir=run", "--output=elsewhere/e.json")
+    assert "top" in runs.refusal("evaluate", "--workdir=run", "--split=top")
+    message = runs.refusal("train", "--config=gone.py", "--workdir=run", *overrides[1:])
+    assert "config.training.num_steps: 4 -> 8" in message
+
+    shutil.rmtree(here / "run" / "checkpoints" / "4" / "state")
+    shutil.rmtree(here / "run" / "checkpoints" / "2", ignore_errors=True)
+    assert "checkpoints/4: cannot be restored" in runs.refusal("evaluate", "--workdir=run")
+    shutil.rmtree(here / "run" / "checkpoints")
+    assert "no checkpoints here; train first" in runs.refusal("evaluate", "--workdir=run")
+
+
+def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monkeypatch, without_pictures):
+    (here / "tiny.py").write_text(runs.CONFIG_FILE)
+    from lsec_jax.training import run, state
+
+    make = state.make_train_step
+
+    def diverging(*args):
+        step = make(*args)
+
+        def poisoned(old, inputs, batch):
+            new, metrics = step(old, inputs, batch)
+            return new, {**metrics, "loss": metrics["loss"] + (float("nan") if new.step == 5 else 0.0)}
+
+        return poisoned
+
+    monkeypatch.setattr(run, "make_train_step", diverging)
+    message = runs.refusal("train", "--config=tiny.py", "--workdir=run")
+    assert "step 5: loss is not finite" in message and "step 4 is intact" in message
+    assert runs.command("evaluate", "--workdir=run").code == 0
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_the_tiny_variant_of_every_config_trains_two_steps(path, here, without_pictures):
+    if "LSEC_JAX_DATA" in path.read_text() and "LSEC_JAX_DATA" not in os.environ:
+        pytest.skip("needs LSEC_JAX_DATA")
+    overrides = ("training.num_steps=2", "training.evaluate_every=2", "evaluation.protocols=candidates")
+    metric = "auc"  # what every protocol list can pick by once it is cut to one
+    result = runs.command(
+        "train",
+        f"--config={path}:tiny",
+        "--workdir=run",
+        f"--config.training.metric={metric}",
+        "--config.evaluation.baselines=('popularity',)",
+        *(f"--config.{override}" for override in overrides),
+    )
+    assert result.code == 0, result.err
+    assert "unknown variant ':huge'" in runs.refusal("train", f"--config={path}:huge")
+
+
+@pytest.mark.parametrize("kind", ["interactions", "lsec"])
+def test_training_from_files(world, here, without_pictures, kind):
+    if kind == "interactions":
+        write_csv(world, here / "data")
+        (here / "config.py").write_text(CSV_CONFIG)
+    else:
+        write_published(world, here / "published")
+        (here / "config.py").write_text(LSEC_CONFIG)
+    result = runs.command("train", "--config=config.py", "--workdir=run")
+    assert result.code == 0 and "| popularity |" in result.out, result
+    shutil.move("data" if kind == "interactions" else "published", "moved")
+    assert runs.refusal("evaluate", "--workdir=run")
+    moved = runs.command("evaluate", "--workdir=run", "--data=moved")
+    assert moved.code == 0, moved.err
+    first = json.loads((here / "run" / "report.json").read_text())["rows"]
+    rows = json.loads((here / "run" / "evaluation_test_candidates.json").read_text())["rows"]
+    assert rows[0]["metrics"] == next(r for r in first if r["split"] == "test")["metrics"]
+
+
+def damage_csv(folder, case):
+    path = folder / "buy.csv"
+    text = path.read_text()
+    if case == "missing file":
+        path.unlink()
+    elif case == "cut file":
+        path.write_text(text[: text.rindex(",", 0, len(text) - 2)].rstrip("0123456789"))
+    elif case == "wrong column":
+        path.write_text(text.replace("user,item,time", "user,product,time", 1))
+    elif case == "empty file":
+        path.write_text("")
+    elif case == "header only":
+        path.write_text("user,item,time\n")
+    elif case == "bad time":
+        path.write_text(re.sub(r",[^,]*\n", ",yesterday\n", text, count=2).replace("user,item,yesterday", "user,item,time"))
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("missing file", r"buy\.csv"),
+        ("cut file", r"buy\.csv.*(row|line) "),
+        ("wrong column", r"buy\.csv.*'item'"),
+        ("empty file", r"buy\.csv"),
+        ("header only", r"buy"),
+        ("bad time", r"buy\.csv.*time.*yesterday"),
+    ],
+)
+def test_bad_csv_files_end_in_one_message_and_no_workdir(world, here, case, expected):
+    write_csv(world, here / "data")
+    (here / "config.py").write_text(CSV_CONFIG)
+    damage_csv(here / "data", case)
+    message = runs.refusal("train", "--config=config.py", "--workdir=run")
+    assert re.search(expected, message, re.DOTALL) and len(message) < 700, message
+    assert not (here / "run").exists()
+
+
+def test_a_relation_or_column_that_the_data_lacks_is_named(world, here):
+    write_csv(world, here / "data")
+    (here / "config.py").write_text(CSV_CONFIG)
+    for override, expected in (
+        ("--config.model.relations=buy,sell", "--config.model.relations=buy --config.model.relations=sell"),
+        ("--config.model.relations=('buy','sell')", "relation 'sell' is not in data set 'data'; it has: buy, follow"),
+        ("--config.model.tasks[0].relation=sell", "relation 'sell' is not in data set"),
+        ("--config.data.relations[0].source_column=usr", "usr"),
+        ("--config.data.relations[0].path=bye.csv", "bye.csv"),
+        ("--config.data.path=elsewhere", "elsewhere"),
+        ("--config.model.edge_weights=true", "has no weights"),
+        ("--config.split.method=given", "gives no split"),
+        ("--config.model.predictor=dott", "'dott'"),
+    ):
+        message = runs.refusal("train", "--config=config.py", "--workdir=run", override)
+        assert expected in message and len(message) < 700, message
+    assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"), [(2, "2", "label"), (1, "-4", "-4"), (1, "999999", "999999"), (1, "x", "x")]
+)
+def test_bad_candidate_lists_are_named_by_file_and_row(world, here, column, value, expected):
+    write_published(world, here / "published")
+    (here / "config.py").write_text(LSEC_CONFIG)
+    path = here / "published" / "test" / "user-item-buy.tsv"
+    lines = path.read_text().splitlines()
+    cells = lines[7].split("\t")
+    cells[column] = value
+    path.write_text("\n".join([*lines[:7], "\t".join(cells), *lines[8:]]) + "\n")
+    message = runs.refusal("train", "--config=config.py", "--workdir=run")
+    assert path.name in message and expected in message and re.search(r"(row|line) (7|8)\b", message), message
+    assert not (here / "run").exists()
+
+

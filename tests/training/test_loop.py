@@ -1,0 +1,286 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lsec_jax.config import ConfigError, TrainingConfig
+from lsec_jax.data.sources import lightgcn_text
+from lsec_jax.schema import DataError
+from lsec_jax.training import fit, loop, run, state, writers
+from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from tests import runs
+
+TIMING = ("train_seconds", "seconds_per_step", "device_wait_share")
+
+
+def lines_of(workdir, kind=None):
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if kind in (None, line["kind"])]
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+def stored(workdir, step):
+    """(state, progress) of one checkpoint, as numpy, the time left out."""
+    config = run.load_config(workdir, None, ())
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        found, progress = checkpoints.restore(run.prepare(config).initial_state(), step)
+    progress.train_seconds = 0.0
+    return jax.device_get(found), progress
+
+
+def steps_of(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.plots, "draw", lambda *args: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken_and_jitted(tmp_path_factory):
+    """The workdir of a finished run, and its jitted step and scorer functions."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    made = []
+    make, scorer = state.make_train_step, run.Run.scorer_function
+
+    def remember_step(*args):
+        made.append(make(*args))
+        return made[-1]
+
+    def remember_scorer(self):
+        made.append(self._compute_scorer)
+        return scorer(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_train_step", remember_step)
+        patch.setattr(run.Run, "scorer_function", remember_scorer)
+        fit.run(runs.tiny_config(log_every=1), workdir)
+    return workdir, made
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_and_jitted):
+    return unbroken_and_jitted[0]
+
+
+@pytest.fixture
+def finished(unbroken, tmp_path):
+    """A copy of a finished run that a test may damage."""
+    return shutil.copytree(unbroken, tmp_path / "run")
+
+
+def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(unbroken, tmp_path, monkeypatch):
+    write = writers.MetricWriter.write
+
+    def killed(self, step, kind, *rest):
+        write(self, step, kind, *rest)
+        if step == 5:
+            self._file.write('{"step": 6, "ki')  # the line that a kill cuts
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(writers.MetricWriter, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit.run(runs.tiny_config(log_every=1), tmp_path)
+    assert steps_of(tmp_path)[-1] == 4
+    monkeypatch.undo()
+    fit.run(runs.tiny_config(log_every=1), tmp_path)
+
+    broken, whole = stored(tmp_path, 8), stored(unbroken, 8)
+    for left, right in zip(jax.tree.leaves(broken[0]), jax.tree.leaves(whole[0]), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert broken[1] == whole[1]
+    assert lines_of(tmp_path) == lines_of(unbroken)
+    assert steps_of(tmp_path) == steps_of(unbroken)
+    rows = [json.loads((path / "report.json").read_text())["rows"] for path in (tmp_path, unbroken)]
+    assert [row["metrics"] for row in rows[0]] == [row["metrics"] for row in rows[1]]
+
+
+def test_a_finished_run_started_again_only_reports(finished, monkeypatch):
+    before = lines_of(finished)
+    report = (finished / "report.md").read_text()
+    (finished / "report.json").unlink()
+    monkeypatch.setattr(run.Run, "step_function", lambda self: pytest.fail)
+    assert fit.run(runs.tiny_config(log_every=1), finished) == report
+    assert lines_of(finished) == before and (finished / "report.json").exists()
+
+
+def test_the_workdir_of_another_config_is_refused_with_the_difference(finished):
+    config = runs.replace(runs.tiny_config(log_every=1), optimizer={"learning_rate": 0.5})
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate: 0\.0005 -> 0\.5"):
+        fit.run(config, finished)
+
+
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty and holds no run"):
+        fit.run(runs.tiny_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_workdir_whose_data_changed_is_refused(finished, monkeypatch):
+    load = type(runs.tiny_config().data).load
+
+    def other_data(self):
+        data = load(self)
+        buy = data.relations["buy"]
+        changed = buy.source_ids.copy(), buy.target_ids.copy()
+        relation = type(buy)("buy", "user", "item", changed[0][1:], changed[1][1:], buy.time[1:])
+        return data.replace(relations={**data.relations, "buy": relation}, truth=None)
+
+    monkeypatch.setattr(type(runs.tiny_config().data), "load", other_data)
+    with pytest.raises(DataError, match=r"data\.edges\.buy: 700 -> 699"):
+        fit.run(runs.tiny_config(log_every=1), finished)
+
+
+@pytest.mark.parametrize("damage", ["state", "progress", "metrics", "truncate"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_takes_over(finished, damage):
+    newest = finished / "checkpoints" / "8"
+    if damage == "truncate":
+        for path in newest.rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:3])
+    else:
+        shutil.rmtree(newest / damage)
+    with pytest.raises(CheckpointError, match="remove") as caught:
+        fit.run(runs.tiny_config(log_every=1), finished)
+    assert "8" in str(caught.value) and str(finished) in str(caught.value) and len(str(caught.value)) < 700
+    if damage == "state":  # the remedy works
+        shutil.rmtree(newest)
+        fit.run(runs.tiny_config(log_every=1), finished)
+        assert 8 in steps_of(finished) and [line["step"] for line in lines_of(finished, "train")] == list(range(1, 9))
+
+
+def test_without_validation_edges_patience_must_be_zero(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pairs = "".join(f"{u} {' '.join(str((u + i) % 30) for i in range(8))}\n" for u in range(20))
+    (folder / "train.txt").write_text(pairs)
+    (folder / "test.txt").write_text("".join(f"{u} {(u + 9) % 30}\n" for u in range(20)))
+    config = runs.tiny_config(num_steps=3, evaluate_every=2, patience=2)
+    config.data = lightgcn_text.Config(str(folder))
+    with pytest.raises(ConfigError, match=r"patience = 2, but 'buy' has no validation edges.*set it to 0"):
+        fit.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.training.patience = 0
+    fit.run(config, tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "report.json").read_text())["rows"]
+    assert {row["split"] for row in rows} == {"test"}
+    assert not lines_of(tmp_path / "run", "validation")
+    assert stored(tmp_path / "run", 3)[0].step == 3
+
+
+def test_the_step_and_the_scorer_compile_once(unbroken_and_jitted):
+    made = unbroken_and_jitted[1]
+    assert len({id(function) for function in made}) == 2
+    assert [function._cache_size() for function in made] == [1] * len(made)
+
+
+# The loop alone, on a counter instead of a model.
+
+
+def counter_step(losses=()):
+    @jax.jit
+    def step(old, inputs, batch):
+        position = old.step
+        loss = jax.numpy.asarray([*losses, *[1.0] * 50])[position] if losses else 1.0 * position
+        return state.TrainState(position + 1, {"w": old.params["w"] + 1.0}, old.opt_state), {"loss": loss}
+
+    return step
+
+
+def new_state():
+    return state.TrainState(jax.numpy.zeros((), int), {"w": jax.numpy.zeros(3)}, ())
+
+
+def train_counter(workdir, values, config, losses=(), progress=None):
+    """Trains; `values` are the validation metrics to come."""
+    pending = iter(values)
+    progress = progress or Progress()
+    with (
+        Checkpoints(workdir / "checkpoints", 1) as checkpoints,
+        writers.MetricWriter(workdir, 0, config.num_steps) as writer,
+    ):
+        loop.train(
+            config,
+            new_state(),
+            progress,
+            counter_step(losses),
+            lambda step: {},
+            None,
+            lambda state: {"validation": {"auc": next(pending)}},
+            checkpoints,
+            writer,
+        )
+    return progress
+
+
+def best_of(workdir):
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(new_state(), checkpoints.best_step())[0]
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best(tmp_path):
+    config = TrainingConfig(num_steps=100, evaluate_every=2, patience=3, log_every=1)
+    progress = train_counter(tmp_path, [0.1, 0.5, 0.4, 0.5, 0.3], config)
+    assert (progress.best_step, progress.best_value, progress.misses) == (4, 0.5, 3)
+    assert [line["step"] for line in lines_of(tmp_path, "validation")] == [2, 4, 6, 8, 10]
+    assert best_of(tmp_path).step == 4 and best_of(tmp_path).params["w"][0] == 4.0
+    assert steps_of(tmp_path) == [4, 10]
+
+
+def test_equal_values_keep_the_earliest_checkpoint(tmp_path):
+    progress = train_counter(tmp_path, [1.0] * 4, TrainingConfig(num_steps=8, evaluate_every=2, patience=0))
+    assert progress.best_step == 2 == best_of(tmp_path).step
+
+
+def test_a_nan_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = TrainingConfig(num_steps=20, evaluate_every=4, patience=0, log_every=2)
+    losses = [0.5] * 6 + [float("nan")]
+    with pytest.raises(loop.NonFiniteError, match=r"step 7: loss is not finite.*checkpoint of step 4 is intact"):
+        train_counter(tmp_path, [0.5] * 5, config, losses)
+    assert best_of(tmp_path).step == 4
+    assert [line["step"] for line in lines_of(tmp_path, "train")] == [2, 4, 6]
+    with pytest.raises(loop.NonFiniteError, match="step 1: loss is not finite.*no checkpoint"):
+        train_counter(tmp_path / "again", [0.5] * 5, config, [float("inf")])
+
+
+def test_the_time_limit_stops_with_a_validated_checkpoint(tmp_path):
+    config = TrainingConfig(num_steps=10**6, evaluate_every=10**6, patience=0, log_every=3, max_seconds=0.05)
+    progress = train_counter(tmp_path, [0.5] * 5, config)
+    last = steps_of(tmp_path)[-1]
+    assert last % 3 == 0 and progress.best_step == last and 0.05 <= progress.train_seconds < 30
+    assert not loop.is_finished(config, 1, Progress()) and loop.is_finished(config, last, progress)
+
+
+def test_the_time_left_counts_validations_but_not_compilation(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    config = TrainingConfig(num_steps=40, evaluate_every=10)
+    clock = loop._Clock(0.0)
+    now[0] += 60.0  # the step that compiles
+    clock.after_step({})
+    now[0] += 9 * 0.5
+    clock.after_step({})
+    assert clock.seconds() == 64.5
+    assert clock.rates(10)["seconds_per_step"] == 0.5
+    with clock.validating():
+        now[0] += 7.0
+    assert clock.seconds_left(config, 10) == 30 * 0.5 + 3 * 7.0
+    assert clock.seconds() == 64.5
+    assert clock.seconds_left(config, 40) == 0.0
+
+
+def test_progress_lines_show_rate_time_left_and_metrics_once_a_validation(tmp_path, caplog):
+    writers.logging.set_verbosity(writers.logging.INFO)
+    with caplog.at_level("INFO", logger="absl"):
+        train_counter(tmp_path, [0.25, 0.5], TrainingConfig(num_steps=4, evaluate_every=2, patience=0, log_every=1))
+    shown = [r.getMessage() for r in caplog.records if "steps/s" in r.getMessage()]
+    assert [line.split("  ")[0] for line in shown] == [f"step {i}/4" for i in range(1, 5)]
+    assert "left" in shown[1] and shown[1].endswith("loss 0.5  auc 0.25  best 0.25") or "auc 0.25" in shown[1]
+    assert not [r for r in caplog.records if "illegal" in r.getMessage()]
