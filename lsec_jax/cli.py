@@ -155,11 +155,12 @@ def _look_up(config: object, argument: str, key: str) -> None:
     is_names = isinstance(holder, tuple) and any(isinstance(item, str) for item in holder)
     if is_names and "," in value and not re.search(r"['\"]", value):
         flag = argument.partition("=")[0]
-        raise ConfigError(f"{argument}: repeat the flag for each name: {' '.join(f'{flag}={x}' for x in value.split(','))}")
-    if hasattr(holder, "__dataclass_fields__"):
         raise ConfigError(
-            f"{argument}: '{path}' is a group of keys; set one of them: {', '.join(sorted(holder.__dataclass_fields__))}"
+            f"{argument}: repeat the flag for each name: {' '.join(f'{flag}={x}' for x in value.split(','))}"
         )
+    if hasattr(holder, "__dataclass_fields__"):
+        keys = ", ".join(sorted(holder.__dataclass_fields__))
+        raise ConfigError(f"{argument}: '{path}' is a group of keys; set one of them: {keys}")
 
 
 def check_types(config: Any) -> RunConfig:

@@ -218,7 +218,10 @@ def test_a_bad_argument_ends_in_one_message_and_writes_nothing(here, argument):
 
 FILES = {
     "syntax.py": ("def get_config(:\n", "syntax.py, line 1: SyntaxError"),
-    "imports.py": ("\nimport nothing_here\n", "imports.py, line 2: ModuleNotFoundError: No module named 'nothing_here'"),
+    "imports.py": (
+        "\nimport nothing_here\n",
+        "imports.py, line 2: ModuleNotFoundError: No module named 'nothing_here'",
+    ),
     "without.py": ("x = 1\n", "'without.py' has no function get_config"),
     "number.py": ("def get_config():\n    return 3\n", "get_config returned 3"),
     "none.py": ("def get_config():\n    pass\n", "get_config returned None"),

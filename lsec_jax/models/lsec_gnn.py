@@ -9,15 +9,15 @@ loss or BPR with sampled negatives (Eq. 9-10) and a weighted sum over any number
 
 Departures:
 - Full-graph training: every step propagates over the whole training graph (the paper samples neighbours, Sec. 6.2.3).
-- The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the model
-  would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
+- The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the
+  model would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
 - A sampled negative that is a known training positive is masked (the authors' code keeps it).
 """
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -246,7 +246,9 @@ class LsecGnn(nnx.Module):
                 self.widths[node_type] = self.widths.get(node_type, 0) + width
         self.num_nodes = {node_type: num_nodes[node_type] for node_type in self.widths}
         self.stacks = nnx.Dict({relation: RelationStack(config, rngs) for relation in config.relations})
-        self.predictors = nnx.Dict({task.relation: self._predictor(config, task, rngs) for task in config.tasks})
+        self.predictors: Mapping[str, Any] = nnx.Dict(
+            {task.relation: self._predictor(config, task, rngs) for task in config.tasks}
+        )
 
     def _predictor(self, config: Config, task: TaskConfig, rngs: nnx.Rngs) -> nnx.Module:
         for node_type in self.ends[task.relation]:
@@ -325,11 +327,13 @@ class LsecGnn(nnx.Module):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         source_type, target_type = self.ends[task.relation]
         source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
-        sources, targets = vectors[source_type][source_ids], vectors[target_type]
+        predictor = self.predictors[task.relation]
+        sources = predictor.source_half(vectors[source_type])[source_ids]
+        targets = predictor.target_half(vectors[target_type])
         negative_ids = self._draw_negatives(task, sources, targets, edges, key)
         mask = ~is_positive(edges, source_ids, negative_ids)
         pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
-        scores = self.predictors[task.relation](sources[:, None], targets[pair_ids])[:, 0]
+        scores = predictor(sources[:, None], targets[pair_ids])[:, 0]
         loss_function = losses.binary_cross_entropy if task.loss == "bce" else losses.bayesian_personalized_ranking
         loss = loss_function(scores[:, 0], scores[:, 1:], mask)
         metrics = {"loss": loss, "false_negatives": 1.0 - mask.mean()}
@@ -341,12 +345,20 @@ class LsecGnn(nnx.Module):
     def _draw_negatives(
         self,
         task: TaskConfig,
-        sources: Float[Array, "b d"],
-        targets: Float[Array, "n f"],
+        sources: Float[Array, "b h"],
+        targets: Float[Array, "n h"],
         edges: PositiveEdges,
         key: Array,
     ) -> Int[Array, "b m"]:
-        """Draws `num_negatives` targets for every row, each the best-scored of `hardest_of` uniform draws."""
+        """Draws `num_negatives` targets for every row, each the best-scored of `hardest_of` uniform draws.
+
+        Args:
+            task: whose predictor scores.
+            sources: the predictor's halves of the batch's sources.
+            targets: its halves of all targets.
+            edges: give the number of targets.
+            key: of the draws.
+        """
         num_rows, rows = len(sources), task.rows_per_draw
         num_groups = -(-num_rows // rows)
         draws = uniform_targets(key, edges, num_groups, task.num_negatives * task.hardest_of)
@@ -364,12 +376,11 @@ class LsecGnn(nnx.Module):
         task = self.config.tasks[0].relation
         vectors = self.encode(tables, inputs.graphs)
         source_type, target_type = self.ends[task]
-        predictor = cast(DotPredictor | MlpPredictor, self.predictors[task])
-        if isinstance(predictor, DotPredictor):
-            return DotScorer(vectors[source_type], vectors[target_type])
-        return MlpScorer(
+        predictor = self.predictors[task]
+        source_half, target_half = (
             predictor.source_half(vectors[source_type]),
             predictor.target_half(vectors[target_type]),
-            predictor.output_weights[...],
-            predictor.output_bias[...],
         )
+        if isinstance(predictor, DotPredictor):
+            return DotScorer(source_half, target_half)
+        return MlpScorer(source_half, target_half, predictor.output_weights[...], predictor.output_bias[...])

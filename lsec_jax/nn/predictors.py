@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 class MlpPredictor(nnx.Module):
     """Two-layer MLP on the concatenated pair, [2 d -> hidden -> 1] (LSEC-GNN Eq. 8), returned as a logit.
 
-    The first layer is kept as two halves, W1 [v_u ; v_i] = W1u v_u + W1i v_i, so that each node's half is computed once
-    when many pairs are scored.
+    The first layer is kept as two halves, W1 [v_u ; v_i] = W1u v_u + W1i v_i: each node's half is computed once,
+    however many pairs it is in, and only halves are gathered.
     """
 
     def __init__(self, source_width: int, target_width: int, hidden: int, rngs: nnx.Rngs):
@@ -32,15 +32,27 @@ class MlpPredictor(nnx.Module):
         """W1i v_i."""
         return targets @ self.target_weights[...]
 
-    def __call__(self, sources: Float[Array, "b g d"], targets: Float[Array, "b k f"]) -> Float[Array, "b g k"]:
-        """Scores k targets for each of g sources, in b independent groups."""
-        hidden = jax.nn.relu(self.source_half(sources)[:, :, None, :] + self.target_half(targets)[:, None, :, :])
+    def __call__(
+        self, source_halves: Float[Array, "b g h"], target_halves: Float[Array, "b k h"]
+    ) -> Float[Array, "b g k"]:
+        """Scores k targets for each of g sources from their halves, in b independent groups."""
+        hidden = jax.nn.relu(source_halves[:, :, None, :] + target_halves[:, None, :, :])
         return hidden @ self.output_weights[...] + self.output_bias[...]
 
 
 class DotPredictor(nnx.Module):
-    """Inner product of the two vectors; has no parameters."""
+    """Inner product of the two vectors; has no parameters, and a node's half is its vector."""
 
-    def __call__(self, sources: Float[Array, "b g d"], targets: Float[Array, "b k d"]) -> Float[Array, "b g k"]:
+    def source_half(self, sources: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """The vectors as they are."""
+        return sources
+
+    def target_half(self, targets: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """The vectors as they are."""
+        return targets
+
+    def __call__(
+        self, source_halves: Float[Array, "b g d"], target_halves: Float[Array, "b k d"]
+    ) -> Float[Array, "b g k"]:
         """Scores k targets for each of g sources, in b independent groups."""
-        return jnp.einsum("bgd,bkd->bgk", sources, targets)
+        return jnp.einsum("bgd,bkd->bgk", source_halves, target_halves)

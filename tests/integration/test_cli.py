@@ -1,4 +1,3 @@
-
 import json
 import os
 import re
@@ -207,7 +206,9 @@ def damage_csv(folder, case):
     elif case == "header only":
         path.write_text("user,item,time\n")
     elif case == "bad time":
-        path.write_text(re.sub(r",[^,]*\n", ",yesterday\n", text, count=2).replace("user,item,yesterday", "user,item,time"))
+        path.write_text(
+            re.sub(r",[^,]*\n", ",yesterday\n", text, count=2).replace("user,item,yesterday", "user,item,time")
+        )
 
 
 @pytest.mark.parametrize(
@@ -263,5 +264,3 @@ def test_bad_candidate_lists_are_named_by_file_and_row(world, here, column, valu
     message = runs.refusal("train", "--config=config.py", "--workdir=run")
     assert path.name in message and expected in message and re.search(r"(row|line) (7|8)\b", message), message
     assert not (here / "run").exists()
-
-

@@ -177,10 +177,11 @@ def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
     config, model, params = build(tasks=(task,), relations=("buy",))
     module, inputs = model.module(params.dense), model_inputs(config, random_edges())
     vectors, edges, key = module.encode(params.tables, inputs.graphs), inputs.positives["buy"], jax.random.key(0)
-    sources = vectors["user"][:5]
-    chosen = np.asarray(module._draw_negatives(task, sources, vectors["item"], edges, key))
+    predictor = module.predictors["buy"]
+    sources, targets = predictor.source_half(vectors["user"][:5]), predictor.target_half(vectors["item"])
+    chosen = np.asarray(module._draw_negatives(task, sources, targets, edges, key))
     draws = np.asarray(uniform_targets(key, edges, -(-5 // rows_per_draw), 12))
-    all_scores = np.asarray(module.predictors["buy"](sources[None], vectors["item"][None]))[0]
+    all_scores = np.asarray(predictor(sources[None], targets[None]))[0]
     assert chosen.shape == (5, 3)
     for row in range(5):
         own_draws = draws[row // rows_per_draw].reshape(3, 4)

@@ -22,15 +22,16 @@ def small_lsec_gcn(**training):
 def test_the_model_overfits_one_batch(aggregator):
     config = small_lsec_gcn(batch_size=32)
     config.model.aggregator = aggregator
-    if aggregator == "lightgcn":
-        config.model.layer_dims = (32, 32)
+    # One relation, task and layer: what takes time here is compiling.
+    config.model.relations, config.model.tasks = ("buy",), config.model.tasks[:1]
+    config.model.layer_dims = (32,)
     run = prepare(config)
     state, step, batch = run.initial_state(), run.step_function(), run.batch_at()(0)
     losses = []
-    for _ in range(150):
+    for _ in range(200):
         state, metrics = step(state, run.inputs, batch)
         losses.append(metrics["loss"])
-    assert float(losses[0]) > 0.6 and float(losses[-1]) < 0.3 * float(losses[0]), losses[::30]
+    assert float(losses[-1]) < 0.3 * float(losses[0]), losses[::30]
 
 
 def test_lsec_gcn_beats_popularity_on_the_synthetic_world(tmp_path, monkeypatch):

@@ -246,7 +246,7 @@ def test_a_nan_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
         train_counter(tmp_path, [0.5] * 5, config, losses)
     assert best_of(tmp_path).step == 4
     assert [line["step"] for line in lines_of(tmp_path, "train")] == [2, 4, 6]
-    with pytest.raises(loop.NonFiniteError, match="step 1: loss is not finite.*no checkpoint"):
+    with pytest.raises(loop.NonFiniteError, match=r"step 1: loss is not finite.*no checkpoint"):
         train_counter(tmp_path / "again", [0.5] * 5, config, [float("inf")])
 
 
@@ -282,5 +282,5 @@ def test_progress_lines_show_rate_time_left_and_metrics_once_a_validation(tmp_pa
         train_counter(tmp_path, [0.25, 0.5], TrainingConfig(num_steps=4, evaluate_every=2, patience=0, log_every=1))
     shown = [r.getMessage() for r in caplog.records if "steps/s" in r.getMessage()]
     assert [line.split("  ")[0] for line in shown] == [f"step {i}/4" for i in range(1, 5)]
-    assert "left" in shown[1] and shown[1].endswith("loss 0.5  auc 0.25  best 0.25") or "auc 0.25" in shown[1]
+    assert " left  loss " in shown[1] and shown[1].endswith("  auc 0.25  best 0.25")
     assert not [r for r in caplog.records if "illegal" in r.getMessage()]

@@ -202,5 +202,3 @@ def test_user_ids_are_read_as_written(tmp_path):
     ):
         path.write_text(text, encoding="utf-8")
         assert serving.read_users(path).tolist() == expected
-
-
