@@ -12,15 +12,23 @@ from lsec_jax.models import lsec_gnn
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
         data=synthetic.Config(),
-        model=lsec_gnn.Config(relations=("buy",), tasks=(lsec_gnn.TaskConfig("buy"),)),
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        training=TrainingConfig(num_steps=1000, batch_size=2048, evaluate_every=50, patience=6, metric="ndcg@10"),
+        model=lsec_gnn.Config(
+            relations=("buy",),
+            tasks=(lsec_gnn.TaskConfig("buy"),),
+            embedding_std=1.0,
+            self_loop=False,
+            weights_per_direction=True,
+            last_activation="none",
+        ),
+        optimizer=OptimizerConfig(learning_rate=5e-3),
+        training=TrainingConfig(num_steps=1000, batch_size=2048, evaluate_every=100, patience=4, metric="ndcg@10"),
         evaluation=EvaluationConfig(num_candidates=1000),
     )
     if variant == "tiny":
         config.data = synthetic.tiny()
-        config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 16, (16, 8), 16
-        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 30, 128, 10
+        config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 32, (32, 16), 32
+        config.optimizer.learning_rate = 1e-2
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 200, 128, 50
         config.evaluation.num_candidates = 100
     elif variant:
         raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")

@@ -47,15 +47,15 @@ def get_config(variant: str = "") -> RunConfig:
                 ),
             ),
         ),
-        model=lsec_gnn.Config(),
-        optimizer=OptimizerConfig(learning_rate=2e-3),
+        model=lsec_gnn.Config(embedding_std=1.0, self_loop=False, weights_per_direction=True, last_activation="none"),
+        optimizer=OptimizerConfig(learning_rate=5e-3),
         training=TrainingConfig(num_steps=2000, batch_size=4096, evaluate_every=100, patience=10, metric="ndcg@10"),
         evaluation=EvaluationConfig(validation_users=5000),
     )
     if variant == "tiny":
         config.data.path = str(_SAMPLE)
-        config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 16, (16, 8), 16
-        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 30, 128, 10
+        config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 32, (32, 16), 32
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 100, 128, 50
         config.evaluation.num_candidates = 100
     elif variant:
         raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")

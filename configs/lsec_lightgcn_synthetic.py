@@ -10,12 +10,12 @@ def get_config(variant: str = "") -> RunConfig:
         data=synthetic.Config(),
         model=lsec_gnn.Config(aggregator="lightgcn", embedding_dim=200, layer_dims=(200, 200), embedding_std=0.3),
         optimizer=OptimizerConfig(learning_rate=2e-3),
-        training=TrainingConfig(num_steps=1000, batch_size=2048, evaluate_every=50, patience=6, metric="ndcg@10"),
+        training=TrainingConfig(num_steps=1000, batch_size=2048, evaluate_every=100, patience=4, metric="ndcg@10"),
     )
     if variant == "tiny":
         config.data = synthetic.tiny()
         config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 16, (16, 16), 16
-        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 30, 128, 10
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 100, 128, 50
         config.evaluation.num_candidates = 100
     elif variant:
         raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")
