@@ -1,9 +1,8 @@
 """Ranking metrics of the two evaluation protocols, batched by user; pure and jittable.
 
-One legend for both (design page of LSEC-GNN, "Evaluation"): AUC counts ties 1/2; every rank-based metric puts a
-positive below all negatives of equal score, so that a constant scorer finds nothing; gains are binary, the discount of
-rank r is 1 / log2(r + 1), and the ideal DCG is cut at K. A NaN score ranks last. Undefined values are NaN and are left
-to the caller to leave out and count.
+One legend for both: AUC counts ties 1/2; every rank-based metric puts a positive below all negatives of equal score, so
+that a constant scorer finds nothing; gains are binary, the discount of rank r is 1 / log2(r + 1), and the ideal DCG is
+cut at K. A NaN score ranks last. Undefined values are NaN and are left to the caller to leave out and count.
 """
 
 import jax.numpy as jnp
