@@ -126,7 +126,7 @@ class RunConfig:
 
     Attributes:
         data: a source config with `load() -> LiveCommerceData`.
-        model: a model config with `build(data) -> model`.
+        model: a model config; `lsec_jax.models` says what it offers.
         seed: split once into named streams (init, batches, negatives).
     """
 

@@ -113,7 +113,13 @@ class Candidates:
 
 @runtime_checkable
 class Truth(Protocol):
-    """The true probabilities of a simulated world, kept apart from the data for oracle rows."""
+    """The true probabilities of a simulated world, kept apart from the data for oracle rows.
+
+    Attributes:
+        relations: those it has probabilities for.
+    """
+
+    relations: tuple[str, ...]
 
     def probabilities(self, relation: str, source_ids: np.ndarray, start: float, end: float) -> np.ndarray:
         """P(the pair first occurs in [start, end) | not before), [b, n_targets] float32."""
@@ -165,15 +171,25 @@ class LiveCommerceData:
             raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(problems))
 
     def fingerprint(self) -> str:
-        """SHA-256 over node ids and relations, hex: equal for equal data, whatever the source's path."""
+        """SHA-256 over node ids, relations (with time, weight and split) and candidate lists, hex.
+
+        Equal for equal data, whatever the source's path and the order of its rows.
+        """
         digest = hashlib.sha256()
         for name, table in sorted(self.nodes.items()):
             digest.update(f"{name}:{table.ids.dtype.kind}:{len(table)}".encode())
             digest.update(np.ascontiguousarray(table.ids).tobytes())
         for name, relation in sorted(self.relations.items()):
             digest.update(f"{name}:{relation.source}:{relation.target}:{len(relation)}".encode())
-            digest.update(np.ascontiguousarray(relation.source_ids).tobytes())
-            digest.update(np.ascontiguousarray(relation.target_ids).tobytes())
+            order = np.lexsort((relation.target_ids, relation.source_ids))
+            for column in ("source_ids", "target_ids", "time", "weight", "split"):
+                values = getattr(relation, column)
+                digest.update(b"none" if values is None else np.ascontiguousarray(values[order]).tobytes())
+        for (name, split), lists in sorted(self.candidates.items()):
+            digest.update(f"{name}:{split}:{lists.target_ids.shape}".encode())
+            order = np.argsort(lists.source_ids)
+            for values in (lists.source_ids, lists.target_ids, lists.labels):
+                digest.update(np.ascontiguousarray(values[order]).tobytes())
         return digest.hexdigest()
 
     def replace(self, **changes: Any) -> "LiveCommerceData":

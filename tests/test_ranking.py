@@ -1,5 +1,6 @@
 import gzip
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,20 +106,53 @@ def test_mlp_scorer_equals_an_mlp_on_concatenated_vectors():
     np.testing.assert_allclose(scorer.score_all(np.arange(5)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_scoring_does_not_compile_again_after_the_first_block():
-    scorer, (seen, positives) = random_dot_scorer(width=11), random_split()
+@pytest.mark.parametrize(
+    ("scorer", "score_all", "score_pairs"),
+    [
+        (random_dot_scorer(width=11), ranking._dot_all, ranking._dot_pairs),
+        (random_mlp_scorer(num_hidden=11), ranking._mlp_all, ranking._mlp_pairs),
+    ],
+    ids=["dot", "mlp"],
+)
+def test_scoring_does_not_compile_again_for_other_weights_or_another_number_of_users(scorer, score_all, score_pairs):
+    seen, positives = random_split()
     users = np.arange(NUM_SOURCES)
-    ranking.full_ranking(scorer, users[:9], seen, positives, (4,), 3)
-    sizes = [function._cache_size() for function in (ranking._dot_all, ranking._top_k_block)]
-    ranking.full_ranking(scorer, users, seen, positives, (4,), 3)
-    assert [function._cache_size() for function in (ranking._dot_all, ranking._top_k_block)] == sizes
-    blocks = ranking._full_ranking_block._cache_size()
-    ranking.full_ranking(random_dot_scorer(width=11), users, seen, positives, (4,), 3)
-    assert ranking._full_ranking_block._cache_size() == blocks
-    ranking.top_k(scorer, users, seen, 4, 3)
-    lists = ranking._top_k_block._cache_size()
-    ranking.top_k(scorer, users[::-1], seen, 4, 3)
-    assert ranking._top_k_block._cache_size() <= lists + 1  # another grouping may round to another mask width
+    targets = np.random.default_rng(0).integers(0, NUM_TARGETS, (NUM_SOURCES, 17))
+    labels = targets < 20
+    other = jax.tree.map(lambda values: values + 1, scorer)
+
+    def full(scorer, at):
+        ranking.full_ranking(scorer, at, seen, positives, (4,), 7)
+
+    def candidates(scorer, at):
+        ranking.rank_candidates(scorer, users[at], targets[at], labels[at], (4,), 7)
+
+    def lists(scorer, at):
+        ranking.top_k(scorer, at, seen, 4, 7)
+
+    slices = [users[:1], users[5:7], users[::-1], np.array([36, 2, 2, 2, 2, 2, 2, 2, 9])]
+    for rank, jitted, others in (
+        (full, (score_all, ranking._full_ranking_block), [users]),  # its mask has the width of the evaluated users'
+        (candidates, (score_pairs, ranking._candidates_block), slices),
+        (lists, (score_all, ranking._top_k_block), slices),
+    ):
+        for function in jitted:
+            function.clear_cache()
+        rank(scorer, users)
+        assert [function._cache_size() for function in jitted] == [1, 1]
+        for at in others:
+            rank(other, at)
+        assert [function._cache_size() for function in jitted] == [1, 1]
+
+
+def test_one_user_gets_the_list_that_it_gets_among_all():
+    seen, _ = random_split()
+    for scorer in (random_dot_scorer(), random_mlp_scorer()):
+        all_ids, all_scores = ranking.top_k(scorer, np.arange(NUM_SOURCES), seen, 7, 8)
+        for user in (0, 20, 36):
+            ids, scores = ranking.top_k(scorer, np.array([user]), seen, 7, 8)
+            assert ids[0].tolist() == all_ids[user].tolist()
+            assert scores[0].tolist() == all_scores[user].tolist()
 
 
 def test_one_call_compiles_each_function_once():

@@ -21,9 +21,11 @@ class EdgeBatches:
         """Returns the positions of batch `step`, [batch_size] int32."""
         start = step * self.batch_size
         first, last = start // self.num_edges, (start + self.batch_size - 1) // self.num_edges
-        row = np.concatenate([self._permutation(epoch) for epoch in range(first, last + 1)])
-        offset = start - first * self.num_edges
-        return row[offset : offset + self.batch_size]
+        parts = []
+        for epoch in range(first, last + 1):  # one or two: a batch is never longer than an epoch
+            begin = start - epoch * self.num_edges
+            parts.append(self._permutation(epoch)[max(begin, 0) : begin + self.batch_size])
+        return np.concatenate(parts)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:

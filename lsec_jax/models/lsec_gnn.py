@@ -17,19 +17,25 @@ Departures:
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
+from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
+from lsec_jax.nn.graph_layers import GcnLayer, LightGcnLayer
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, add_self, exclude_edges, propagate
+from lsec_jax.nn.propagation import Backend, BipartiteGraph, exclude_edges
 from lsec_jax.nn.sampling import PositiveEdges, is_positive, uniform_targets
 from lsec_jax.ranking import DotScorer, MlpScorer
+from lsec_jax.schema import LiveCommerceData
+
+EXCLUDED_SHARE_WARNING = 0.1
 
 Tables = Mapping[str, Float[Array, "_ d"]]
 
@@ -45,8 +51,8 @@ class TaskConfig:
         num_negatives: negatives per positive.
         hardest_of: each negative is the best-scored of this many uniform draws; 1 = plain uniform.
         rows_per_draw: this many rows of a batch choose their negatives from the same draws. Above 1, scoring the draws
-            is a small matrix product instead of a gather of batch x hardest_of vectors; what each row draws from keeps
-            its distribution, but rows of a group are no longer independent of each other.
+            needs a gather of that many times fewer vectors, and with "dot" is a small matrix product; what each row
+            draws from keeps its distribution, but rows of a group are no longer independent of each other.
     """
 
     relation: str = "buy"
@@ -124,6 +130,10 @@ class Config:
                 f"config.model.layer_dims = {self.layer_dims}: aggregator 'lightgcn' and layer_combination 'mean' keep "
                 f"the width; set every entry to embedding_dim = {self.embedding_dim}"
             )
+        if not self.embedding_std > 0:
+            raise ConfigError(f"config.model.embedding_std = {self.embedding_std} must be positive: zeros never change")
+        if not any(task.weight > 0 for task in self.tasks):
+            raise ConfigError("config.model.tasks: every weight is 0, so nothing would be learnt; give one a weight")
         require_at_least("config.model.l2", self.l2, 0)
         require_at_least("config.model.predictor_hidden", self.predictor_hidden, 1)
         for i, task in enumerate(self.tasks):
@@ -133,75 +143,54 @@ class Config:
             require_at_least(f"config.model.tasks[{i}].hardest_of", task.hardest_of, 1)
             require_at_least(f"config.model.tasks[{i}].rows_per_draw", task.rows_per_draw, 1)
 
-    def build(self, num_nodes: Mapping[str, int], ends: Mapping[str, tuple[str, str]], seed: int) -> "LsecGnn":
+    @property
+    def name(self) -> str:
+        """For reports, e.g. "lsec-gcn", or "gcn" with one relation."""
+        return self.aggregator if len(self.relations) == 1 else f"lsec-{self.aggregator}"
+
+    @property
+    def task_relations(self) -> tuple[str, ...]:
+        """The relations of the tasks, the primary one first."""
+        return tuple(task.relation for task in self.tasks)
+
+    @property
+    def required_relations(self) -> tuple[str, ...]:
+        """All relations that the data must have."""
+        return tuple(dict.fromkeys((*self.relations, *self.task_relations)))
+
+    def inputs(self, data: LiveCommerceData) -> Inputs:
+        """Builds the model's big arrays from the training edges; raises as `build_inputs`."""
+        self_loops = self.aggregator == "gcn" and self.self_loop
+        return build_inputs(data, self.relations, self.task_relations, self.edge_weights, self_loops)
+
+    def build(self, data: LiveCommerceData, seed: int) -> "LsecGnn":
         """Builds the module.
 
         Args:
-            num_nodes: node counts by type.
-            ends: (source type, target type) of each relation of `relations` and `tasks`.
+            data: gives node counts and the ends of relations.
             seed: of the dense parameters.
 
         Raises:
             ConfigError: if a task's node type occurs in no relation, or "dot" would multiply unequal widths.
         """
+        num_nodes = {name: len(table) for name, table in data.nodes.items()}
+        relations = {name: data.relation(name) for name in self.required_relations}
+        ends = {name: (relation.source, relation.target) for name, relation in relations.items()}
         return LsecGnn(self, num_nodes, ends, nnx.Rngs(seed))
 
+    def trained_nodes(self, data: LiveCommerceData, node_type: str) -> np.ndarray:
+        """Which nodes have a training edge in some relation of the model, [n] bool."""
+        return nodes_with_edges(data, self.relations, node_type)
 
-class Inputs(NamedTuple):
-    """The model's big arrays: arguments of every jitted function, never closed over.
-
-    Attributes:
-        graphs: training graph by relation.
-        positives: training positives by task relation.
-    """
-
-    graphs: Mapping[str, BipartiteGraph]
-    positives: Mapping[str, PositiveEdges]
-
-
-class GcnLayer(nnx.Module):
-    """One layer of Eq. 5, act(D^-1/2 (A + I) D^-1/2 H W), on both sides of a bipartite graph."""
-
-    def __init__(self, config: Config, in_dim: int, out_dim: int, activation: str, rngs: nnx.Rngs):
-        init = jax.nn.initializers.glorot_uniform()
-        self.source_weights = nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32))
-        self.target_weights = (
-            nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32)) if config.weights_per_direction else None
-        )
-        self.narrows = out_dim <= in_dim
-        self.self_loop, self.activation, self.backend = config.self_loop, activation, config.backend
-
-    def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
-        """Returns the next layer's vectors. The sum runs on the narrower side of the weights."""
-        from_sources = self.source_weights[...]
-        from_targets = from_sources if self.target_weights is None else self.target_weights[...]
-        if self.narrows:
-            sources, targets = sources @ from_sources, targets @ from_targets
-        to_sources, to_targets = propagate(graph, sources, targets, self.backend)
-        if not self.narrows:  # what arrives at a source was sent by targets
-            to_sources, to_targets = to_sources @ from_targets, to_targets @ from_sources
-            sources, targets = sources @ from_sources, targets @ from_targets
-        if self.self_loop:
-            to_sources = add_self(to_sources, sources, graph.source_self)
-            to_targets = add_self(to_targets, targets, graph.target_self)
-        if self.activation == "relu":
-            return jax.nn.relu(to_sources), jax.nn.relu(to_targets)
-        return to_sources, to_targets
-
-
-class LightGcnLayer(nnx.Module):
-    """LightGCN's layer: the normalised neighbour sum and nothing else."""
-
-    def __init__(self, backend: Backend):
-        self.backend = backend
-
-    def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
-        """Returns the next layer's vectors."""
-        return propagate(graph, sources, targets, self.backend)
+    def warnings(self, inputs: Inputs, batch_size: int) -> list[str]:
+        """What may go wrong with these inputs."""
+        shares = {name: batch_size / len(edges.source_ids) for name, edges in inputs.positives.items()}
+        return [
+            f"a batch holds {100 * min(share, 1.0):.0f}% of the training edges of '{name}' and excludes them from its "
+            "messages; lower config.training.batch_size, or the graph that the model sees gets thin"
+            for name, share in shares.items()
+            if self.exclude_batch_edges and name in self.relations and share > EXCLUDED_SHARE_WARNING
+        ]
 
 
 class RelationStack(nnx.Module):
@@ -209,13 +198,22 @@ class RelationStack(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         widths = (config.embedding_dim, *config.layer_dims)
+        backend = cast(Backend, config.backend)
         layers: list[nnx.Module] = []
         for i, (in_dim, out_dim) in enumerate(itertools.pairwise(widths)):
             if config.aggregator == "lightgcn":
-                layers.append(LightGcnLayer(cast(Backend, config.backend)))
-            else:
-                activation = config.last_activation if i == len(widths) - 2 else "relu"
-                layers.append(GcnLayer(config, in_dim, out_dim, activation, rngs))
+                layers.append(LightGcnLayer(backend))
+                continue
+            layer = GcnLayer(
+                in_dim,
+                out_dim,
+                rngs=rngs,
+                self_loop=config.self_loop,
+                weights_per_direction=config.weights_per_direction,
+                activation=config.last_activation if i == len(config.layer_dims) - 1 else "relu",
+                backend=backend,
+            )
+            layers.append(layer)
         self.layers = nnx.List(layers)
         self.layer_combination = config.layer_combination
 

@@ -148,26 +148,22 @@ def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize
         renormalize: divide by the degrees that remain. Otherwise by those of the whole graph, and then every node that
             lost an edge is recognisable: what reaches it is too small for its degree.
     """
-    if renormalize:
-        graph = _with_remaining_degrees(graph, edge_ids)
 
     def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
         return rows._replace(values=rows.values.at[position[edge_ids]].set(0.0))
 
-    return graph._replace(
+    thinned = graph._replace(
         to_source=without(graph.to_source, graph.source_position),
         to_target=without(graph.to_target, graph.target_position),
     )
+    return _renormalized(thinned) if renormalize else thinned
 
 
-def _with_remaining_degrees(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -> BipartiteGraph:
-    """Scales all values from the whole graph's degrees to the degrees without the given edges."""
-    at = graph.source_position[edge_ids]
-    sources, targets = graph.to_source.receivers[at], graph.to_source.senders[at]
-    weights = graph.to_source.values[at] * jnp.sqrt(graph.source_degrees[sources] * graph.target_degrees[targets])
-    times_given = jnp.zeros_like(graph.source_position).at[edge_ids].add(1)[edge_ids]
-    source_scale = _degree_ratio(graph.source_degrees, sources, weights / times_given)
-    target_scale = _degree_ratio(graph.target_degrees, targets, weights / times_given)
+def _renormalized(graph: BipartiteGraph) -> BipartiteGraph:
+    """Scales all values from the stored degrees to the degrees of the edges that still carry weight."""
+    source_loop, target_loop = graph.source_self * graph.source_degrees, graph.target_self * graph.target_degrees
+    source_scale = _degree_ratio(graph.to_source, graph.source_degrees, graph.target_degrees, source_loop)
+    target_scale = _degree_ratio(graph.to_target, graph.target_degrees, graph.source_degrees, target_loop)
 
     def scaled(rows: Rows, receivers: Float[Array, " m"], senders: Float[Array, " n"]) -> Rows:
         factors = jnp.sqrt(receivers)[rows.receivers] * jnp.sqrt(senders)[rows.senders]
@@ -176,18 +172,24 @@ def _with_remaining_degrees(graph: BipartiteGraph, edge_ids: Int[Array, " b"]) -
     return graph._replace(
         to_source=scaled(graph.to_source, source_scale, target_scale),
         to_target=scaled(graph.to_target, target_scale, source_scale),
+        source_degrees=jnp.where(
+            source_scale > 0, graph.source_degrees / jnp.where(source_scale > 0, source_scale, 1), 0
+        ),
+        target_degrees=jnp.where(
+            target_scale > 0, graph.target_degrees / jnp.where(target_scale > 0, target_scale, 1), 0
+        ),
         source_self=graph.source_self * source_scale,
         target_self=graph.target_self * target_scale,
     )
 
 
 def _degree_ratio(
-    degrees: Float[Array, " n"], node_ids: Int[Array, " b"], removed: Float[Array, " b"]
-) -> Float[Array, " n"]:
-    """Old degree over new one; 0 where nothing is left (up to rounding)."""
-    left = degrees.at[node_ids].add(-removed)
-    has_edges = left > 1e-4 * degrees
-    return jnp.where(has_edges, degrees / jnp.where(has_edges, left, 1.0), 0.0)
+    rows: Rows, receiver_degrees: Float[Array, " m"], sender_degrees: Float[Array, " n"], loop: Float[Array, " m"]
+) -> Float[Array, " m"]:
+    """Stored degree over the degree that remains; 0 where nothing remains."""
+    weights = rows.values * jnp.sqrt(receiver_degrees[rows.receivers] * sender_degrees[rows.senders])
+    left = loop + jraph.segment_sum(weights, rows.receivers, loop.shape[0], indices_are_sorted=True)
+    return jnp.where(left > 0, receiver_degrees / jnp.where(left > 0, left, 1.0), 0.0)
 
 
 def default_backend() -> Backend:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 
@@ -22,6 +23,26 @@ class PositiveEdges(NamedTuple):
     indptr: Int[Array, " m_plus_1"]
     search_steps: Int[Array, " s"]
     num_targets: Int[Array, "n 0"]
+
+
+def positive_edges(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: int, num_targets: int) -> PositiveEdges:
+    """Puts pairs on the device.
+
+    Args:
+        source_ids: [e] int, sorted.
+        target_ids: [e] int, sorted within a source; each pair once.
+        num_sources: m.
+        num_targets: n.
+    """
+    counts = np.bincount(source_ids, minlength=num_sources)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return PositiveEdges(
+        jnp.asarray(source_ids, jnp.int32),
+        jnp.asarray(target_ids, jnp.int32),
+        jnp.asarray(indptr, jnp.int32),
+        jnp.zeros(int(counts.max()).bit_length(), jnp.int32),
+        jnp.zeros((num_targets, 0), jnp.int32),
+    )
 
 
 def is_positive(

@@ -211,7 +211,7 @@ def baseline_scorers(
 def oracle_scorer(data: schema.LiveCommerceData, relation: str, split: str) -> OracleScorer | None:
     """The oracle over a split's own time window, or None where truth, cut times or the end of time are not known."""
     code = _split_code(split)
-    if data.truth is None or data.cut_times is None or data.end_time is None:
+    if data.truth is None or data.cut_times is None or data.end_time is None or relation not in data.truth.relations:
         return None
     start_validation, start_test = data.cut_times
     window = (start_validation, start_test) if code == schema.VALIDATION else (start_test, data.end_time)

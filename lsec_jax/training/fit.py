@@ -30,7 +30,7 @@ def run(config: RunConfig, workdir: Path) -> str:
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
-    report = reports.write(workdir, prepared, rows, progress)
+    report = reports.write(workdir, prepared, rows, int(state.step), progress.train_seconds)
     plots.draw(workdir, rows)
     return report
 

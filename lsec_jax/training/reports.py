@@ -11,7 +11,6 @@ import jax
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.ranking import Scorer
-from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run, describe_data
 from lsec_jax.training.writers import write_json
@@ -25,8 +24,7 @@ Row = dict[str, Any]
 
 def model_name(config: RunConfig) -> str:
     """A short name from the model's config, e.g. "lsec-gcn" or "lightgcn"."""
-    model = config.model
-    return model.aggregator if len(model.relations) == 1 else f"lsec-{model.aggregator}"
+    return config.model.name
 
 
 def rows(
@@ -85,12 +83,12 @@ def table(report_rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def write(workdir: Path, run: Run, report_rows: list[Row], progress: Progress) -> str:
+def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, train_seconds: float) -> str:
     """Writes report.json and report.md; returns the latter."""
     content: dict[str, Any] = {
         "rows": report_rows,
-        "best_step": progress.best_step,
-        "train_seconds": progress.train_seconds,
+        "best_step": best_step,
+        "train_seconds": train_seconds,
         "data": describe_data(run.data),
         "environment": environment(),
     }
@@ -102,8 +100,8 @@ def write(workdir: Path, run: Run, report_rows: list[Row], progress: Progress) -
         [
             f"# {model_name(run.config)} on {run.data.name}",
             "",
-            f"{nodes}; edges: {edges}. Seed {run.config.seed}; best checkpoint: step {progress.best_step} after "
-            f"{progress.train_seconds:.0f} s of training.",
+            f"{nodes}; edges: {edges}. Seed {run.config.seed}; checkpoint of step {best_step}; "
+            f"{train_seconds:.0f} s of training in all.",
             "",
             table(report_rows),
             *(f"- {text}: {count}" for text, count in sorted(data["counts"].items())),

@@ -8,28 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.batches import EdgeBatches
-from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
-from lsec_jax.models.lsec_gnn import Inputs
-from lsec_jax.nn.propagation import bipartite_graph, graphs_tuple
-from lsec_jax.nn.sampling import PositiveEdges
+from lsec_jax.models.graph_inputs import Inputs
 from lsec_jax.ranking import Scorer
-from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, Relation
+from lsec_jax.schema import SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
 from lsec_jax.training.writers import write_json
-
-EXCLUDED_SHARE_WARNING = 0.1
 
 
 @dataclasses.dataclass
@@ -53,7 +47,7 @@ class Run:
     @property
     def task(self) -> str:
         """The primary task's relation: what is evaluated and recommended."""
-        return self.config.model.tasks[0].relation
+        return self.config.model.task_relations[0]
 
     def num_targets(self) -> int:
         """How many nodes there are to rank."""
@@ -107,24 +101,23 @@ def prepare(config: RunConfig) -> Run:
     config_lib.validate(config)
     _check_metric(config)
     model_config = config.model
-    task_relations = tuple(task.relation for task in model_config.tasks)
     data = config.data.load()
     data.validate()
-    names = tuple(dict.fromkeys((*model_config.relations, *task_relations)))
-    for name in names:
+    for name in model_config.required_relations:
         data.relation(name)
-    data = assign_splits(data, config.split, task_relations)
-    evaluator = Evaluator(data, task_relations[0], config.evaluation)
-    num_nodes = {name: len(table) for name, table in data.nodes.items()}
-    ends = {name: (data.relations[name].source, data.relations[name].target) for name in names}
-    module = model_config.build(num_nodes, ends, int(np.random.SeedSequence(config.seed).generate_state(1)[0]))
-    graphs = {name: _graph(data, data.relations[name], model_config) for name in model_config.relations}
-    positives = {name: _positives(data, data.relations[name]) for name in task_relations}
-    _warn_about_large_batches(config, positives)
+    data = assign_splits(data, config.split, model_config.task_relations)
+    evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
+    model = TrainableModel(model_config.build(data, int(np.random.SeedSequence(config.seed).generate_state(1)[0])))
+    inputs = model_config.inputs(data)
+    for text in model_config.warnings(inputs, config.training.batch_size):
+        logging.warning(text)
     for text, count in sorted(data.counts.items()):
         if count:
             logging.info("data: %s: %d", text, count)
-    run = Run(config, data, TrainableModel(module), Inputs(graphs, positives), evaluator)
+    run = Run(config, data, model, inputs, evaluator)
+    if "candidates" in config.evaluation.protocols:
+        for split in run.held_out():
+            evaluator.candidate_lists(split)  # kept for later; a list that cannot be made is refused now
     if config.training.patience and not run.has_edges("validation"):
         raise ConfigError(
             f"config.training.patience = {config.training.patience}, but '{run.task}' has no validation edges to stop "
@@ -143,49 +136,6 @@ def _check_metric(config: RunConfig) -> None:
             f"config.training.metric = '{config.training.metric}' is not measured by protocol '{protocol}' with "
             f"config.evaluation.cutoffs = {config.evaluation.cutoffs}; choose one of: {', '.join(known)}"
         )
-
-
-def _graph(data: LiveCommerceData, relation: Relation, model_config: Any) -> Any:
-    source_ids, target_ids = relation.edges(TRAIN)
-    if len(source_ids) == 0:
-        raise DataError(f"relation '{relation.name}' has no training edges after the split; change config.split")
-    weights = None
-    if model_config.edge_weights:
-        if relation.weight is None:
-            raise ConfigError(
-                f"config.model.edge_weights is on, but relation '{relation.name}' of the data has no weights; "
-                "turn it off"
-            )
-        weights = relation.edge_weights(TRAIN)
-    num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
-    graph = graphs_tuple(source_ids, target_ids, num_sources, num_targets, weights)
-    self_loops = model_config.aggregator == "gcn" and model_config.self_loop
-    return bipartite_graph(graph, num_sources, self_loops)
-
-
-def _positives(data: LiveCommerceData, relation: Relation) -> PositiveEdges:
-    source_ids, target_ids = relation.edges(TRAIN)
-    indptr, _ = csr_from_pairs(source_ids, target_ids, len(data.nodes[relation.source]))
-    most = int(np.diff(indptr).max())
-    return PositiveEdges(
-        jnp.asarray(source_ids, jnp.int32),
-        jnp.asarray(target_ids, jnp.int32),
-        jnp.asarray(indptr, jnp.int32),
-        jnp.zeros(most.bit_length(), jnp.int32),
-        jnp.zeros((len(data.nodes[relation.target]), 0), jnp.int32),
-    )
-
-
-def _warn_about_large_batches(config: RunConfig, positives: Mapping[str, PositiveEdges]) -> None:
-    for name, edges in positives.items():
-        share = config.training.batch_size / len(edges.source_ids)
-        if config.model.exclude_batch_edges and name in config.model.relations and share > EXCLUDED_SHARE_WARNING:
-            logging.warning(
-                "a batch holds %.0f%% of the training edges of '%s', and excludes them from its messages; lower "
-                "config.training.batch_size, or the graph that the model sees gets thin",
-                100 * min(share, 1.0),
-                name,
-            )
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:

@@ -73,7 +73,7 @@ def write_recommendations(
     internal = np.arange(len(user_table)) if users is None else user_table.index_of(users)
     k = min(k, len(item_table))
     popularity = PopularityScorer.fit(relation.edges(TRAIN)[1], len(item_table))
-    is_known = (internal >= 0) & _has_vector(run, relation.source)[np.maximum(internal, 0)]
+    is_known = (internal >= 0) & run.config.model.trained_nodes(run.data, relation.source)[np.maximum(internal, 0)]
     # Row m of the seen lists is empty: it stands for users whom the data does not know.
     bought = csr_from_pairs(relation.source_ids, relation.target_ids, len(user_table) + 1)
     seen = None if include_seen else bought
@@ -119,19 +119,6 @@ def _lists(
             found, values = top_k(scorer, user_ids[chosen], seen, k, run.config.evaluation.block_size)
             ids[chosen, : found.shape[1]], scores[chosen, : found.shape[1]] = found, values
     return ids, scores
-
-
-def _has_vector(run: Run, node_type: str) -> np.ndarray:
-    """Whether a node has a training edge in some relation of the model: without one its vector is noise."""
-    known = np.zeros(len(run.data.nodes[node_type]), bool)
-    for name in run.config.model.relations:
-        relation = run.data.relations[name]
-        source_ids, target_ids = relation.edges(TRAIN)
-        if relation.source == node_type:
-            known[source_ids] = True
-        if relation.target == node_type:
-            known[target_ids] = True
-    return known
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lsec_jax import schema
-from lsec_jax.data import candidates
+from lsec_jax.data import candidates, csr
 from lsec_jax.data.csr import csr_from_pairs
 
 
@@ -86,6 +86,19 @@ def test_a_split_without_edges_is_refused():
         candidates.generate_candidates(empty, "buy", schema.TEST, 5, seed=0)
     with pytest.raises(schema.DataError, match="it has: buy"):
         candidates.generate_candidates(data, "sell", schema.TEST, 5, seed=0)
+
+
+def test_membership_in_sorted_keys_agrees_with_isin():
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 40):
+        sorted_keys, keys = np.sort(generator.integers(0, 60, size)), generator.integers(-5, 70, 200)
+        np.testing.assert_array_equal(csr.contains(sorted_keys, keys), np.isin(keys, sorted_keys))
+    assert csr.contains(np.array([1, 2]), np.array([], np.int64)).shape == (0,)
+
+
+def test_ranges_are_concatenated_and_empty_ones_leave_nothing():
+    np.testing.assert_array_equal(csr.expand_ranges(np.array([4, 9, 0]), np.array([2, 0, 3])), [4, 5, 0, 1, 2])
+    assert csr.expand_ranges(np.array([], np.int64), np.array([], np.int64)).dtype == np.int64
 
 
 def test_csr_holds_the_sorted_targets_of_every_source():

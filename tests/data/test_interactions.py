@@ -134,8 +134,15 @@ def test_one_key_of_one_relation_can_be_overridden_on_the_command_line(folder):
 BAD_FILES = {
     "empty id": ("user,item,when,price\nu1,7,1,1\n,8,1,1\n", r"line 3, column 'user': empty value where an id"),
     "negative id": ("user,item,when,price\nu1,-7,1,1\n", r"line 2, column 'item': negative id -7"),
+    "negative id among text": ("user,item,when,price\n-5,7,1,1\nann,7,1,1\n", r"line 2, column 'user': negative id -5"),
+    "line break in an id": (
+        'user,item,when,price\nu1,7,1,1\n"u\n2",7,1,1\n',
+        r"record 3, column 'user': id 'u\\n2' has a control character .*; rename it, and check the file's quotes",
+    ),
     "negative time": ("user,item,when,price\nu1,7,-1,1\n", r"line 2, column 'when': negative time -1"),
     "bad weight": ("user,item,when,price\nu1,7,1,1\nu1,8,1,nan\n", r"line 3, column 'price': value nan"),
+    "zero weight": ("user,item,when,price\nu1,7,1,1\nu1,8,1,0\n", r"line 3, column 'price': weight 0.* finite and > 0"),
+    "negative weight": ("user,item,when,price\nu1,7,1,-2\n", r"line 2, column 'price': weight -2.*; correct or drop"),
     "malformed row": ("user,item,when,price\nu1,7,1\n", r"line 2: malformed row: 3 fields, expected 4"),
     "cut file": ("user,item,when,price\nu1,7,1,1\nu1,8", r"line 3: .*last line may be cut"),
     "empty relation": ("user,item,when,price\n", r"empty table"),
@@ -164,6 +171,10 @@ def test_a_bad_config_is_refused_with_the_key(folder):
             r"relations\[0\].source_column: 'user' is not among column_names \(a, item\)",
         ),
         ((buy_spec(path="bay.csv"),), r"bay.csv: missing file \(did you mean 'buy.csv'\?\)"),
+        ((buy_spec(delimiter="||"),), r"data.relations\[0\].delimiter = '\|\|': must be one ASCII character"),
+        ((buy_spec(), sell_spec(delimiter="\\t")), r"data.relations\[1\].delimiter = .*for a tab .*\$'\\t'"),
+        ((buy_spec(delimiter="é"),), r"data.relations\[0\].delimiter = 'é': must be one ASCII character"),
+        ((buy_spec(delimiter="\n"),), r"data.relations\[0\].delimiter = '\\n': must be one ASCII character"),
         ((buy_spec(format="orc"),), r"unknown format 'orc'; valid: text, parquet"),
     ]
     for specs, message in cases:

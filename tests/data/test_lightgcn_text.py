@@ -127,6 +127,14 @@ def test_bad_files_and_options_are_refused(folder):
         load(folder, validation_fraction=1.5)
     with pytest.raises(ConfigError, match="both given; keep one"):
         load(folder, validation_fraction=0.1, validation_file="test.txt")
+    with pytest.raises(ConfigError, match=r"data.seed = -1; give a whole number in \[0, 2\*\*32\)"):
+        load(folder, seed=-1)
+
+
+def test_bad_options_are_refused_before_anything_is_read():
+    for options in ({"seed": -1}, {"validation_fraction": float("nan")}):
+        with pytest.raises(ConfigError, match=f"data.{next(iter(options))} = "):
+            Config(path="nowhere", **options).validate()
 
 
 def test_list_files_that_do_not_fit_are_refused(folder):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -196,6 +197,42 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path):
     lsec.write(world, tmp_path / "x")
     with pytest.raises(DataError, match="holds a data set already; choose another directory"):
         lsec.write(world, tmp_path / "x")
+
+
+@pytest.mark.parametrize("failure", [OSError("No space left on device"), KeyboardInterrupt()], ids=["disk", "kill"])
+def test_a_failed_write_leaves_nothing_behind_and_can_be_repeated(tmp_path, monkeypatch, failure):
+    world, write_columns = small_world(), lsec._write_columns
+
+    def failing(path, *rest):
+        write_columns(path, *rest)
+        if path.parent.name == "val":
+            raise failure
+
+    for directory in (tmp_path / "new" / "x", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        monkeypatch.setattr(lsec, "_write_columns", failing)
+        with pytest.raises(type(failure)):
+            lsec.write(world, directory)
+        assert [path for path in directory.parent.rglob("*") if path.is_file()] == []
+        assert [path.name for path in directory.parent.iterdir() if path.name.startswith(".")] == []
+        monkeypatch.undo()
+        lsec.write(world, directory)
+        assert load(directory).relations["buy"].split is not None
+        assert sorted(path.name for path in directory.iterdir()) == ["metadata.json", "test", "train", "val"]
+        shutil.rmtree(directory)
+
+
+def test_a_written_folder_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").mkdir()
+    lsec.write(small_world(), tmp_path / "x")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"is not empty \(thesis.txt\); choose another directory"):
+        lsec.write(small_world(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 BUY, VAL = "train/user-item-buy.tsv", "val/user-item-buy.tsv"

@@ -156,6 +156,8 @@ def test_edges_and_cold_nodes_are_counted():
         (SplitConfig(fractions=(float("nan"), 0.5, 0.5)), r"split.fractions = .*give three shares"),
         (SplitConfig(fractions=(0.9, 0.1, 0.0)), r"shares of train and test must be above 0"),
         (SplitConfig(fractions=(0.0, 0.5, 0.5)), r"shares of train and test must be above 0"),
+        (SplitConfig(seed=-1), r"split.seed = -1; give a whole number in \[0, 2\*\*32\)"),
+        (SplitConfig(seed=2**32), r"split.seed = 4294967296; give a whole number"),
         (
             SplitConfig(method="time"),
             r"'buy' has no times \(relations with times: follow\); .*use split.method = 'random'",

@@ -8,7 +8,7 @@ import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.synthetic_sampling import exclusive_sum, expand_ranges, sample_segments
+from lsec_jax.data.sources.synthetic_sampling import exclusive_sum, sample_segments
 from lsec_jax.schema import DataError
 
 
@@ -290,6 +290,9 @@ def test_the_truth_refuses_other_relations_and_unknown_users():
     truth = synthetic.tiny().load().truth
     with pytest.raises(DataError, match=r"relation 'sell'.*buy, follow"):
         truth.probabilities("sell", np.arange(2), 0.0, 1.0)
+    assert truth.relations == ("buy", "follow")
+    for relation in truth.relations:
+        assert (truth.probabilities(relation, np.arange(2), 0.0, 1.0) > 0).any()
     with pytest.raises(DataError, match=r"source_ids\[1\]=200.*0\.\.199"):
         truth.probabilities("buy", np.array([0, 200]), 0.0, 1.0)
 
@@ -301,4 +304,3 @@ def test_segment_sampling_follows_the_weights_and_never_leaves_the_segment():
     counts = np.bincount(at, minlength=6)
     assert counts[[0, 1, 4, 5]].sum() == 0
     assert counts[3] / counts.sum() == pytest.approx(0.75, abs=0.02)
-    np.testing.assert_array_equal(expand_ranges(np.array([4, 9, 0]), np.array([2, 0, 3])), [4, 5, 0, 1, 2])

@@ -93,6 +93,9 @@ def test_a_bad_file_is_refused_with_its_place_and_a_remedy(tmp_path, case):
 BAD_VALUES = {
     ("ids", ""): "line 3, column 'a': empty value where an id is expected; fill it in or drop",
     ("ids", "-4"): "line 3, column 'a': negative id -4; .*drop the row",
+    ("ids", "u\x01"): r"line 3, column 'a': id 'u\\x01' has a control character",
+    ("ids", "u\x85v"): r"line 3, column 'a': id 'u\\x85v' has a control character",
+    ("ids", "u\u2028v"): r"line 3, column 'a': id 'u\\u2028v' has a control character",
     ("ids", "nan"): "line 3, column 'a': id nan is a floating-point number; write ids as integers or text",
     ("ids", "7.0"): "line 3, column 'a': id 7.0 is a floating-point number",
     ("integers", "x"): "line 3, column 'a': 'x' is not an integer >= 0; correct or drop",
@@ -108,6 +111,12 @@ BAD_VALUES = {
     ("times", "nan"): "line 3, column 'a': value nan",
     ("times", "soon"): "line 3, column 'a': 'soon' is not a number",
     ("times", ""): "line 3, column 'a': empty value",
+    ("weights", "0"): "line 3, column 'a': weight 0.0; weights must be finite and > 0 .*; correct or drop the row",
+    ("weights", "-1"): "line 3, column 'a': weight -1.0; weights must be",
+    ("weights", "nan"): "line 3, column 'a': value nan; expected a finite number",
+    ("weights", "1e-60"): "line 3, column 'a': weight 1e-60; weights must be finite and > 0 in single precision",
+    ("weights", "1e60"): r"line 3, column 'a': weight 1e\+60; weights must be",
+    ("weights", "x"): "line 3, column 'a': 'x' is not a number",
     ("labels", "2"): "line 3, column 'a': label 2; labels must be 0 or 1",
     ("labels", "nan"): "line 3, column 'a': label nan; labels must be 0 or 1",
     ("labels", ""): "line 3, column 'a': empty value",
@@ -119,6 +128,17 @@ def test_a_bad_value_is_refused_with_file_line_and_column(tmp_path, kind, value)
     table = tables.read_table(put(tmp_path, f"b\ta\n0\t1\n0\t{value}\n0\t1\n0\t{value}\n"), ["a"])
     with pytest.raises(DataError, match="a.tsv, " + BAD_VALUES[kind, value]):
         getattr(table, kind)("a")
+
+
+def test_text_ids_that_look_like_negative_integers_are_refused(tmp_path):
+    path = put(tmp_path, "a\tb\nann\tx-1\nbob\t-x\n -12 \t--1\nann\t-1-\n-7\t1-2\n")
+    table = tables.read_table(path, ["a", "b"])
+    with pytest.raises(DataError, match=r"a.tsv, line 4, column 'a': negative id -12; .*drop the row"):
+        table.ids("a")
+    assert table.ids("b").values.tolist() == ["x-1", "-x", "--1", "-1-", "1-2"]
+    parquet = tables.read_table(put_parquet(tmp_path, a=["ann", "-5"]), ["a"])
+    with pytest.raises(DataError, match=r"a.parquet, row 2, column 'a': negative id -5"):
+        parquet.ids("a")
 
 
 def test_a_bad_date_among_dates_is_refused_with_its_line(tmp_path):

@@ -1,5 +1,7 @@
 """LSEC-GNN against a slow numpy transcription of Eq. 4-11, and its traps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +11,16 @@ import pytest
 from lsec_jax.config import ConfigError
 from lsec_jax.models.lsec_gnn import Config, TaskConfig
 from lsec_jax.nn.sampling import uniform_targets
+from lsec_jax.schema import DataError, Relation
 from lsec_jax.training.state import Keys, TrainableModel
-from tests.worlds import ENDS, NUM_NODES, model_inputs, random_edges
+from tests.worlds import ENDS, NUM_NODES, random_edges, world
 
 
 def build(**changes):
     defaults = {"embedding_dim": 6, "layer_dims": (5, 4), "predictor_hidden": 7, "exclude_batch_edges": False}
     config = Config(**(defaults | changes))
     config.validate()
-    model = TrainableModel(config.build(NUM_NODES, ENDS, seed=1))
+    model = TrainableModel(config.build(world(), seed=1))
     return config, model, model.init(Keys.from_seed(0))
 
 
@@ -74,7 +77,7 @@ def encode_in_numpy(config, params, edges):
 def test_encoding_follows_equations_5_to_7(changes):
     config, model, params = build(**changes)
     edges = random_edges()
-    inputs = model_inputs(config, edges)
+    inputs = config.inputs(world(edges))
     found = model.module(params.dense).encode(params.tables, inputs.graphs)
     expected = encode_in_numpy(config, params, edges)
     assert found.keys() == expected.keys()
@@ -87,7 +90,7 @@ def test_the_scorer_gives_the_predictors_scores_of_equation_8(predictor):
     relations = {"relations": ("buy",), "tasks": (TaskConfig("buy"),)}
     config, model, params = build(predictor=predictor, **relations)
     edges = random_edges()
-    inputs = model_inputs(config, edges)
+    inputs = config.inputs(world(edges))
     vectors = encode_in_numpy(config, params, edges)
     scores = np.asarray(
         model.module(params.dense).scorer(params.tables, inputs).score_all(np.arange(12, dtype=np.int32))
@@ -111,7 +114,7 @@ def batch_of(config, ids):
 
 def test_the_loss_is_the_weighted_sum_of_the_task_losses():
     config, model, params = build(tasks=(TaskConfig("buy", weight=0.3), TaskConfig("follow", weight=0.7)))
-    inputs = model_inputs(config, random_edges())
+    inputs = config.inputs(world())
     loss, metrics = model.module(params.dense).loss(params.tables, inputs, batch_of(config, [0, 3]), jax.random.key(0))
     np.testing.assert_allclose(loss, 0.3 * metrics["buy/loss"] + 0.7 * metrics["follow/loss"], rtol=1e-6)
 
@@ -120,7 +123,7 @@ def test_excluding_the_batchs_edges_changes_the_loss_and_only_those_edges_matter
     config, model, params = build()
     excluding = model.module(params.dense)
     edges = random_edges()
-    inputs = model_inputs(config, edges)
+    inputs = config.inputs(world(edges))
     batch, key = batch_of(config, [0, 5, 9]), jax.random.key(0)
     with_leak, _ = excluding.loss(params.tables, inputs, batch, key)
     config_without, model_without, _ = build(exclude_batch_edges=True, excluded_degrees="whole")
@@ -149,7 +152,7 @@ def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_of
         config, model, params = build(
             exclude_batch_edges=exclude, tasks=(TaskConfig("buy", num_negatives=2),), relations=("buy",)
         )
-        inputs = model_inputs(config, edges)
+        inputs = config.inputs(world(edges))
         optimizer = optax.adam(0.01)
         state = optimizer.init(params)
 
@@ -175,7 +178,7 @@ def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_of
 def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
     task = TaskConfig("buy", num_negatives=3, hardest_of=4, rows_per_draw=rows_per_draw)
     config, model, params = build(tasks=(task,), relations=("buy",))
-    module, inputs = model.module(params.dense), model_inputs(config, random_edges())
+    module, inputs = model.module(params.dense), config.inputs(world())
     vectors, edges, key = module.encode(params.tables, inputs.graphs), inputs.positives["buy"], jax.random.key(0)
     predictor = module.predictors["buy"]
     sources, targets = predictor.source_half(vectors["user"][:5]), predictor.target_half(vectors["item"])
@@ -189,20 +192,70 @@ def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
         np.testing.assert_allclose(all_scores[row][chosen[row]], expected, rtol=1e-5)
 
 
-def test_known_positives_among_the_negatives_carry_no_loss():
-    config, model, params = build(tasks=(TaskConfig("buy", num_negatives=200, loss="bpr"),), relations=("buy",))
-    inputs = model_inputs(config, random_edges())
-    _, metrics = model.module(params.dense).loss(params.tables, inputs, batch_of(config, [0]), jax.random.key(0))
-    user = int(inputs.positives["buy"].source_ids[0])
-    share = float((inputs.positives["buy"].source_ids == user).sum()) / 9
-    assert abs(float(metrics["buy/false_negatives"]) - share) < 5 * np.sqrt(share * (1 - share) / 200)
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_known_positives_among_the_negatives_carry_no_loss(loss):
+    config, model, params = build(tasks=(TaskConfig("buy", num_negatives=50, loss=loss),), relations=("buy",))
+    inputs, key = config.inputs(world()), jax.random.key(0)
+    module, edges = model.module(params.dense), inputs.positives["buy"]
+    found, metrics = module.loss(params.tables, inputs, batch_of(config, [0]), key)
+    user, bought = int(edges.source_ids[0]), np.asarray(edges.target_ids)[np.asarray(edges.source_ids) == 0]
+    assert user == 0
+    scores = np.asarray(module.scorer(params.tables, inputs).score_all(np.array([user], np.int32)))[0].astype(
+        np.float64
+    )
+    draws = np.asarray(uniform_targets(jax.random.split(key, 1)[0], edges, 1, 50))[0]
+    negatives = scores[draws[~np.isin(draws, bought)]]
+    positive = scores[int(edges.target_ids[0])]
+    if loss == "bce":
+        expected = np.concatenate([[np.logaddexp(0, -positive)], np.logaddexp(0, negatives)]).mean()
+    else:
+        expected = np.logaddexp(0, negatives - positive).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["buy/false_negatives"], 1 - len(negatives) / 50, rtol=1e-5)
+
+
+def test_by_default_the_loss_is_that_of_a_graph_without_the_batchs_edges():
+    config, model, params = build(exclude_batch_edges=True)
+    edges, ids, key = random_edges(), np.array([0, 5, 9]), jax.random.key(0)
+    inputs = config.inputs(world(edges))
+    found, _ = model.module(params.dense).loss(params.tables, inputs, batch_of(config, ids), key)
+    thinned = {
+        name: tuple(np.delete(end, ids) for end in ends) if name in config.task_relations else ends
+        for name, ends in edges.items()
+    }
+    config_leaking, model_leaking, _ = build()
+    without = inputs._replace(graphs=config_leaking.inputs(world(thinned)).graphs)
+    expected, _ = model_leaking.module(params.dense).loss(params.tables, without, batch_of(config, ids), key)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_relation_between_nodes_of_one_type_is_refused():
+    friends = Relation(
+        "friend", "user", "user", np.array([0], np.int32), np.array([1], np.int32), split=np.zeros(1, np.int8)
+    )
+    data = world()
+    data = data.replace(relations={**data.relations, "friend": friends})
+    with pytest.raises(ConfigError, match="'friend' joins user nodes with each other"):
+        Config(relations=("buy", "friend"), tasks=(TaskConfig("buy"),)).inputs(data)
+
+
+def test_a_weight_that_is_not_positive_is_refused_when_weights_are_used():
+    data = world()
+    weights = np.ones(len(data.relations["buy"]), np.float32)
+    weights[3] = -1
+    buy = dataclasses.replace(data.relations["buy"], weight=weights)
+    config = Config(relations=("buy",), tasks=(TaskConfig("buy"),), edge_weights=True)
+    with pytest.raises(DataError, match="'buy', edge 3: weight -1.0 is not positive"):
+        config.inputs(data.replace(relations={"buy": buy}))
+    with pytest.raises(ConfigError, match="has no weights; turn it off"):
+        config.inputs(data)
 
 
 def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
     one_task = {"relations": ("buy",), "tasks": (TaskConfig("buy", num_negatives=1),)}
     _, plain, params = build(**one_task)
     config, with_l2, _ = build(l2=0.1, **one_task)
-    inputs, batch, key = model_inputs(config, random_edges()), batch_of(config, [0, 1, 2]), jax.random.key(0)
+    inputs, batch, key = config.inputs(world()), batch_of(config, [0, 1, 2]), jax.random.key(0)
 
     def of_tables(model):
         return jax.grad(lambda tables: model.module(params.dense).loss(tables, inputs, batch, key)[0])(params.tables)
@@ -222,6 +275,8 @@ def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
         ({"tasks": ()}, "at least one task"),
         ({"predictor": "dot"}, None),
         ({"relations": ("buy",)}, "task 'follow' needs streamer vectors"),
+        ({"embedding_std": 0.0}, "must be positive"),
+        ({"tasks": (TaskConfig("buy", weight=0.0),)}, "every weight is 0"),
         ({"tasks": (TaskConfig("buy", loss="hinge"),)}, r"config.model.tasks\[0\].loss"),
     ],
 )

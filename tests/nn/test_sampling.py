@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsec_jax.nn.sampling import is_positive, uniform_targets
-from tests.worlds import positive_edges
+from lsec_jax.nn.sampling import is_positive, positive_edges, uniform_targets
 
 
 def random_positives(num_sources=40, num_targets=30, count=300, seed=0):
