@@ -1,7 +1,8 @@
 """Scoring and ranking in blocks of users: both evaluation protocols and top-K lists.
 
-Every block has the same size (the last one is padded by repeating its last user), and the padded widths are taken over
-all blocks, so that a call compiles once. A model only has to offer the two methods of `Scorer`.
+Every block has `block_size` users (the last one is padded by repeating its last user), and the padded widths are taken
+over all blocks, so that a call compiles once, and top-K lists of other users do not compile again. A model only has to
+offer the two methods of `Scorer`.
 """
 
 import dataclasses
@@ -185,7 +186,7 @@ def full_ranking(
     masked_width = _max_block_sum(both, block_size)
     parts = []
     for ids, num_real in _blocks(source_ids, block_size):
-        rows, targets = _concatenate_rows([seen, positives], ids, masked_width)
+        rows, targets = _concatenate_rows([seen, positives], ids[:num_real], masked_width)
         positive_ids, positive_mask = _padded_rows(positives, ids, width)
         scores = scorer.score_all(ids)
         result, has_nan = _full_ranking_block(scores, rows, targets, positive_ids, positive_mask, tuple(cutoffs))
@@ -248,14 +249,17 @@ def top_k(
         raise ValueError(f"k must be at least 1, got {k}")
     source_ids = np.asarray(source_ids, np.int32)
     masks = [] if seen is None else [seen]
-    masked_width = _max_block_sum(
-        sum((_counts(csr, source_ids) for csr in masks), np.zeros(len(source_ids))), block_size
-    )
+    masked_width = 1
+    if seen is not None:
+        # As wide as the heaviest users need, so that another slice of users has the same shapes; a user who is asked
+        # for twice in a block may need more.
+        heaviest = np.sort(np.diff(seen[0]))[-block_size:]
+        masked_width = max(_max_block_sum(heaviest, block_size), _max_block_sum(_counts(seen, source_ids), block_size))
     target_ids = np.full((len(source_ids), k), -1, np.int32)
     scores = np.full((len(source_ids), k), -np.inf, np.float32)
     start = 0
     for ids, num_real in _blocks(source_ids, block_size):
-        rows, targets = _concatenate_rows(masks, ids, masked_width)
+        rows, targets = _concatenate_rows(masks, ids[:num_real], masked_width)
         (best_ids, best), has_nan = _top_k_block(scorer.score_all(ids), rows, targets, k)
         best_ids, best = _fetch((best_ids, best), has_nan, ids, num_real)
         target_ids[start : start + num_real, : best.shape[1]] = best_ids
@@ -305,13 +309,12 @@ def _without_nan(scores: Float[Array, "b k"]) -> tuple[Float[Array, "b k"], Bool
 
 
 def _blocks(rows: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (rows of one block, how many of them are real): equal sizes, the last block repeats its last row."""
+    """Yields (rows of one block, how many of them are real): `block_size` rows, the last repeated."""
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    size = min(block_size, len(rows))
-    for start in range(0, len(rows), max(size, 1)):
-        at = np.minimum(np.arange(start, start + size), len(rows) - 1)
-        yield rows[at], min(size, len(rows) - start)
+    for start in range(0, len(rows), block_size):
+        at = np.minimum(np.arange(start, start + block_size), len(rows) - 1)
+        yield rows[at], min(block_size, len(rows) - start)
 
 
 def _counts(csr: Csr, source_ids: np.ndarray) -> np.ndarray:
@@ -324,7 +327,7 @@ def _round_up(width: int) -> int:
 
 
 def _max_block_sum(counts: np.ndarray, block_size: int) -> int:
-    sums = [int(counts[at].sum()) for at, _ in _blocks(np.arange(len(counts)), block_size)]
+    sums = [int(counts[at[:num_real]].sum()) for at, num_real in _blocks(np.arange(len(counts)), block_size)]
     return _round_up(max([1, *sums]))
 
 

@@ -113,13 +113,12 @@ class Candidates:
 
 @runtime_checkable
 class Truth(Protocol):
-    """The true probabilities of a simulated world, kept apart from the data for oracle rows.
+    """The true probabilities of a simulated world, kept apart from the data for oracle rows."""
 
-    Attributes:
-        relations: those it has probabilities for.
-    """
-
-    relations: tuple[str, ...]
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Those it has probabilities for."""
+        ...
 
     def probabilities(self, relation: str, source_ids: np.ndarray, start: float, end: float) -> np.ndarray:
         """P(the pair first occurs in [start, end) | not before), [b, n_targets] float32."""

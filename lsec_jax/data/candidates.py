@@ -9,7 +9,7 @@ import numpy as np
 from lsec_jax import schema
 from lsec_jax.data import csr
 
-_BLOCK_PAIRS = 200_000  # candidate pairs drawn at once: what stays in cache is drawn several times faster
+_BLOCK_PAIRS = 200_000  # candidate pairs drawn at once, meant to stay in a core's cache
 _DENSE_SHARE = 0.5  # a user for whom this share of the targets is drawn or taken gets a permutation instead
 
 
@@ -63,7 +63,7 @@ def generate_candidates(
             if len(block):
                 keys = draw(generator, len(block), length, num_targets, taken, positive)
                 target_ids[block] = (keys % num_targets).reshape(-1, length)
-                labels[block] = _contains(positive, keys).reshape(-1, length)
+                labels[block] = csr.contains(positive, keys).reshape(-1, length)
     origin = f"generated, N={length}, seed {seed}"
     if length < num_candidates:
         origin += f" (N={num_candidates} asked; some {edges.source} has only {feasible} candidates to offer)"
@@ -113,8 +113,8 @@ def _draw_sparse(
     while missing.any():
         starts = np.repeat(np.arange(num_rows, dtype=np.int64) * num_targets, missing)
         drawn = np.sort(starts + generator.integers(0, num_targets, len(starts)))
-        drawn = drawn[np.diff(drawn, prepend=-1) > 0]  # np.unique hashes first, which is several times slower
-        drawn = drawn[~_contains(taken, drawn)]
+        drawn = drawn[np.diff(drawn, prepend=-1) > 0]  # sorted already: np.unique would work on it again
+        drawn = drawn[~csr.contains(taken, drawn)]
         missing = missing - np.bincount(drawn // num_targets, minlength=num_rows)
         # Stable sorts are merges here: both parts are sorted already.
         taken = np.sort(np.concatenate([taken, drawn]), kind="stable")
@@ -142,13 +142,5 @@ def _keys(pairs: tuple[np.ndarray, np.ndarray], rows: np.ndarray, num_targets: i
     """Sorted keys (position in `rows`) * num_targets + target of some rows of a CSR pair, int64."""
     indptr, indices = pairs
     counts = indptr[rows + 1] - indptr[rows]
-    offsets = np.repeat(indptr[rows] - (np.cumsum(counts) - counts), counts)
     positions = np.repeat(np.arange(len(rows), dtype=np.int64), counts)
-    return positions * num_targets + indices[offsets + np.arange(len(positions))]
-
-
-def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    if len(sorted_keys) == 0:
-        return np.zeros(len(keys), bool)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return sorted_keys[at] == keys
+    return positions * num_targets + indices[csr.expand_ranges(indptr[rows], counts)]

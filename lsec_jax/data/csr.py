@@ -1,4 +1,4 @@
-"""Compressed sparse rows of pairs: the targets of every source node as one slice. Numpy only."""
+"""Compressed sparse rows of pairs (the targets of a source node as one slice), ranges and sorted keys; numpy only."""
 
 import numpy as np
 
@@ -25,3 +25,17 @@ def csr_from_pairs(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: 
     indptr = np.zeros(num_sources + 1, np.int64)
     np.cumsum(np.bincount(source_ids, minlength=num_sources), out=indptr[1:])
     return indptr, target_ids[np.lexsort((target_ids, source_ids))].astype(np.int32)
+
+
+def expand_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Concatenates the ranges first[j] .. first[j] + counts[j] - 1, [sum(counts)] int64."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    return np.arange(counts.sum(), dtype=np.int64) - np.repeat(ends - counts - first, counts)
+
+
+def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Returns which of the keys [n] are among `sorted_keys` (ascending, may repeat), [n] bool."""
+    if len(sorted_keys) == 0:
+        return np.zeros(len(keys), bool)
+    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return sorted_keys[at] == keys

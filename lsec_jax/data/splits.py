@@ -2,12 +2,12 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from lsec_jax.config import ConfigError, SplitConfig
-from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, DataError, LiveCommerceData, Relation
+from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation
 
 METHODS = ("auto", "given", "time", "random")
 
@@ -67,10 +67,7 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
                 f"{len(relation)} edges for training; {_remedy(method)}, or leave the relation out"
             )
         relations[name] = dataclasses.replace(relation, split=split)
-    kept = {key: lists for key, lists in data.candidates.items() if key[0] not in resplit}
-    for name in sorted({key[0] for key in data.candidates} & resplit):
-        num_dropped = sum(key[0] == name for key in data.candidates)
-        counts[f"{name}: published candidate lists dropped, split anew"] = num_dropped
+    kept = _keep_candidates(data, resplit, counts)
     if not _is_in(relations[primary.name], TEST).any():
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
@@ -114,6 +111,8 @@ def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
         raise ConfigError(f"split.fractions = {fractions}; give three shares in [0, 1] that sum to 1: (0.8, 0.1, 0.1)")
     if fractions[0] == 0 or fractions[2] == 0:
         raise ConfigError(f"split.fractions = {fractions}; the shares of train and test must be above 0")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"split.seed = {config.seed}; give a whole number in [0, 2**32)")
     if not task_relations:
         raise ConfigError("no task relations are given; a split needs at least one")
 
@@ -166,6 +165,16 @@ def _given_split(relation: Relation, method: str, is_task: bool) -> np.ndarray |
     if relation.split is not None and not (method == "random" and is_task):
         return relation.split
     return None if is_task else np.full(len(relation), TRAIN, np.int8)
+
+
+def _keep_candidates(
+    data: LiveCommerceData, resplit: Set[str], counts: dict[str, int]
+) -> dict[tuple[str, int], Candidates]:
+    """Returns the published lists of the relations that keep their split, and counts the others."""
+    for name in sorted({name for name, _ in data.candidates} & resplit):
+        num_dropped = sum(other == name for other, _ in data.candidates)
+        counts[f"{name}: published candidate lists dropped, split anew"] = num_dropped
+    return {key: lists for key, lists in data.candidates.items() if key[0] not in resplit}
 
 
 def _is_in(relation: Relation, split: int) -> np.ndarray:

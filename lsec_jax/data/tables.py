@@ -29,6 +29,16 @@ from lsec_jax.schema import DataError
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 NEWLINE = b"\n"
 PARQUET_SUFFIXES = (".parquet", ".pq")
+NEGATIVE_ID = "negative id {}; ids are integers >= 0 or text; correct it or drop the row"
+# (RE2 pattern, problem) of text that cannot be an id.
+BAD_TEXT_IDS = (
+    (r"[\p{Cc}\p{Zl}\p{Zp}]", "id {!r} has a control character or line break; rename it, and check the file's quotes"),
+    (
+        r"\A(?i:nan|-?[0-9]+\.0+)\z",
+        "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)",
+    ),
+    (r"\A-[0-9]+\z", NEGATIVE_ID),
+)
 
 
 def expand_path(path: str | os.PathLike) -> Path:
@@ -118,17 +128,20 @@ class Table:
             self.fail(0, column, f"type {array.type} cannot hold ids; store them as integers or text")
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         if values is None:
-            values = np.asarray(encoded.dictionary.to_pylist(), np.str_)
-            bad = np.flatnonzero([re.fullmatch(r"(?i)nan|-?\d+\.0+", value) is not None for value in values])
-            problem = (
-                "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)"
-            )
-        else:
-            bad, problem = np.flatnonzero(values < 0), "negative id {}; ids are integers >= 0 or text; drop the row"
-        if len(bad):
-            row = int(np.flatnonzero(np.isin(codes, bad))[0])
-            self.fail(row, column, problem.format(values[codes[row]]))
+            for pattern, problem in BAD_TEXT_IDS:
+                is_bad = pc.match_substring_regex(encoded.dictionary, pattern).to_numpy(zero_copy_only=False)
+                self._refuse_ids(column, encoded.dictionary, codes, is_bad, problem)
+            return IdColumn(np.asarray(encoded.dictionary.to_pylist(), np.str_), codes)
+        self._refuse_ids(column, encoded.dictionary, codes, values < 0, NEGATIVE_ID)
         return IdColumn(values, codes)
+
+    def _refuse_ids(
+        self, column: str | int, values: pa.Array, codes: np.ndarray, is_bad: np.ndarray, problem: str
+    ) -> None:
+        """Raises DataError for the first row whose id is bad, if any."""
+        if is_bad.any():
+            row = int(np.flatnonzero(is_bad[codes])[0])
+            self.fail(row, column, problem.format(values[int(codes[row])].as_py()))
 
     def unique_ids(self, column: str | int) -> np.ndarray:
         """Returns external ids that may not repeat, [rows] int64 or str; raises DataError."""
@@ -159,6 +172,20 @@ class Table:
         if len(bad):
             self.fail(int(bad[0]), column, f"value {values[bad[0]]}; expected a finite number; correct or drop the row")
         return values
+
+    def weights(self, column: str | int) -> np.ndarray:
+        """Returns finite weights > 0, [rows] float32; raises DataError."""
+        values = self.numbers(column)
+        with np.errstate(over="ignore"):
+            weights = values.astype(np.float32)
+        bad = np.flatnonzero(~((weights > 0) & np.isfinite(weights)))
+        if len(bad):
+            self.fail(
+                int(bad[0]),
+                column,
+                f"weight {values[bad[0]]}; weights must be finite and > 0 in single precision; correct or drop the row",
+            )
+        return weights
 
     def labels(self, column: str | int) -> np.ndarray:
         """Returns 0/1 labels, [rows] bool; raises DataError."""

@@ -162,8 +162,10 @@ def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize
 def _renormalized(graph: BipartiteGraph) -> BipartiteGraph:
     """Scales all values from the stored degrees to the degrees of the edges that still carry weight."""
     source_loop, target_loop = graph.source_self * graph.source_degrees, graph.target_self * graph.target_degrees
-    source_scale = _degree_ratio(graph.to_source, graph.source_degrees, graph.target_degrees, source_loop)
-    target_scale = _degree_ratio(graph.to_target, graph.target_degrees, graph.source_degrees, target_loop)
+    source_left = _remaining_degrees(graph.to_source, graph.source_degrees, graph.target_degrees, source_loop)
+    target_left = _remaining_degrees(graph.to_target, graph.target_degrees, graph.source_degrees, target_loop)
+    source_scale = jnp.where(source_left > 0, graph.source_degrees / jnp.where(source_left > 0, source_left, 1), 0)
+    target_scale = jnp.where(target_left > 0, graph.target_degrees / jnp.where(target_left > 0, target_left, 1), 0)
 
     def scaled(rows: Rows, receivers: Float[Array, " m"], senders: Float[Array, " n"]) -> Rows:
         factors = jnp.sqrt(receivers)[rows.receivers] * jnp.sqrt(senders)[rows.senders]
@@ -172,24 +174,19 @@ def _renormalized(graph: BipartiteGraph) -> BipartiteGraph:
     return graph._replace(
         to_source=scaled(graph.to_source, source_scale, target_scale),
         to_target=scaled(graph.to_target, target_scale, source_scale),
-        source_degrees=jnp.where(
-            source_scale > 0, graph.source_degrees / jnp.where(source_scale > 0, source_scale, 1), 0
-        ),
-        target_degrees=jnp.where(
-            target_scale > 0, graph.target_degrees / jnp.where(target_scale > 0, target_scale, 1), 0
-        ),
+        source_degrees=source_left,
+        target_degrees=target_left,
         source_self=graph.source_self * source_scale,
         target_self=graph.target_self * target_scale,
     )
 
 
-def _degree_ratio(
+def _remaining_degrees(
     rows: Rows, receiver_degrees: Float[Array, " m"], sender_degrees: Float[Array, " n"], loop: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Stored degree over the degree that remains; 0 where nothing remains."""
+    """Sums of the edge weights behind the values, by receiver, plus the self-loop."""
     weights = rows.values * jnp.sqrt(receiver_degrees[rows.receivers] * sender_degrees[rows.senders])
-    left = loop + jraph.segment_sum(weights, rows.receivers, loop.shape[0], indices_are_sorted=True)
-    return jnp.where(left > 0, receiver_degrees / jnp.where(left > 0, left, 1.0), 0.0)
+    return loop + jraph.segment_sum(weights, rows.receivers, loop.shape[0], indices_are_sorted=True)
 
 
 def default_backend() -> Backend:

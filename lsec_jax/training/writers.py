@@ -28,14 +28,15 @@ class MetricWriter:
         Args:
             workdir: gets metrics.jsonl and tensorboard/.
             first_step: steps done already; lines of metrics.jsonl beyond it (written after the checkpoint that the run
-                resumes from) are dropped.
+                resumes from) are dropped, and TensorBoard is told to drop theirs.
             num_steps: for the progress display.
         """
         path = workdir / "metrics.jsonl"
         if path.exists():
             _drop_later_lines(path, first_step)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        # TensorBoard drops what older event files have from this step on, also where a run starts again from step 0.
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
             initial=first_step,

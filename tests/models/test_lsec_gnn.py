@@ -245,7 +245,7 @@ def test_a_weight_that_is_not_positive_is_refused_when_weights_are_used():
     weights[3] = -1
     buy = dataclasses.replace(data.relations["buy"], weight=weights)
     config = Config(relations=("buy",), tasks=(TaskConfig("buy"),), edge_weights=True)
-    with pytest.raises(DataError, match="'buy', edge 3: weight -1.0 is not positive"):
+    with pytest.raises(DataError, match=r"'buy', edge 3: weight -1\.0 is not positive"):
         config.inputs(data.replace(relations={"buy": buy}))
     with pytest.raises(ConfigError, match="has no weights; turn it off"):
         config.inputs(data)

@@ -15,6 +15,8 @@ NUM_USERS, NUM_ITEMS = 70, 120
 class Truth:
     """Probabilities that depend on the window, so that a test sees which one was asked for."""
 
+    relations = ("buy",)
+
     def probabilities(self, relation, source_ids, start, end):
         return np.full((len(source_ids), NUM_ITEMS), end - start, np.float32)
 

@@ -24,10 +24,10 @@ class RelationSpec:
         path: its file (all interactions, or the training ones), inside `Config.path`, or absolute.
         source_column, target_column: columns with the external ids.
         time_column: column with times >= 0 (numbers) or dates (ISO 8601, read as seconds since 1970 UTC), or None.
-        weight_column: column with finite weights, or None.
+        weight_column: column with finite weights > 0, or None.
         validation_path, test_path: files of a given split, same columns, or None.
         column_names: names of all columns of text files that have no header; () = the first line is the header.
-        delimiter: of text files; "" = from the extension (.csv comma; .tsv, .txt, .tab tab).
+        delimiter: of text files, one ASCII character; "" = from the extension (.csv comma; .tsv, .txt, .tab tab).
         format: "text", "parquet", or "" = from the extension.
     """
 
@@ -46,7 +46,7 @@ class RelationSpec:
     format: str = ""
 
     def check(self, place: str) -> None:
-        """Raises DataError where a field that must be given is empty, or column_names lacks a column."""
+        """Raises DataError: a field that must be given is empty, column_names lacks a column, or a bad delimiter."""
         for field in ("name", "source", "target", "path", "source_column", "target_column"):
             if not getattr(self, field):
                 raise DataError(f"config key {place}.{field} is empty; give it, e.g. --config.{place}.{field}=...")
@@ -55,6 +55,11 @@ class RelationSpec:
             if self.column_names and column and column not in self.column_names:
                 listed = ", ".join(self.column_names)
                 raise DataError(f"config key {place}.{field}: '{column}' is not among column_names ({listed})")
+        if self.delimiter and (len(self.delimiter) > 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n\0'):
+            raise DataError(
+                f"config key {place}.delimiter = {self.delimiter!r}: must be one ASCII character, no quote or line "
+                f"break (for a tab on the command line: --config.{place}.delimiter=$'\\t'); convert files with other ones"
+            )
 
 
 @dataclasses.dataclass
@@ -136,7 +141,7 @@ def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
             times.append(time)
             dates.add(is_dates)
         if spec.weight_column:
-            weights.append(table.numbers(spec.weight_column).astype(np.float32))
+            weights.append(table.weights(spec.weight_column))
         files.append(np.full(len(table), split, np.int8))
     if len(dates) > 1:
         raise DataError(f"relation '{spec.name}': '{spec.time_column}' has dates in one file and numbers in another")

@@ -53,12 +53,18 @@ class Config:
     seed: int = 0
     name: str = ""
 
-    def load(self) -> LiveCommerceData:
-        """Reads the files; raises DataError naming file, line and token, ConfigError for a bad fraction."""
+    def validate(self) -> None:
+        """Raises ConfigError naming the first unusable key, its value and the remedy."""
         if not 0.0 <= self.validation_fraction < 1.0:
             raise ConfigError(f"data.validation_fraction = {self.validation_fraction}; must be in [0, 1)")
         if self.validation_fraction and self.validation_file:
             raise ConfigError("data.validation_fraction and data.validation_file are both given; keep one of them")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"data.seed = {self.seed}; give a whole number in [0, 2**32)")
+
+    def load(self) -> LiveCommerceData:
+        """Reads the files; raises DataError naming file, line and token, ConfigError as `validate`."""
+        self.validate()
         root = tables.expand_path(self.path)
         files = {TRAIN: self.train_file, VALIDATION: self.validation_file, TEST: self.test_file}
         parts = {split: _parse(root / file) for split, file in files.items() if file}

@@ -13,6 +13,8 @@ with that split code; where a pair is in more than one split, the earlier one ke
 
 import dataclasses
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from lsec_jax.data import tables
+from lsec_jax.data import csr, tables
 from lsec_jax.data.ids import first_occurrences
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, NodeTable, Relation
+from lsec_jax.schema import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Candidates,
+    DataError,
+    LiveCommerceData,
+    NodeTable,
+    Relation,
+)
 
 DIRECTORIES = {VALIDATION: "val", TEST: "test"}
-SPLIT_NAMES = {VALIDATION: "validation", TEST: "test"}
+SPLIT_NAMES = {code: name for name, code in SPLITS.items() if code in DIRECTORIES}
 
 
 @dataclasses.dataclass
@@ -81,7 +93,7 @@ def write(
 
     Args:
         data: every relation split (`splits.assign_splits`).
-        directory: created; must not hold a data set already.
+        directory: created, once all is written; may exist if it is empty. After a failure nothing is left there.
         candidates: for VALIDATION and TEST, at least one relation; None = `data.candidates`.
         tasks: weight in the loss by relation, as `metadata.json` lists it; None = 1 for all that have candidates.
 
@@ -90,16 +102,35 @@ def write(
 
     Raises:
         DataError: before anything is written.
+        OSError: the files cannot be written, e.g. a full disk.
     """
     directory = tables.expand_path(directory)
     candidates = data.candidates if candidates is None else candidates
     tasks = {name: 1.0 for name, _ in candidates} if tasks is None else tasks
     _check_writable(data, directory, candidates, tasks)
-    for part in ("train", "val", "test"):
-        (directory / part).mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, so that the finished folder takes its place at once, and a broken one never does.
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
+        unfinished = Path(temporary) / directory.name
+        _write_files(data, unfinished, candidates, tasks)
+        os.replace(unfinished, directory)
+    timed = [relation for relation in data.relations.values() if relation.time is not None]
+    lost = {f"{relation.name}: times not written": len(relation) for relation in timed}
+    return lost | _count_unlisted_edges(data, candidates)
+
+
+def _write_files(
+    data: LiveCommerceData,
+    directory: Path,
+    candidates: Mapping[tuple[str, int], Candidates],
+    tasks: Mapping[str, float],
+) -> None:
+    for part in ("train", *DIRECTORIES.values()):
+        (directory / part).mkdir(parents=True)
     for name, table in data.nodes.items():
         _write_columns(directory / "train" / f"{name}.tsv", [name], [table.ids])
-    files, lost = {}, {}
+    files = {}
     for relation in data.relations.values():
         files[relation.name] = f"{relation.source}-{relation.target}-{relation.name}.tsv"
         ends = [relation.source, relation.target]
@@ -108,8 +139,6 @@ def write(
         if relation.weight is not None:
             ends, columns = [*ends, "weight"], [*columns, relation.weight[keep]]
         _write_columns(directory / "train" / files[relation.name], ends, columns)
-        if relation.time is not None:
-            lost[f"{relation.name}: times not written"] = len(relation)
     for (name, split), lists in candidates.items():
         relation = data.relations[name]
         columns = [np.repeat(lists.source_ids, lists.target_ids.shape[1]), lists.target_ids.ravel()]
@@ -117,8 +146,12 @@ def write(
         _write_columns(
             path, [relation.source, relation.target, "label"], [*columns, lists.labels.ravel().astype(np.int8)]
         )
-    lost |= _count_unlisted_edges(data, candidates)
-    metadata = {
+    (directory / "metadata.json").write_text(json.dumps(_metadata(data, files, tasks), indent=2) + "\n")
+
+
+def _metadata(data: LiveCommerceData, files: Mapping[str, str], tasks: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the content of metadata.json; `files` holds each relation's file name."""
+    return {
         "graph": {
             "node": [{"filename": f"{name}.tsv", "attribute": []} for name in data.nodes],
             "edge": [
@@ -130,8 +163,6 @@ def write(
             for name, weight in tasks.items()
         ],
     }
-    (directory / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    return lost
 
 
 def _read_metadata(path: Path) -> tuple[list[str], dict[str, bool], list[str]]:
@@ -220,7 +251,7 @@ def _read_train_edges(
     keep = first_occurrences(source_ids, target_ids)
     if len(keep) < len(source_ids):
         counts[f"{name}: duplicate rows dropped"] = len(source_ids) - len(keep)
-    weight = table.numbers(2)[keep].astype(np.float32) if is_weighted else None
+    weight = table.weights(2)[keep] if is_weighted else None
     split = np.full(len(keep), TRAIN, np.int8)
     return Relation(name, source, target, source_ids[keep], target_ids[keep], weight=weight, split=split)
 
@@ -262,7 +293,8 @@ def _read_candidates(
     prefix = f"{relation.name}: {SPLIT_NAMES[split]} candidates"
     _count(counts, f"{prefix} listed twice", len(keys) - len(labelled))
     train_keys = relation.source_ids.astype(np.int64) * len(nodes[relation.target]) + relation.target_ids
-    _count(counts, f"{prefix} labelled 0 that are training edges", int(_is_in(keys[~labels], train_keys).sum()))
+    is_edge = csr.contains(np.sort(train_keys), keys[~labels])
+    _count(counts, f"{prefix} labelled 0 that are training edges", int(is_edge.sum()))
     without = int((~labels[rows].any(1)).sum())
     _count(counts, f"{prefix}: {relation.source} nodes without a positive", without)
     return Candidates(source_ids[rows[:, 0]], target_ids[rows], labels[rows], f"{path.parent.name}/{path.name}")
@@ -300,14 +332,6 @@ def _with_positives(relation: Relation, lists: Mapping[int, Candidates], counts:
     )
 
 
-def _is_in(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Returns which keys are among the wanted ones, [rows] bool (np.isin hashes, 10 x slower on a million keys)."""
-    if not len(wanted):
-        return np.zeros(len(keys), bool)
-    wanted = np.sort(wanted)
-    return wanted[np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)] == keys
-
-
 def _count(counts: dict[str, int], key: str, number: int) -> None:
     if number:
         counts[key] = number
@@ -321,6 +345,9 @@ def _check_writable(
 ) -> None:
     if (directory / "metadata.json").exists() or (directory / "train").exists():
         raise DataError(f"{directory}: holds a data set already; choose another directory, or remove this one first")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        there = f"is not empty ({min(directory.iterdir()).name})" if directory.is_dir() else "is a file"
+        raise DataError(f"{directory}: {there}; choose another directory, a new or an empty one")
     data.validate()
     for name in (*(name for name, _ in candidates), *tasks):
         data.relation(name)
@@ -353,7 +380,7 @@ def _count_unlisted_edges(data: LiveCommerceData, candidates: Mapping[tuple[str,
             keys = source_ids.astype(np.int64) * width + target_ids
             if lists := candidates.get((relation.name, split)):
                 listed = (lists.source_ids[:, None].astype(np.int64) * width + lists.target_ids)[lists.labels]
-                keys = keys[~_is_in(keys, listed)]
+                keys = keys[~csr.contains(np.sort(listed), keys)]
             _count(counts, f"{relation.name}: {split_name} edges outside the candidate lists, not written", len(keys))
     return counts
 

@@ -36,12 +36,6 @@ def exclusive_sum(weights: np.ndarray) -> np.ndarray:
     return total
 
 
-def expand_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Concatenates the ranges first[j] .. first[j] + counts[j] - 1, [sum(counts)] int64."""
-    offsets = exclusive_sum(counts).astype(np.int64)
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first, counts)
-
-
 def draw_row(rng: np.random.Generator, cumulative: np.ndarray, rows: np.ndarray, width: int) -> np.ndarray:
     """Draws a column for each row of a weight table, given the exclusive sum of its flattened weights."""
     return sample_segments(rng, cumulative, rows * width, (rows + 1) * width) - rows * width

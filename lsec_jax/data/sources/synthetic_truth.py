@@ -6,11 +6,13 @@ pair's first event, so P(first event in [start, end) | none before) = 1 - exp(-e
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
 
-from lsec_jax.data.sources.synthetic_sampling import exclusive_sum, expand_ranges, sample_segments
+from lsec_jax.data.csr import expand_ranges
+from lsec_jax.data.sources.synthetic_sampling import exclusive_sum, sample_segments
 from lsec_jax.schema import DataError
 
 MASS_BLOCK = 1 << 18  # follow edges; bounds temporary memory to about this x topics x 24 bytes
@@ -62,6 +64,7 @@ class SyntheticTruth:
     probability p miss a pair with (1 - p)^n, not exp(-n p): a relative difference of the rate of at most p / 2.
 
     Attributes:
+        relations: those with true probabilities; for all others there is no oracle.
         tastes: topic shares of the users, [n_users, n_topics] float64, rows sum to 1.
         item_topics: main topic of each item, [n_items] int64.
         item_in_topic: probability of an item given its own topic, without leak, [n_items] float64.
@@ -80,6 +83,8 @@ class SyntheticTruth:
         follow_clock: (early share, early days, num_days), see `follow_share`.
         purchase_sessions: session of each `buy` edge, in the relation's order, -1 = organic, [e_buy] int64.
     """
+
+    relations: ClassVar[tuple[str, ...]] = ("buy", "follow")
 
     tastes: np.ndarray
     item_topics: np.ndarray
@@ -119,11 +124,10 @@ class SyntheticTruth:
         Raises:
             DataError: for another relation, or a user outside the table.
         """
-        functions = {"buy": self._expected_purchases, "follow": self._expected_follows}
-        if relation not in functions:
+        if relation not in self.relations:
             raise DataError(
                 f"the synthetic world has no true probabilities for relation '{relation}'; it has them for: "
-                f"{', '.join(functions)}. Leave the oracle out, or evaluate one of these."
+                f"{', '.join(self.relations)}. Leave the oracle out, or evaluate one of these."
             )
         users = np.asarray(source_ids, dtype=np.int64)
         bad = np.flatnonzero((users < 0) | (users >= len(self.tastes)))
@@ -131,10 +135,11 @@ class SyntheticTruth:
             raise DataError(
                 f"source_ids[{bad[0]}]={users[bad[0]]}: no such user; give internal indices 0..{len(self.tastes) - 1}"
             )
+        expected = {"buy": self._expected_purchases, "follow": self._expected_follows}[relation]
         width = len(self.item_topics) if relation == "buy" else len(self.follow_overall)
         out = np.empty((len(users), width), np.float32)
         for at in range(0, len(users), block_size):
-            out[at : at + block_size] = -np.expm1(-functions[relation](users[at : at + block_size], start, end))
+            out[at : at + block_size] = -np.expm1(-expected(users[at : at + block_size], start, end))
         return out
 
     def session_appeal(self, users: np.ndarray, topics: np.ndarray | None = None) -> np.ndarray:
