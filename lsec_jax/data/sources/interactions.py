@@ -58,7 +58,7 @@ class RelationSpec:
         if self.delimiter and (len(self.delimiter) > 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n\0'):
             raise DataError(
                 f"config key {place}.delimiter = {self.delimiter!r}: must be one ASCII character, no quote or line "
-                f"break (for a tab on the command line: --config.{place}.delimiter=$'\\t'); convert files with other ones"
+                f"break (for a tab on the command line: --config.{place}.delimiter=$'\\t'); convert other files"
             )
 
 
