@@ -4,8 +4,21 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lsec_jax.schema import SPLITS, NodeTable
+
+_NEGATIVE = "negative id {}; ids are integers >= 0 or text; correct it or drop the row"
+# (RE2 pattern, problem) of texts that cannot be ids.
+_BAD_TEXTS = (
+    (r"[\p{Cc}\p{Zl}\p{Zp}]", "id {!r} has a control character or line break; rename it, and check the file's quotes"),
+    (
+        r"\A(?i:nan|-?[0-9]+\.0+)\z",
+        "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)",
+    ),
+    (r"\A-[0-9]+\z", _NEGATIVE),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +32,24 @@ class IdColumn:
 
     values: np.ndarray
     codes: np.ndarray
+
+
+def refused_ids(values: np.ndarray | pa.Array) -> tuple[np.ndarray, str] | None:
+    """Finds values that cannot be ids.
+
+    Args:
+        values: [v] int64, or Arrow text.
+
+    Returns:
+        (which values have the first kind of problem found, [v] bool; its message, with a place for the id), or None.
+    """
+    if isinstance(values, np.ndarray):
+        return (values < 0, _NEGATIVE) if (values < 0).any() else None
+    for pattern, problem in _BAD_TEXTS:
+        is_bad = pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
+        if is_bad.any():
+            return is_bad, problem
+    return None
 
 
 def build_nodes(columns: Iterable[tuple[str, IdColumn]]) -> tuple[dict[str, NodeTable], list[np.ndarray]]:

@@ -23,22 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lsec_jax.data.ids import IdColumn
+from lsec_jax.data.ids import IdColumn, refused_ids
 from lsec_jax.schema import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 NEWLINE = b"\n"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-NEGATIVE_ID = "negative id {}; ids are integers >= 0 or text; correct it or drop the row"
-# (RE2 pattern, problem) of text that cannot be an id.
-BAD_TEXT_IDS = (
-    (r"[\p{Cc}\p{Zl}\p{Zp}]", "id {!r} has a control character or line break; rename it, and check the file's quotes"),
-    (
-        r"\A(?i:nan|-?[0-9]+\.0+)\z",
-        "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)",
-    ),
-    (r"\A-[0-9]+\z", NEGATIVE_ID),
-)
 
 
 def expand_path(path: str | os.PathLike) -> Path:
@@ -127,21 +117,13 @@ class Table:
         else:
             self.fail(0, column, f"type {array.type} cannot hold ids; store them as integers or text")
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        dictionary = encoded.dictionary
         if values is None:
-            for pattern, problem in BAD_TEXT_IDS:
-                is_bad = pc.match_substring_regex(encoded.dictionary, pattern).to_numpy(zero_copy_only=False)
-                self._refuse_ids(column, encoded.dictionary, codes, is_bad, problem)
-            return IdColumn(np.asarray(encoded.dictionary.to_pylist(), np.str_), codes)
-        self._refuse_ids(column, encoded.dictionary, codes, values < 0, NEGATIVE_ID)
-        return IdColumn(values, codes)
-
-    def _refuse_ids(
-        self, column: str | int, values: pa.Array, codes: np.ndarray, is_bad: np.ndarray, problem: str
-    ) -> None:
-        """Raises DataError for the first row whose id is bad, if any."""
-        if is_bad.any():
-            row = int(np.flatnonzero(is_bad[codes])[0])
-            self.fail(row, column, problem.format(values[int(codes[row])].as_py()))
+            dictionary = dictionary.cast(pa.large_string())  # also integers beyond int64
+        if refused := refused_ids(dictionary if values is None else values):
+            row = int(np.flatnonzero(refused[0][codes])[0])
+            self.fail(row, column, refused[1].format(dictionary[int(codes[row])].as_py()))
+        return IdColumn(np.asarray(dictionary.to_pylist(), np.str_) if values is None else values, codes)
 
     def unique_ids(self, column: str | int) -> np.ndarray:
         """Returns external ids that may not repeat, [rows] int64 or str; raises DataError."""

@@ -141,6 +141,11 @@ def test_text_ids_that_look_like_negative_integers_are_refused(tmp_path):
         parquet.ids("a")
 
 
+def test_unsigned_ids_beyond_int64_are_text(tmp_path):
+    table = tables.read_table(put_parquet(tmp_path, a=pa.array([2**63 + 1, 7], pa.uint64())), ["a"])
+    assert table.ids("a").values.tolist() == ["9223372036854775809", "7"]
+
+
 def test_a_bad_date_among_dates_is_refused_with_its_line(tmp_path):
     table = tables.read_table(put(tmp_path, "a\n2021-01-01\n2021-01-02\n2021-13-01\n2021-01-01\n"), ["a"])
     with pytest.raises(DataError, match=r"a.tsv, line 4, column 'a': '2021-13-01' is not a date such as 2021-05-01"):
