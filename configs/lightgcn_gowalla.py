@@ -8,7 +8,8 @@ of one (64 rows of a batch choose from the same draws), and a cosine schedule: 1
 1,000 epochs.
 
 How the recipe was chosen: with `:holdout`, which keeps 10% of the training pairs for validation, one run each, never on
-test: 1,000 steps over 600, l2 of 2e-3 over 4e-3, 64 draws over 256 and 128.
+test: 1,000 steps over 600, l2 of 2e-3 over 4e-3, 64 draws over 256 and 128; 100 neighbours over 400 for item-kNN, with a
+shrinkage of 30 over 0, 10, 100 and 300.
 
 Variants: `:tiny` for a few steps; `:holdout` to choose settings with --config.KEY=VALUE.
 """
@@ -37,7 +38,7 @@ def get_config(variant: str = "") -> RunConfig:
         training=TrainingConfig(
             num_steps=1000, batch_size=32_768, evaluate_every=100, patience=0, metric="recall@20", track_test=True
         ),
-        evaluation=EvaluationConfig(protocols=("full_ranking",), cutoffs=(20,)),
+        evaluation=EvaluationConfig(protocols=("full_ranking",), cutoffs=(20,), knn_neighbors=100),
     )
     if variant == "tiny":
         config.model.tasks[0].hardest_of = 4

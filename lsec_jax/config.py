@@ -96,7 +96,8 @@ class EvaluationConfig:
         block_size: users scored at once; bounds memory to about block_size x targets x 4 bytes. On CPU, blocks that
             fit the cache are several times faster than large ones.
         baselines: reported beside the model, any of "popularity" and "item_knn"; simulated worlds add the oracle.
-        knn_neighbors: neighbours kept per item by item-kNN.
+        knn_neighbors, knn_shrinkage: of item-kNN: neighbours kept per item, and what is added to the denominator of their
+            cosine (large values prefer neighbours that many users support).
     """
 
     protocols: tuple[str, ...] = ("candidates", "full_ranking")
@@ -106,7 +107,8 @@ class EvaluationConfig:
     validation_users: int = 0
     block_size: int = 64
     baselines: tuple[str, ...] = ("popularity", "item_knn")
-    knn_neighbors: int = 100
+    knn_neighbors: int = 400
+    knn_shrinkage: float = 30.0
 
 
 @dataclasses.dataclass
@@ -274,7 +276,8 @@ def validate(config: RunConfig) -> None:
         require_choice("config.evaluation.baselines", name, BASELINES)
     for name in ("num_candidates", "block_size", "knn_neighbors"):
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
-    require_at_least("config.evaluation.validation_users", evaluation.validation_users, 0)
+    for name in ("validation_users", "knn_shrinkage"):
+        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)

@@ -204,7 +204,9 @@ def baseline_scorers(
         if name == "popularity":
             scorers[name] = PopularityScorer.fit(target_ids, num_targets)
         else:
-            scorers[name] = ItemKnnScorer.fit(source_ids, target_ids, num_sources, num_targets, config.knn_neighbors)
+            scorers[name] = ItemKnnScorer.fit(
+                source_ids, target_ids, num_sources, num_targets, config.knn_neighbors, config.knn_shrinkage
+            )
     return scorers
 
 

@@ -1,20 +1,25 @@
 import numpy as np
+import pytest
 
 from lsec_jax.models.item_knn import ItemKnnScorer
 from lsec_jax.models.oracle import OracleScorer
 from lsec_jax.models.popularity import PopularityScorer
 
 
-def naive_item_knn(dense, num_neighbors):
-    """Transcription of Deshpande & Karypis, Alg. 4.1 and 4.2, with dense matrices."""
-    norms = np.sqrt(np.maximum(dense.sum(axis=0), 1))
-    cosine = (dense.T @ dense) / np.outer(norms, norms)
-    np.fill_diagonal(cosine, 0)
-    kept = np.zeros_like(cosine)
-    for item, row in enumerate(cosine):
-        best = np.argsort(-row.astype(np.float32), kind="stable")[:num_neighbors]
-        kept[item, best] = row[best]
-    return dense @ kept
+def naive_item_knn(dense, num_neighbors, shrinkage):
+    """Loops over users, items and their kept neighbours."""
+    count = dense.sum(axis=0)
+    num_items = dense.shape[1]
+    scores = np.zeros(dense.shape)
+    for item in range(num_items):
+        similarity = np.zeros(num_items)
+        for other in range(num_items):
+            denominator = np.sqrt(count[item] * count[other]) + shrinkage
+            if other != item and denominator > 0:
+                similarity[other] = dense[:, item] @ dense[:, other] / denominator
+        for other in np.argsort(-similarity.astype(np.float32), kind="stable")[:num_neighbors]:
+            scores[:, item] += dense[:, other] * similarity[other]
+    return scores
 
 
 def test_popularity_counts_training_edges():
@@ -29,21 +34,22 @@ def test_item_knn_of_a_hand_computed_example():
     every = ItemKnnScorer.fit(*edges, 3, 3, 2).score_all(np.array([0, 2]))
     strong, weak = 2 / np.sqrt(6), 1 / np.sqrt(3)
     np.testing.assert_allclose(every, [[strong, strong, weak], [strong, weak, weak]], rtol=1e-6)
-    nearest = ItemKnnScorer.fit(*edges, 3, 3, 1).score_all(np.array([0]))
-    np.testing.assert_allclose(nearest, [[strong, strong, 0]], rtol=1e-6)
+    # The one neighbour of item 1 is item 0, which the user of {1, 2} does not have.
+    nearest = ItemKnnScorer.fit(*edges, 3, 3, 1).score_all(np.array([0, 2]))
+    np.testing.assert_allclose(nearest, [[strong, strong, weak], [strong, 0, weak]], rtol=1e-6)
+    shrunk = ItemKnnScorer.fit(*edges, 3, 3, 2, shrinkage=1.0).score_all(np.array([2]))
+    np.testing.assert_allclose(shrunk, [[2 / (np.sqrt(6) + 1), 1 / (np.sqrt(3) + 1), 1 / (np.sqrt(3) + 1)]], rtol=1e-6)
 
 
-def test_item_knn_agrees_with_dense_matrices(monkeypatch):
+@pytest.mark.parametrize(("num_neighbors", "shrinkage"), [(1, 0.0), (5, 0.0), (50, 0.0), (100, 3.0), (5, 3.0)])
+def test_item_knn_agrees_with_loops(monkeypatch, num_neighbors, shrinkage):
     monkeypatch.setattr("lsec_jax.models.item_knn._BLOCK_ITEMS", 16)
     dense = (np.random.default_rng(0).random((60, 50)) < 0.15).astype(np.float64)
     dense[:, 7] = 0  # an item that nobody has
-    # Columns of different lengths make equal cosines rare; those left differ in rounding, so keep all neighbours too.
-    for num_neighbors in (50, 100):
-        scorer = ItemKnnScorer.fit(*np.nonzero(dense), 60, 50, num_neighbors)
-        np.testing.assert_allclose(
-            scorer.score_all(np.arange(60)), naive_item_knn(dense, num_neighbors), rtol=1e-5, atol=1e-6
-        )
-    assert (np.diff(ItemKnnScorer.fit(*np.nonzero(dense), 60, 50, 5).similarity.indptr) <= 5).all()
+    scorer = ItemKnnScorer.fit(*np.nonzero(dense), 60, 50, num_neighbors, shrinkage)
+    expected = naive_item_knn(dense, num_neighbors, shrinkage)
+    np.testing.assert_allclose(scorer.score_all(np.arange(60)), expected, rtol=1e-5, atol=1e-6)
+    assert (np.diff(scorer.neighbors.indptr) <= num_neighbors).all()
 
 
 def test_item_knn_pair_scores_are_the_entries_of_the_full_scores():
@@ -51,7 +57,7 @@ def test_item_knn_pair_scores_are_the_entries_of_the_full_scores():
     scorer = ItemKnnScorer.fit(*np.nonzero(dense), 20, 30, 5)
     users, targets = np.array([4, 0, 19]), np.array([[0, 29], [3, 3], [7, 1]])
     expected = np.take_along_axis(scorer.score_all(users), targets, axis=1)
-    np.testing.assert_array_equal(scorer.score_pairs(users, targets), expected)
+    np.testing.assert_allclose(scorer.score_pairs(users, targets), expected, rtol=1e-6)
 
 
 def test_the_oracle_asks_the_truth_for_its_window():
