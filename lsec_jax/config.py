@@ -93,11 +93,10 @@ class EvaluationConfig:
         candidates_seed: of generated candidate lists.
         cutoffs: K of the @K metrics.
         validation_users: evaluate a fixed random subset of this many users during training; 0 = all.
-        block_size: users scored at once; bounds memory to about block_size x targets x 4 bytes. On CPU, blocks that
-            fit the cache are several times faster than large ones.
+        block_size: users scored at once; bounds memory to a few times block_size x targets x 4 bytes.
         baselines: reported beside the model, any of "popularity" and "item_knn"; simulated worlds add the oracle.
-        knn_neighbors, knn_shrinkage: of item-kNN: neighbours kept per item, and what is added to the denominator of their
-            cosine (large values prefer neighbours that many users support).
+        knn_neighbors: neighbours kept per item by item-kNN.
+        knn_shrinkage: added to the denominator of its cosine; large values prefer neighbours that many users support.
     """
 
     protocols: tuple[str, ...] = ("candidates", "full_ranking")

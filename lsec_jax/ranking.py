@@ -169,8 +169,7 @@ def full_ranking(
         seen: (indptr, indices) over all users: left out of the ranking.
         positives: (indptr, indices) over all users: what should rank high.
         cutoffs: the K of the @K metrics.
-        block_size: users scored at once; peak memory is a few times block_size x n x 4 bytes. On a CPU keep that
-            near 10 MB: larger blocks are several times slower, because each one's pages are mapped afresh.
+        block_size: users scored at once; peak memory is a few times block_size x n x 4 bytes.
 
     Returns:
         `metrics.full_ranking_metrics` as numpy arrays [u], NaN for users without positives.

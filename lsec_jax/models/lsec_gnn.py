@@ -75,7 +75,7 @@ class Config:
         aggregator: "gcn" (Eq. 5) or "lightgcn" (no weights, no activation, no self-loop).
         layer_dims: output width of each layer; for "lightgcn" its length is the number of layers and every entry must
             equal embedding_dim.
-        self_loop: self-connections in "gcn" (Eq. 5 has them, the authors' code does not).
+        self_loop: self-connections in "gcn" (Eq. 5 has them, the authors' code does not); "lightgcn" never has any.
         weights_per_direction: one weight matrix per direction of an edge type instead of one per layer (authors' code).
         last_activation: "relu" as in Eq. 5, or "none" (authors' code) after the last "gcn" layer.
         layer_combination: "last" layer's output or the "mean" of all layers with the input (LightGCN); "mean" needs
@@ -85,7 +85,7 @@ class Config:
         edge_weights: use the relations' weights in the adjacency (the paper binarises them).
         exclude_batch_edges: leave the step's positives out of its messages.
         excluded_degrees: normalise by the degrees that "remain" without them, or by those of the "whole" graph. With
-            "whole", a node that lost an edge shows it, and the model learns to recognise positives by that.
+            "whole", the vector of a node that lost an edge is too short, and a model can recognise positives by that.
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows.
         backend: of `propagate`.
     """
@@ -129,6 +129,10 @@ class Config:
             raise ConfigError(
                 f"config.model.layer_dims = {self.layer_dims}: aggregator 'lightgcn' and layer_combination 'mean' keep "
                 f"the width; set every entry to embedding_dim = {self.embedding_dim}"
+            )
+        if self.aggregator == "lightgcn" and self.weights_per_direction:
+            raise ConfigError(
+                "config.model.weights_per_direction = True: aggregator 'lightgcn' has no weights; set it to False"
             )
         if not self.embedding_std > 0:
             raise ConfigError(f"config.model.embedding_std = {self.embedding_std} must be positive: zeros never change")

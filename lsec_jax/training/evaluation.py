@@ -131,16 +131,14 @@ class Evaluator:
         rows = rows[np.argsort(lists.source_ids[rows], kind="stable")]
         if len(rows) == 0:
             raise self._nobody(_split_name(code))
+        source_ids, target_ids, labels = lists.source_ids, lists.target_ids, lists.labels
+        if not np.array_equal(rows, np.arange(len(source_ids))):  # big arrays: only a selection is copied
+            source_ids, target_ids, labels = source_ids[rows], target_ids[rows], labels[rows]
         per_user = ranking.rank_candidates(
-            scorer,
-            lists.source_ids[rows],
-            lists.target_ids[rows],
-            lists.labels[rows],
-            tuple(self._config.cutoffs),
-            self._config.block_size,
+            scorer, source_ids, target_ids, labels, tuple(self._config.cutoffs), self._config.block_size
         )
         description = f"candidates: {lists.target_ids.shape[1]} per {self._relation.source}, {lists.origin}"
-        return lists.source_ids[rows], per_user, description
+        return source_ids, per_user, description
 
     def _rank_all(self, scorer: ranking.Scorer, code: int, wanted: np.ndarray) -> _Ranked:
         positives = self._pairs(code)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 
 import lsec_jax
 from lsec_jax.config import RunConfig
@@ -36,6 +37,7 @@ def rows(
         for protocol in protocols:
             for name, scorer in scorers.items():
                 evaluated = run.evaluator.evaluate(scorer, split, protocol)
+                logging.info("evaluated %s on %s, %s: %.1f s", name, split, protocol, evaluated.seconds)
                 result.append(
                     {
                         "model": name,
@@ -119,7 +121,7 @@ def environment() -> dict[str, Any]:
         "jax": jax.__version__,
         "python": platform.python_version(),
         "device": str(jax.devices()[0].device_kind),
-        "num_devices": jax.device_count(),
+        "visible_devices": jax.device_count(),
         "processor": platform.processor() or platform.machine(),
     }
 
