@@ -1,8 +1,8 @@
 """LSEC-GCN (KDD 2021) on the built-in synthetic live-commerce world: three relations, two tasks.
 
 A world of 3,000 users, 3,000 items and 450 streamers. The layers are those of the authors' code (no self-connections,
-weights per direction, no activation after the last layer, embeddings from N(0, 1)), which learn faster here than the
-paper's text; the learning rate is ten times the paper's. Expected: docs/results.md.
+weights per direction, no activation after the last layer, embeddings from N(0, 1)); the learning rate is ten times the
+paper's. Expected: docs/results.md.
 """
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, TrainingConfig

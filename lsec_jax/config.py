@@ -128,7 +128,7 @@ class RunConfig:
     Attributes:
         data: a source config with `load() -> LiveCommerceData`.
         model: a model config; `lsec_jax.models` says what it offers.
-        seed: split once into named streams (init, batches, negatives).
+        seed: split into named streams (tables, dense parameters, negatives, batches).
     """
 
     data: Any

@@ -29,6 +29,19 @@ def bayesian_personalized_ranking(
     return (losses * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
+def sampled_softmax(
+    positive: Float[Array, " b"], negative: Float[Array, "b m"], negative_mask: Bool[Array, "b m"]
+) -> Float[Array, ""]:
+    """Mean of -log softmax of the positive among itself and its unmasked negatives (Bengio and Senecal 2008).
+
+    The negatives come from one uniform distribution, so that the correction by their log probability is a constant
+    that cancels.
+    """
+    masked = jnp.where(negative_mask, negative, -jnp.inf)
+    logits = jnp.concatenate([positive[:, None], masked], axis=1)
+    return -jax.nn.log_softmax(logits, axis=1)[:, 0].mean()
+
+
 def mean_squared_norm(*vectors: Float[Array, "..."], num_rows: int) -> Float[Array, ""]:
     """Half the sum of squares of all vectors, divided by the number of rows of the batch (the L2 term of LightGCN)."""
     total = jnp.zeros(())

@@ -103,7 +103,7 @@ class MlpScorer:
         return _mlp_pairs(self, source_ids, target_ids)
 
 
-# Rankings compare scores that lie close together, so products run at full precision on every backend.
+# Rankings compare scores that lie close together, so these products run at full precision on every backend.
 @jax.jit
 def _dot_all(scorer: DotScorer, source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
     sources = jnp.asarray(scorer.source_vectors)[source_ids]

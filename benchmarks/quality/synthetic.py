@@ -25,6 +25,7 @@ from lsec_jax.training.writers import write_json
 
 CONFIGS = {"gcn": "gcn_synthetic", "lsec-gcn": "lsec_gcn_synthetic"}
 ORDER = ("popularity", "gcn", "lsec-gcn", "oracle")
+PAIRS = (*itertools.pairwise(ORDER), ("item_knn", "gcn"), ("item_knn", "lsec-gcn"))  # (lower, higher) if all is well
 COMPARED = {"candidates": ("auc", "mrr", "ndcg@10", "recall@10"), "full_ranking": ("recall@20", "ndcg@20")}
 
 
@@ -49,7 +50,7 @@ def measure(configs: dict[str, RunConfig], workdir: Path) -> dict[str, Any]:
     """Trains both models on one world and evaluates all on test.
 
     Returns:
-        "metrics" by protocol and model, "users" (paired bootstrap of the neighbours in ORDER) by protocol, and
+        "metrics" by protocol and model, "users" (paired bootstrap of PAIRS) by protocol, and
         "training" by model.
     """
     rows: dict[str, dict[str, EvaluationRow]] = {}
@@ -80,7 +81,7 @@ def measure(configs: dict[str, RunConfig], workdir: Path) -> dict[str, Any]:
 
 def _over_users(rows: dict[str, EvaluationRow], metrics: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
-    for lower, higher in _neighbours():
+    for lower, higher in PAIRS:
         assert (rows[lower].user_ids == rows[higher].user_ids).all(), "one world, one protocol: the same users"
         result[f"{higher} - {lower}"] = {
             metric: statistics.bootstrap_difference(rows[higher].per_user[metric], rows[lower].per_user[metric])
@@ -89,12 +90,8 @@ def _over_users(rows: dict[str, EvaluationRow], metrics: tuple[str, ...]) -> dic
     return result
 
 
-def _neighbours() -> list[tuple[str, str]]:
-    return list(itertools.pairwise(ORDER))
-
-
 def collect(configs: dict[str, Any], seeds: list[int], outcomes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means and spreads over seeds, and paired differences of the neighbours in ORDER."""
+    """Means and spreads over seeds, and paired differences of PAIRS."""
     protocols = {}
     for protocol, by_model in outcomes[0]["metrics"].items():
         metrics = {
@@ -105,7 +102,7 @@ def collect(configs: dict[str, Any], seeds: list[int], outcomes: list[dict[str, 
             for model, values in by_model.items()
         }
         differences = {}
-        for lower, higher in _neighbours():
+        for lower, higher in PAIRS:
             name = f"{higher} - {lower}"
             differences[name] = {
                 metric: {

@@ -149,6 +149,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
+    "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
 }
 
 

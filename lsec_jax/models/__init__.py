@@ -1,17 +1,76 @@
-"""One paper, one file; baselines beside them. This page says what a model file offers the trainer.
+"""One paper, one file; baselines beside them. The protocols here are what a model file offers the trainer."""
 
-Its config dataclass has `name`, `task_relations` (the primary one first), `required_relations`, and
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-- `validate()`: checks its own keys, raises ConfigError;
-- `inputs(data)`: the big arrays, with `positives` by task: these become the streams of batches;
-- `build(data, seed)`: the module;
-- `warnings(inputs, batch_size)`: what may go wrong, in words;
-- `trained_nodes(data, node_type)`: which nodes have a vector that training has touched, [n] bool.
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
 
-Its module, a flax.nnx.Module that holds the dense parameters, has
+from lsec_jax.ranking import Scorer
+from lsec_jax.schema import LiveCommerceData
 
-- `init_tables(key)`: the embedding tables, which live beside the dense parameters;
-- `loss(tables, inputs, batch, key)`: (scalar, metrics by name), for one step;
-- `scorer(tables, inputs)`: a `lsec_jax.ranking.Scorer` of the primary task;
-- `encode(tables, graphs)`: the final vectors by node type.
-"""
+
+class Model(Protocol):
+    """A flax.nnx.Module that holds the dense parameters; embedding tables live beside it."""
+
+    def init_tables(self, key: Array) -> Mapping[str, Array]:
+        """Draws the embedding tables by node type."""
+        ...
+
+    def loss(
+        self, tables: Mapping[str, Array], inputs: Any, batch: Mapping[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """(loss, metrics by name) of one step, from each stream's positions; pure."""
+        ...
+
+    def scorer(self, tables: Mapping[str, Array], inputs: Any) -> Scorer:
+        """The primary task's scorer."""
+        ...
+
+    def encode(self, tables: Mapping[str, Array], inputs: Any) -> Mapping[str, Array]:
+        """The final vectors by node type, for export."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """A model's config dataclass."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        ...
+
+    @property
+    def task_relations(self) -> tuple[str, ...]:
+        """The relations that are predicted; the first is evaluated and recommended."""
+        ...
+
+    @property
+    def required_relations(self) -> tuple[str, ...]:
+        """All relations that the data must have."""
+        ...
+
+    def validate(self) -> None:
+        """Checks its own keys; raises ConfigError."""
+        ...
+
+    def inputs(self, data: LiveCommerceData) -> Any:
+        """Builds the big arrays, a pytree; arguments of every jitted function, never closed over."""
+        ...
+
+    def streams(self, inputs: Any) -> Mapping[str, int]:
+        """How many training examples each stream of batches has."""
+        ...
+
+    def build(self, data: LiveCommerceData, rngs: nnx.Rngs) -> Any:
+        """Builds the Model."""
+        ...
+
+    def warnings(self, inputs: Any, batch_size: int) -> list[str]:
+        """What may go wrong, in words."""
+        ...
+
+    def trained_nodes(self, data: LiveCommerceData, node_type: str) -> np.ndarray:
+        """Which nodes have a vector that training has touched, [n] bool."""
+        ...

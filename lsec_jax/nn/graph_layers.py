@@ -1,11 +1,25 @@
 """Message-passing layers on bipartite graphs: (graph, source vectors, target vectors) -> the next vectors of both."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+import jraph
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, add_self, propagate
+from lsec_jax.nn.propagation import Backend, BipartiteGraph, add_self, propagate, weighted_sum
+
+Activation = Literal["relu", "elu", "leaky_relu", "none"]
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "leaky_relu": lambda values: jax.nn.leaky_relu(values, 0.2),
+    "none": lambda values: values,
+}
 
 
 class GcnLayer(nnx.Module):
@@ -19,7 +33,7 @@ class GcnLayer(nnx.Module):
         rngs: nnx.Rngs,
         self_loop: bool = True,
         weights_per_direction: bool = False,
-        activation: str = "relu",
+        activation: Activation = "relu",
         backend: Backend = "auto",
     ):
         """Draws the weights.
@@ -30,7 +44,7 @@ class GcnLayer(nnx.Module):
             rngs: stream "params".
             self_loop: whether nodes send to themselves; the graph must have been made with self_loops.
             weights_per_direction: one matrix for what sources send and one for what targets send, instead of one.
-            activation: "relu" or "none".
+            activation: of the output.
             backend: of `propagate`.
         """
         init = jax.nn.initializers.glorot_uniform()
@@ -56,9 +70,8 @@ class GcnLayer(nnx.Module):
         if self.self_loop:
             to_sources = add_self(to_sources, sources, graph.source_self)
             to_targets = add_self(to_targets, targets, graph.target_self)
-        if self.activation == "relu":
-            return jax.nn.relu(to_sources), jax.nn.relu(to_targets)
-        return to_sources, to_targets
+        activate = _ACTIVATIONS[self.activation]
+        return activate(to_sources), activate(to_targets)
 
 
 class LightGcnLayer(nnx.Module):
@@ -72,3 +85,140 @@ class LightGcnLayer(nnx.Module):
     ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
         """Returns the next layer's vectors."""
         return propagate(graph, sources, targets, self.backend)
+
+
+class NgcfLayer(nnx.Module):
+    """LeakyReLU((L + I) E W1 + L E * E W2), with L E the normalised neighbour sum (Wang et al. 2019, Eq. 7)."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        activation: Activation = "leaky_relu",
+        backend: Backend = "auto",
+    ):
+        """Draws the weights.
+
+        Args:
+            in_dim: width of the input.
+            out_dim: width of the output.
+            rngs: stream "params".
+            activation: of the output.
+            backend: of `propagate`.
+        """
+        init = jax.nn.initializers.glorot_uniform()
+        self.sum_weights = nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32))
+        self.product_weights = nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32))
+        self.activation, self.backend = activation, backend
+
+    def __call__(
+        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        """Returns the next layer's vectors; the graph must have been made without self_loops."""
+        to_sources, to_targets = propagate(graph, sources, targets, self.backend)
+        return self._combine(to_sources, sources), self._combine(to_targets, targets)
+
+    def _combine(self, arrived: Float[Array, "n d"], own: Float[Array, "n d"]) -> Float[Array, "n f"]:
+        total = (arrived + own) @ self.sum_weights[...] + (arrived * own) @ self.product_weights[...]
+        return _ACTIVATIONS[self.activation](total)
+
+
+class GatLayer(nnx.Module):
+    """Multi-head attention over the neighbours, heads concatenated (Velickovic et al. 2018, Eq. 1-5)."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        num_heads: int,
+        *,
+        rngs: nnx.Rngs,
+        self_loop: bool = True,
+        weights_per_direction: bool = False,
+        activation: Activation = "elu",
+        backend: Backend = "auto",
+    ):
+        """Draws the weights.
+
+        Args:
+            in_dim: width of the input.
+            out_dim: width of each head; the output is num_heads times as wide.
+            num_heads: attention heads.
+            rngs: stream "params".
+            self_loop: whether a node attends to itself too.
+            weights_per_direction: a projection and attention vectors for messages to sources and others for messages
+                to targets, instead of one set.
+            activation: of the output.
+            backend: of `weighted_sum`.
+        """
+        heads = [_AttentionHeads(in_dim, out_dim, num_heads, rngs) for _ in range(1 + weights_per_direction)]
+        self.to_source_heads = heads[0]
+        self.to_target_heads = heads[1] if weights_per_direction else None
+        self.self_loop, self.activation, self.backend = self_loop, activation, backend
+
+    def __call__(
+        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        """Returns the next layer's vectors. Edges of value 0 (excluded ones) are not attended to."""
+        heads = self.to_source_heads
+        projected_sources, projected_targets = heads.project(sources), heads.project(targets)
+        to_sources = self._attend(heads, graph, "source", projected_sources, projected_targets)
+        if self.to_target_heads is not None:
+            heads = self.to_target_heads
+            projected_sources, projected_targets = heads.project(sources), heads.project(targets)
+        to_targets = self._attend(heads, graph, "target", projected_targets, projected_sources)
+        return to_sources, to_targets
+
+    def _attend(
+        self,
+        heads: "_AttentionHeads",
+        graph: BipartiteGraph,
+        receiver: Literal["source", "target"],
+        receivers: Float[Array, "m h d"],
+        senders: Float[Array, "n h d"],
+    ) -> Float[Array, "m f"]:
+        rows = graph.to_source if receiver == "source" else graph.to_target
+        num_receivers = receivers.shape[0]
+        receiver_logits = jnp.einsum("mhd,hd->mh", receivers, heads.receiver_vectors[...])
+        sender_logits = jnp.einsum("nhd,hd->nh", senders, heads.sender_vectors[...])
+        is_there = (rows.values != 0)[:, None]
+        logits = jax.nn.leaky_relu(sender_logits[rows.senders] + receiver_logits[rows.receivers], 0.2)
+        logits = jnp.where(is_there, logits, -jnp.inf)  # [e, h]
+        largest = jraph.segment_max(logits, rows.receivers, num_receivers, indices_are_sorted=True)
+        if self.self_loop:
+            own = jnp.einsum("mhd,hd->mh", receivers, heads.sender_vectors[...])
+            own_logits = jax.nn.leaky_relu(own + receiver_logits, 0.2)
+            largest = jnp.maximum(largest, own_logits)
+        # The softmax does not depend on what is subtracted, so neither does its gradient.
+        largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+        weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[rows.receivers]), 0.0)
+        total = jraph.segment_sum(weights, rows.receivers, num_receivers, indices_are_sorted=True)
+        if self.self_loop:
+            own_weights = jnp.exp(own_logits - largest)
+            total += own_weights
+        total = jnp.where(total > 0, total, 1.0)
+        weights /= total[rows.receivers]
+
+        def one_head(head: tuple[Array, Array]) -> Array:
+            return weighted_sum(graph, *head, receiver, self.backend)
+
+        arrived = lax.map(one_head, (weights.T, senders.swapaxes(0, 1))).swapaxes(0, 1)  # [m, h, d]
+        if self.self_loop:
+            arrived += (own_weights / total)[:, :, None] * receivers
+        return _ACTIVATIONS[self.activation](arrived.reshape(num_receivers, -1))
+
+
+class _AttentionHeads(nnx.Module):
+    """Projection and attention vectors of all heads for one direction of messages."""
+
+    def __init__(self, in_dim: int, out_dim: int, num_heads: int, rngs: nnx.Rngs):
+        init = jax.nn.initializers.glorot_uniform()
+        self.weights = nnx.Param(init(rngs.params(), (in_dim, num_heads * out_dim), jnp.float32))
+        self.receiver_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
+        self.sender_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
+
+    def project(self, vectors: Float[Array, "n d"]) -> Float[Array, "n h f"]:
+        """W h for every head."""
+        return (vectors @ self.weights[...]).reshape(len(vectors), *self.sender_vectors.shape)

@@ -6,6 +6,7 @@ cotangents: no scatter, no second set of arrays.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -190,7 +191,7 @@ def _remaining_degrees(
 
 
 def default_backend() -> Backend:
-    """The fastest backend for the current device: "bcsr" on CPU, "segment" elsewhere."""
+    """What "auto" stands for: "bcsr" on CPU, "segment" elsewhere."""
     return "bcsr" if jax.default_backend() == "cpu" else "segment"
 
 
@@ -212,8 +213,7 @@ def propagate(
     Returns:
         What arrives at the source nodes and at the target nodes; self-loops are not included, see `add_self`.
     """
-    chosen = default_backend() if backend == "auto" else backend
-    multiply = {"segment": _segment, "bcsr": _bcsr}[chosen]
+    multiply = _multiply(backend)
     return multiply(graph.to_source, targets), multiply(graph.to_target, sources)
 
 
@@ -232,6 +232,63 @@ def _propagate_backward(
 
 
 propagate.defvjp(_propagate_forward, _propagate_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def weighted_sum(
+    graph: BipartiteGraph,
+    weights: Float[Array, " e"],
+    senders: Float[Array, "n d"],
+    receiver: Literal["source", "target"],
+    backend: Backend = "auto",
+) -> Float[Array, "m d"]:
+    """Sums the senders' vectors over the edges into each receiver, with weights that are differentiated too.
+
+    The gradient of a weight is the inner product of its two ends, so that no [e, d] array is kept for it.
+
+    Args:
+        graph: gives the edges; its own values are not used.
+        weights: in the order of `graph.to_source`'s or `graph.to_target`'s edges.
+        senders: vectors of the nodes on the other side.
+        receiver: which side receives.
+        backend: as in `propagate`.
+    """
+    rows, _ = _both_ways(graph, receiver)
+    return _multiply(backend)(rows._replace(values=weights), senders)
+
+
+def _weighted_sum_forward(
+    graph: BipartiteGraph, weights: Array, senders: Array, receiver: Literal["source", "target"], backend: Backend
+) -> tuple[Array, tuple[BipartiteGraph, Array, Array]]:
+    return weighted_sum(graph, weights, senders, receiver, backend), (graph, weights, senders)
+
+
+def _weighted_sum_backward(
+    receiver: Literal["source", "target"],
+    backend: Backend,
+    saved: tuple[BipartiteGraph, Array, Array],
+    cotangent: Array,
+) -> tuple[None, Array, Array]:
+    graph, weights, senders = saved
+    rows, transposed = _both_ways(graph, receiver)
+    here, there = graph.source_position, graph.target_position
+    if receiver == "target":
+        here, there = there, here
+    turned = jnp.zeros_like(weights).at[there].set(weights[here], unique_indices=True)
+    to_senders = _multiply(backend)(transposed._replace(values=turned), cotangent)
+    return None, jnp.sum(cotangent[rows.receivers] * senders[rows.senders], axis=1), to_senders
+
+
+weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+def _both_ways(graph: BipartiteGraph, receiver: str) -> tuple[Rows, Rows]:
+    return (graph.to_source, graph.to_target) if receiver == "source" else (graph.to_target, graph.to_source)
+
+
+def _multiply(backend: Backend) -> Callable[[Rows, Array], Array]:
+    chosen = default_backend() if backend == "auto" else backend
+    return {"segment": _segment, "bcsr": _bcsr}[chosen]
 
 
 def _segment(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:

@@ -1,28 +1,36 @@
 """Negative sampling on device."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
-class PositiveEdges(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["source_ids", "target_ids", "indptr"],
+    meta_fields=["search_steps", "num_targets"],
+)
+@dataclasses.dataclass(frozen=True)
+class PositiveEdges:
     """The training positives of one task.
 
     Attributes:
         source_ids, target_ids: [e] int32, sorted by source, then target.
         indptr: [m + 1] int32, where each source's edges start.
-        search_steps: [s] int32, zeros; s bounds the binary search (static): 2^s > largest number of edges of a source.
-        num_targets: [n, 0] int32, empty: carries the number of target nodes n as a static shape.
+        search_steps: s bounds the binary search (static): 2^s > largest number of edges of a source.
+        num_targets: number of target nodes, n (static).
     """
 
     source_ids: Int[Array, " e"]
     target_ids: Int[Array, " e"]
     indptr: Int[Array, " m_plus_1"]
-    search_steps: Int[Array, " s"]
-    num_targets: Int[Array, "n 0"]
+    search_steps: int
+    num_targets: int
 
 
 def positive_edges(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: int, num_targets: int) -> PositiveEdges:
@@ -40,8 +48,8 @@ def positive_edges(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: 
         jnp.asarray(source_ids, jnp.int32),
         jnp.asarray(target_ids, jnp.int32),
         jnp.asarray(indptr, jnp.int32),
-        jnp.zeros(int(counts.max()).bit_length(), jnp.int32),
-        jnp.zeros((num_targets, 0), jnp.int32),
+        int(counts.max()).bit_length(),
+        num_targets,
     )
 
 
@@ -54,7 +62,7 @@ def is_positive(
     end = jnp.broadcast_to(edges.indptr[source_ids + 1][:, None], shape)
     last = edges.target_ids.shape[0] - 1
     high = end
-    for _ in range(edges.search_steps.shape[0]):
+    for _ in range(edges.search_steps):
         middle = (low + high) // 2
         go_right = (middle < high) & (edges.target_ids[jnp.minimum(middle, last)] < target_ids)
         low, high = jnp.where(go_right, middle + 1, low), jnp.where(go_right, high, middle)
@@ -63,4 +71,43 @@ def is_positive(
 
 def uniform_targets(key: Array, edges: PositiveEdges, num_rows: int, num_draws: int) -> Int[Array, "b m"]:
     """Draws targets uniformly, [num_rows, num_draws] int32; known positives are not removed, see `is_positive`."""
-    return jax.random.randint(key, (num_rows, num_draws), 0, edges.num_targets.shape[0], jnp.int32)
+    return jax.random.randint(key, (num_rows, num_draws), 0, edges.num_targets, jnp.int32)
+
+
+def hardest_targets(
+    key: Array,
+    edges: PositiveEdges,
+    predictor: Callable[[Array, Array], Array],
+    sources: Float[Array, "b d"],
+    targets: Float[Array, "n d"],
+    num_negatives: int,
+    hardest_of: int,
+    rows_per_draw: int,
+) -> Int[Array, "b m"]:
+    """Draws m targets for every row, each the best-scored of `hardest_of` uniform draws.
+
+    Known positives among the draws are likely to be chosen: the more draws, the more rows lose their negative to the
+    mask of `is_positive`.
+
+    Args:
+        key: of the draws.
+        edges: give the number of targets.
+        predictor: (sources [g, r, d], targets [g, k, d]) -> scores [g, r, k]; gets no gradient here.
+        sources: of the batch's rows.
+        targets: all of them.
+        num_negatives: m.
+        hardest_of: 1 = plain uniform draws.
+        rows_per_draw: this many rows choose from the same draws.
+    """
+    num_rows = len(sources)
+    num_groups = -(-num_rows // rows_per_draw)
+    draws = uniform_targets(key, edges, num_groups, num_negatives * hardest_of)
+    if hardest_of == 1:
+        return jnp.repeat(draws, rows_per_draw, axis=0)[:num_rows]
+    padding = num_groups * rows_per_draw - num_rows
+    grouped = jnp.pad(sources, ((0, padding), (0, 0))).reshape(num_groups, rows_per_draw, -1)
+    scores = jax.lax.stop_gradient(predictor(grouped, targets[draws]))
+    best = scores.reshape(num_groups, rows_per_draw, num_negatives, hardest_of).argmax(axis=3)
+    first = hardest_of * jnp.arange(num_negatives)
+    chosen = jnp.take_along_axis(draws[:, None, :], best + first[None, None, :], axis=2)
+    return chosen.reshape(num_groups * rows_per_draw, num_negatives)[:num_rows]

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from lsec_jax.training.reports import LEADERBOARD_METRICS
+from lsec_jax.training.reports import leaderboard_metrics
 
 matplotlib.use("Agg")
 
@@ -35,18 +35,18 @@ def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
     if names:
         left.legend()
     validation = [line for line in lines if line["kind"] == "validation"]
-    for name in LEADERBOARD_METRICS[protocol]:
-        if validation and name in validation[0]:
-            minutes = [line["train_seconds"] / 60 for line in validation]
-            right.plot(minutes, [line[name] for line in validation], label=name, marker=".")
-    right.set(xlabel="training time, minutes", ylabel="metric", title=f"Validation, {protocol}")
     if validation:
+        minutes = [line["train_seconds"] / 60 for line in validation]
+        measured = validation[0].keys() - {"step", "kind", "train_seconds"}
+        for name in leaderboard_metrics(protocol, measured):
+            right.plot(minutes, [line[name] for line in validation], label=name, marker=".")
         right.legend()
+    right.set(xlabel="training time, minutes", ylabel="metric", title=f"Validation, {protocol}")
     return figure
 
 
 def _leaderboard(rows: list[dict[str, Any]], protocol: str) -> Figure:
-    names = [name for name in LEADERBOARD_METRICS[protocol] if name in rows[0]["metrics"]]
+    names = leaderboard_metrics(protocol, rows[0]["metrics"])
     models = sorted(rows, key=lambda row: row["metrics"][names[0]])
     figure = Figure(figsize=(2.2 * len(names) + 1.5, 0.45 * len(models) + 1.2), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]

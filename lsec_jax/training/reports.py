@@ -16,7 +16,7 @@ from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run, describe_data
 from lsec_jax.training.writers import write_json
 
-LEADERBOARD_METRICS = {
+_LEADERBOARD_METRICS = {
     "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),
     "full_ranking": ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@20", "hit_rate@20"),
 }
@@ -26,6 +26,12 @@ Row = dict[str, Any]
 def model_name(config: RunConfig) -> str:
     """A short name from the model's config, e.g. "lsec-gcn" or "lightgcn"."""
     return config.model.name
+
+
+def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
+    """Which of the measured metrics a leaderboard shows, the one that it is sorted by first."""
+    measured = list(metrics)
+    return [name for name in _LEADERBOARD_METRICS[protocol] if name in measured] or sorted(measured)
 
 
 def rows(
@@ -72,8 +78,7 @@ def table(report_rows: list[Row]) -> str:
     groups = dict.fromkeys((row["split"], row["protocol"]) for row in report_rows)
     for split, protocol in groups:
         members = [row for row in report_rows if (row["split"], row["protocol"]) == (split, protocol)]
-        names = [name for name in LEADERBOARD_METRICS[protocol] if name in members[0]["metrics"]]
-        names = names or sorted(members[0]["metrics"])
+        names = leaderboard_metrics(protocol, members[0]["metrics"])
         members.sort(key=lambda row: -row["metrics"][names[0]])
         parts.append(f"### {split}, {members[0]['candidates']}, {members[0]['users']} users\n")
         parts.append("| model | " + " | ".join(names) + " |")

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from flax import nnx
 
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
-from lsec_jax.models.graph_inputs import Inputs
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
@@ -41,7 +41,7 @@ class Run:
     config: RunConfig
     data: LiveCommerceData
     model: TrainableModel
-    inputs: Inputs
+    inputs: Any
     evaluator: Evaluator
 
     @property
@@ -71,12 +71,11 @@ class Run:
         return make_train_step(self.model, self._optimizer(), Keys.from_seed(self.config.seed).negatives)
 
     def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
-        """Returns step -> positions of the step's positives by task."""
-        streams = {}
-        for i, (name, edges) in enumerate(self.inputs.positives.items()):
-            streams[name] = EdgeBatches(
-                len(edges.source_ids), self.config.training.batch_size, (self.config.seed, 1 + i)
-            )
+        """Returns step -> positions of the step's examples by stream."""
+        streams = {
+            name: EdgeBatches(num_examples, self.config.training.batch_size, (self.config.seed, 1 + i))
+            for i, (name, num_examples) in enumerate(self.config.model.streams(self.inputs).items())
+        }
         return lambda step: {name: stream(step) for name, stream in streams.items()}
 
     def scorer_function(self) -> Callable[[TrainState], Scorer]:
@@ -107,7 +106,7 @@ def prepare(config: RunConfig) -> Run:
         data.relation(name)
     data = assign_splits(data, config.split, model_config.task_relations)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
-    model = TrainableModel(model_config.build(data, int(np.random.SeedSequence(config.seed).generate_state(1)[0])))
+    model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     inputs = model_config.inputs(data)
     for text in model_config.warnings(inputs, config.training.batch_size):
         logging.warning(text)

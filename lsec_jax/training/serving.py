@@ -154,7 +154,7 @@ def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
 
     The directory, new or empty, gets its files only when all of them have been written.
     """
-    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs.graphs))
+    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs))
     vectors = jax.device_get(encode(state.params, run.inputs))
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{directory.name}.", dir=directory.parent) as temporary:

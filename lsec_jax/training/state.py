@@ -41,7 +41,8 @@ class TrainState(NamedTuple):
 class Keys(NamedTuple):
     """One seed, split once into named streams."""
 
-    init: Array
+    tables: Array
+    dense: Array
     negatives: Array
 
     @classmethod
@@ -59,7 +60,7 @@ class TrainableModel:
 
     def init(self, keys: Keys) -> Params:
         """Returns the initial parameters."""
-        tables = self.module(self._initial).init_tables(keys.init)
+        tables = self.module(self._initial).init_tables(keys.tables)
         # A copy: the training step donates its state, and these arrays must serve the next call too.
         return Params(jax.tree.map(jnp.copy, nnx.to_pure_dict(self._initial)), tables)
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.quality import gowalla, rechub_agreement, runs, statistics, synthetic, tables
-from lsec_jax.config import ConfigError
+from lsec_jax.config import ConfigError, differences
 
 ENVIRONMENT = {
     "lsec_jax": "0.1.0",
@@ -34,7 +34,7 @@ def gowalla_outcome(offset):
 
 
 def synthetic_outcome(seed):
-    values = {"popularity": 0.1, "gcn": 0.2 + 0.01 * seed, "lsec-gcn": 0.3, "oracle": 0.5}
+    values = {"popularity": 0.1, "item_knn": 0.25, "gcn": 0.2 + 0.01 * seed, "lsec-gcn": 0.3, "oracle": 0.5}
     metrics = {
         protocol: {model: dict.fromkeys(names, value) for model, value in values.items()}
         for protocol, names in synthetic.COMPARED.items()
@@ -42,7 +42,7 @@ def synthetic_outcome(seed):
     users = {
         protocol: {
             f"{higher} - {lower}": {name: {"mean": 0.1, "low": 0.05, "high": 0.15} for name in names}
-            for lower, higher in zip(synthetic.ORDER[:-1], synthetic.ORDER[1:], strict=True)
+            for lower, higher in synthetic.PAIRS
         }
         for protocol, names in synthetic.COMPARED.items()
     }
@@ -87,6 +87,7 @@ def all_results():
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
+        "rechub_long": agreement_result(),
     }
 
 
@@ -153,9 +154,10 @@ def test_the_popularity_check_compares_four_decimals():
     assert not gowalla.collect({}, [0], [wrong])["popularity_check"]["agrees"]
 
 
-def test_synthetic_differences_are_between_neighbours_of_the_order():
+def test_synthetic_differences_are_between_neighbours_of_the_order_and_item_knn():
     values = all_results()["synthetic"]["protocols"]["candidates"]["differences"]
-    assert list(values) == ["gcn - popularity", "lsec-gcn - gcn", "oracle - lsec-gcn"]
+    in_order = ["gcn - popularity", "lsec-gcn - gcn", "oracle - lsec-gcn"]
+    assert list(values) == [*in_order, "gcn - item_knn", "lsec-gcn - item_knn"]
     np.testing.assert_allclose(values["lsec-gcn - gcn"]["auc"]["values"], [0.1, 0.09])
 
 
@@ -213,3 +215,25 @@ def test_finished_work_is_not_done_again_and_other_settings_are_refused(tmp_path
 def test_bad_seeds_are_refused(values):
     with pytest.raises(ConfigError, match="--seeds"):
         runs.parse_seeds(values)
+
+
+def test_the_committed_pages_are_what_the_committed_results_give():
+    results = tables.read_results(runs.RESULTS)
+    assert (runs.ROOT / "docs" / "results.md").read_text() == tables.page(results), "run benchmarks.quality.tables"
+    readme = (runs.ROOT / "README.md").read_text()
+    assert readme == tables.fill_markers(readme, results), "run benchmarks.quality.tables"
+
+
+@pytest.mark.parametrize("name", ["gowalla", "synthetic"])
+def test_the_committed_results_were_measured_with_the_shipped_configs(name):
+    """Keys that are newer than a result are left out: their defaults must keep what was there before."""
+    result = json.loads((runs.RESULTS / f"{name}.json").read_text())
+    measured = (
+        {"lightgcn_gowalla": result["config"]}
+        if name == "gowalla"
+        else {synthetic.CONFIGS[model]: config for model, config in result["configs"].items()}
+    )
+    for config, stored in measured.items():
+        shipped = runs.as_json(runs.load_config(config))
+        changed = [line for line in differences(stored, shipped) if "(absent)" not in line]
+        assert not changed, f"configs/{config}.py: measure {name} again: {changed}"

@@ -1,9 +1,9 @@
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pa_parquet
 import pytest
 
@@ -14,11 +14,8 @@ from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, VALIDATION
 from tests import runs
 
-# Real data take a minute even in their tiny variant.
-CONFIGS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "LSEC_JAX_DATA" in path.read_text() else [])
-    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-]
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+ON_REAL_DATA = [path for path in CONFIGS if "LSEC_JAX_DATA" in path.read_text()]
 
 CSV_CONFIG = """
 from lsec_jax.data.sources import interactions
@@ -71,6 +68,19 @@ def write_csv(world, folder):
         rows = zip(ends[0][relation.source_ids], ends[1][relation.target_ids], relation.time, strict=True)
         lines = [f"{relation.source},{relation.target},time", *(f"{a},{b},{float(t)!r}" for a, b, t in rows)]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_lightgcn_text(world, folder):
+    """Purchases as lines of a user and its items; every fifth one for testing."""
+    folder.mkdir(parents=True)
+    relation = world.relations["buy"]
+    is_test = np.arange(len(relation)) % 5 == 0
+    for name, rows in (("train", ~is_test), ("test", is_test)):
+        lines = [
+            " ".join(map(str, [user, *relation.target_ids[rows & (relation.source_ids == user)]]))
+            for user in range(len(world.nodes["user"]))
+        ]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
 
 
 def write_published(world, folder):
@@ -156,9 +166,20 @@ def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monke
 
 
 @pytest.mark.parametrize("path", CONFIGS)
-def test_the_tiny_variant_of_every_config_trains_two_steps(path, here, without_pictures):
-    if "LSEC_JAX_DATA" in path.read_text() and "LSEC_JAX_DATA" not in os.environ:
-        pytest.skip("needs LSEC_JAX_DATA")
+def test_the_tiny_variant_of_every_config_trains_two_steps(path, world, here, without_pictures, monkeypatch):
+    write_lightgcn_text(world, here / "real" / "gowalla")
+    monkeypatch.setenv("LSEC_JAX_DATA", str(here / "real"))
+    train_two_steps(path)
+    assert "unknown variant ':huge'" in runs.refusal("train", f"--config={path}:huge")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ON_REAL_DATA, ids=lambda path: path.stem)
+def test_the_tiny_variant_trains_two_steps_on_the_real_data(path, data_dir, here, without_pictures):
+    train_two_steps(path)
+
+
+def train_two_steps(path):
     overrides = ("training.num_steps=2", "training.evaluate_every=2", "evaluation.protocols=candidates")
     metric = "auc"  # what every protocol list can pick by once it is cut to one
     result = runs.command(
@@ -170,7 +191,6 @@ def test_the_tiny_variant_of_every_config_trains_two_steps(path, here, without_p
         *(f"--config.{override}" for override in overrides),
     )
     assert result.code == 0, result.err
-    assert "unknown variant ':huge'" in runs.refusal("train", f"--config={path}:huge")
 
 
 @pytest.mark.parametrize("kind", ["interactions", "lsec"])

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from lsec_jax.config import ConfigError
 from lsec_jax.models.lsec_gnn import Config, TaskConfig
-from lsec_jax.nn.sampling import uniform_targets
+from lsec_jax.nn.propagation import exclude_edges
+from lsec_jax.nn.sampling import hardest_targets, uniform_targets
 from lsec_jax.schema import DataError, Relation
 from lsec_jax.training.state import Keys, TrainableModel
 from tests.worlds import ENDS, NUM_NODES, random_edges, world
@@ -20,7 +22,7 @@ def build(**changes):
     defaults = {"embedding_dim": 6, "layer_dims": (5, 4), "predictor_hidden": 7, "exclude_batch_edges": False}
     config = Config(**(defaults | changes))
     config.validate()
-    model = TrainableModel(config.build(world(), seed=1))
+    model = TrainableModel(config.build(world(), nnx.Rngs(1)))
     return config, model, model.init(Keys.from_seed(0))
 
 
@@ -33,9 +35,41 @@ def normalised(source_ids, target_ids, num_sources, num_targets, self_loop):
     return adjacency / np.sqrt(degrees[:, None] * degrees[None, :])
 
 
+def leaky_relu(values):
+    return np.where(values > 0, values, 0.2 * values)
+
+
+def gat_in_numpy(hidden, split, edges, weights, self_loop, num_heads):
+    """Velickovic et al. Eq. 1-5, node by node and head by head."""
+    weights = {name: {k: np.asarray(v, np.float64) for k, v in heads.items()} for name, heads in weights.items()}
+    neighbors = [[i] if self_loop else [] for i in range(len(hidden))]
+    for source, target in zip(*edges, strict=True):
+        neighbors[source].append(split + target)
+        neighbors[split + target].append(source)
+    result = []
+    for i, near in enumerate(neighbors):
+        heads = weights["to_source_heads"] if i < split else weights.get("to_target_heads", weights["to_source_heads"])
+        projected = (hidden @ heads["weights"]).reshape(len(hidden), num_heads, -1)
+        row = np.zeros(projected.shape[1:])
+        for h in range(num_heads):
+            own = heads["receiver_vectors"][h] @ projected[i, h]
+            logits = np.array([leaky_relu(own + heads["sender_vectors"][h] @ projected[j, h]) for j in near])
+            if near:
+                attention = np.exp(logits) / np.exp(logits).sum()
+                row[h] = attention @ projected[near, h]
+        result.append(row.ravel())
+    return np.array(result)
+
+
 def encode_in_numpy(config, params, edges):
     """Eq. 5-7, with the matrices written out."""
     parts = {}
+    activate = {
+        "gcn": lambda values: np.maximum(values, 0),
+        "lightgcn": lambda values: values,
+        "ngcf": leaky_relu,
+        "gat": lambda values: np.where(values > 0, values, np.expm1(values)),
+    }[config.aggregator]
     for name in config.relations:
         source, target = ENDS[name]
         split = NUM_NODES[source]
@@ -49,16 +83,36 @@ def encode_in_numpy(config, params, edges):
                 first = np.asarray(weights["source_weights"], np.float64)
                 second = np.asarray(weights.get("target_weights", first), np.float64)
                 hidden = np.concatenate([hidden[:split] @ first, hidden[split:] @ second])
-            hidden = matrix @ hidden
-            is_last = i == len(config.layer_dims) - 1
-            if config.aggregator == "gcn" and (not is_last or config.last_activation == "relu"):
-                hidden = np.maximum(hidden, 0)
+            if config.aggregator == "gat":
+                weights = params.dense["stacks"][name]["layers"][i]
+                hidden = gat_in_numpy(hidden, split, edges[name], weights, config.self_loop, config.num_heads)
+            elif config.aggregator == "ngcf":
+                weights = {k: np.asarray(v, np.float64) for k, v in params.dense["stacks"][name]["layers"][i].items()}
+                arrived = matrix @ hidden
+                hidden = (arrived + hidden) @ weights["sum_weights"] + (arrived * hidden) @ weights["product_weights"]
+            else:
+                hidden = matrix @ hidden
+            if i < len(config.layer_dims) - 1 or config.last_activation == "same":
+                hidden = activate(hidden)
             outputs.append(hidden)
         if config.layer_combination == "mean":
             hidden = np.mean(outputs, axis=0)
+        elif config.layer_combination == "concat":
+            hidden = np.concatenate(outputs, axis=1)
         parts.setdefault(source, []).append(hidden[:split])
         parts.setdefault(target, []).append(hidden[split:])
+    if config.combination == "attention":
+        return {name: attend_in_numpy(vectors, params.dense["attention"][name]) for name, vectors in parts.items()}
     return {name: np.concatenate(vectors, axis=1) for name, vectors in parts.items()}
+
+
+def attend_in_numpy(vectors, weights):
+    weights = {name: np.asarray(values, np.float64) for name, values in weights.items()}
+    logits = np.array(
+        [[weights["query"] @ np.tanh(v @ weights["weights"] + weights["bias"]) for v in of] for of in vectors]
+    )
+    shares = np.exp(logits) / np.exp(logits).sum(axis=0)
+    return sum(share[:, None] * of for share, of in zip(shares, vectors, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +125,29 @@ def encode_in_numpy(config, params, edges):
         {"aggregator": "lightgcn", "layer_dims": (6, 6, 6)},
         {"aggregator": "lightgcn", "layer_dims": (6, 6), "layer_combination": "mean", "predictor": "dot"},
         {"backend": "segment", "layer_dims": (8, 3), "weights_per_direction": True},
+        {"aggregator": "ngcf", "layer_combination": "concat"},
+        {"aggregator": "ngcf", "last_activation": "none"},
+        {"aggregator": "gat", "num_heads": 3},
+        {
+            "aggregator": "gat",
+            "num_heads": 2,
+            "self_loop": False,
+            "weights_per_direction": True,
+            "last_activation": "none",
+        },
+        {"aggregator": "gat", "num_heads": 3, "backend": "segment"},
+        {"combination": "attention", "attention_hidden": 3},
     ],
-    ids=["paper", "authors", "widening", "one relation", "lightgcn", "lightgcn mean dot", "segment"],
+    ids=[
+        *("paper", "authors", "widening", "one relation", "lightgcn", "lightgcn mean dot", "segment"),
+        *("ngcf", "ngcf linear", "gat", "gat as the authors", "gat segment", "attention"),
+    ],
 )
 def test_encoding_follows_equations_5_to_7(changes):
-    config, model, params = build(**changes)
+    config, model, params = build(**({"relations": ("sell", "buy", "follow")} | changes))
     edges = random_edges()
     inputs = config.inputs(world(edges))
-    found = model.module(params.dense).encode(params.tables, inputs.graphs)
+    found = model.module(params.dense).encode(params.tables, inputs)
     expected = encode_in_numpy(config, params, edges)
     assert found.keys() == expected.keys()
     for name in found:
@@ -144,6 +213,21 @@ def test_excluding_the_batchs_edges_changes_the_loss_and_only_those_edges_matter
     assert config_without.exclude_batch_edges
 
 
+@pytest.mark.parametrize("changes", [{}, {"self_loop": False}], ids=["self-loops", "no self-loops"])
+def test_gat_does_not_attend_to_excluded_edges(changes):
+    edges, excluded = random_edges(), np.array([0, 5, 9, 39])
+    config, model, params = build(
+        aggregator="gat", num_heads=2, relations=("buy",), tasks=(TaskConfig("buy"),), **changes
+    )
+    thinned = {**edges, "buy": tuple(np.delete(ids, excluded) for ids in edges["buy"])}
+    inputs, expected = config.inputs(world(edges)), config.inputs(world(thinned))
+    graph = exclude_edges(inputs.graphs["buy"], jnp.asarray(excluded))
+    module = model.module(params.dense)
+    found = module.encode(params.tables, inputs._replace(graphs={"buy": graph}))
+    for name, vectors in module.encode(params.tables, expected).items():
+        np.testing.assert_allclose(found[name], vectors, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_off():
     """The leak at work: on edges without any structure, only the leaking model separates its batch from new pairs."""
     edges = random_edges()
@@ -179,10 +263,10 @@ def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
     task = TaskConfig("buy", num_negatives=3, hardest_of=4, rows_per_draw=rows_per_draw)
     config, model, params = build(tasks=(task,), relations=("buy",))
     module, inputs = model.module(params.dense), config.inputs(world())
-    vectors, edges, key = module.encode(params.tables, inputs.graphs), inputs.positives["buy"], jax.random.key(0)
+    vectors, edges, key = module.encode(params.tables, inputs), inputs.positives["buy"], jax.random.key(0)
     predictor = module.predictors["buy"]
     sources, targets = predictor.source_half(vectors["user"][:5]), predictor.target_half(vectors["item"])
-    chosen = np.asarray(module._draw_negatives(task, sources, targets, edges, key))
+    chosen = np.asarray(hardest_targets(key, edges, predictor, sources, targets, 3, 4, rows_per_draw))
     draws = np.asarray(uniform_targets(key, edges, -(-5 // rows_per_draw), 12))
     all_scores = np.asarray(predictor(sources[None], targets[None]))[0]
     assert chosen.shape == (5, 3)
@@ -192,7 +276,7 @@ def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
         np.testing.assert_allclose(all_scores[row][chosen[row]], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["bce", "bpr"])
+@pytest.mark.parametrize("loss", ["bce", "bpr", "sampled_softmax"])
 def test_known_positives_among_the_negatives_carry_no_loss(loss):
     config, model, params = build(tasks=(TaskConfig("buy", num_negatives=50, loss=loss),), relations=("buy",))
     inputs, key = config.inputs(world()), jax.random.key(0)
@@ -208,8 +292,10 @@ def test_known_positives_among_the_negatives_carry_no_loss(loss):
     positive = scores[int(edges.target_ids[0])]
     if loss == "bce":
         expected = np.concatenate([[np.logaddexp(0, -positive)], np.logaddexp(0, negatives)]).mean()
-    else:
+    elif loss == "bpr":
         expected = np.logaddexp(0, negatives - positive).mean()
+    else:
+        expected = np.log(np.exp(positive) + np.exp(negatives).sum()) - positive
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["buy/false_negatives"], 1 - len(negatives) / 50, rtol=1e-5)
 
@@ -270,7 +356,7 @@ def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
     ("changes", "message"),
     [
         ({"aggregator": "gcnn"}, "config.model.aggregator = 'gcnn' is not known"),
-        ({"aggregator": "lightgcn"}, "set every entry to embedding_dim"),
+        ({"aggregator": "lightgcn"}, "to embedding_dim = 6"),
         ({"relations": ()}, "at least one relation"),
         ({"tasks": ()}, "at least one task"),
         ({"predictor": "dot"}, None),
@@ -278,6 +364,11 @@ def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
         ({"embedding_std": 0.0}, "must be positive"),
         ({"tasks": (TaskConfig("buy", weight=0.0),)}, "every weight is 0"),
         ({"tasks": (TaskConfig("buy", loss="hinge"),)}, r"config.model.tasks\[0\].loss"),
+        ({"aggregator": "gat", "edge_weights": True}, "learns its weights; set it to False"),
+        ({"aggregator": "gat", "layer_combination": "mean"}, "times num_heads"),
+        ({"aggregator": "ngcf", "weights_per_direction": True}, "no weights per direction"),
+        ({"aggregator": "gat", "num_heads": 0}, "config.model.num_heads = 0 must be at least 1"),
+        ({"combination": "sum"}, "concat, attention"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_the_key(changes, message):

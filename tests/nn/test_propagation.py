@@ -6,7 +6,7 @@ import jraph
 import numpy as np
 import pytest
 
-from lsec_jax.nn.propagation import add_self, bipartite_graph, exclude_edges, graphs_tuple, propagate
+from lsec_jax.nn.propagation import add_self, bipartite_graph, exclude_edges, graphs_tuple, propagate, weighted_sum
 
 NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
 
@@ -71,6 +71,29 @@ def test_gradient_equals_that_of_the_dense_product(backend):
 
     found = jax.grad(through_graph, (0, 1))(*random_vectors())
     wanted = jax.grad(through_matrix, (0, 1))(*random_vectors())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
+
+
+@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("receiver", ["source", "target"])
+def test_a_weighted_sum_and_its_gradients_equal_those_of_the_dense_product(backend, receiver):
+    source_ids, target_ids = random_edges()
+    graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    rows = graph.to_source if receiver == "source" else graph.to_target
+    senders = random_vectors()[1 if receiver == "source" else 0]
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=len(source_ids)), jnp.float32)
+    num_receivers = NUM_SOURCES if receiver == "source" else NUM_TARGETS
+
+    def through_graph(weights, senders):
+        return jnp.sum(jnp.sin(weighted_sum(graph, weights, senders, receiver, backend)))
+
+    def through_matrix(weights, senders):
+        matrix = jnp.zeros((num_receivers, len(senders))).at[rows.receivers, rows.senders].set(weights)
+        return jnp.sum(jnp.sin(matrix @ senders))
+
+    np.testing.assert_allclose(through_graph(weights, senders), through_matrix(weights, senders), rtol=1e-5)
+    found = jax.grad(through_graph, (0, 1))(weights, senders)
+    wanted = jax.grad(through_matrix, (0, 1))(weights, senders)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 

@@ -1,5 +1,7 @@
 """Negative sampling."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def test_is_positive_finds_exactly_the_training_pairs():
 
 def test_a_source_without_positives_has_none_even_at_the_end_of_the_arrays():
     edges = random_positives(num_sources=3, num_targets=30, count=10)
-    padded = edges._replace(indptr=jnp.concatenate([edges.indptr, edges.indptr[-1:]]))
+    padded = dataclasses.replace(edges, indptr=jnp.concatenate([edges.indptr, edges.indptr[-1:]]))
     found = is_positive(padded, jnp.array([3]), jnp.arange(30, dtype=jnp.int32)[None])
     assert not np.asarray(found).any()
 

@@ -174,14 +174,14 @@ def tiny(**changes: Any) -> Config:
 
 
 def lsec_small(**changes: Any) -> Config:
-    """The size of the published LSEC-Small; about 5 s and 0.6 GiB on one core."""
+    """The size of the published LSEC-Small."""
     sizes = {"num_users": 29_422, "num_items": 31_630, "num_streamers": 4_633}
     edges = {"num_buy": 451_441, "num_follow": 1_659_943, "num_sell": 1_168_165}
     return Config(**{**sizes, **edges, **changes})
 
 
 def lsec_large(**changes: Any) -> Config:
-    """The size of the published LSEC-Large; about 25 s and 1 GiB on one core."""
+    """The size of the published LSEC-Large."""
     sizes = {"num_users": 202_850, "num_items": 109_502, "num_streamers": 7_395}
     edges = {"num_buy": 3_062_463, "num_follow": 5_439_288, "num_sell": 1_953_881}
     return Config(**{**sizes, **edges, **changes})

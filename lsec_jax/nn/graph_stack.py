@@ -1,0 +1,87 @@
+"""A stack of message-passing layers over one bipartite graph, by the name of its aggregator."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lsec_jax.nn.graph_layers import Activation, GatLayer, GcnLayer, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.propagation import Backend, BipartiteGraph
+
+AGGREGATORS = ("gcn", "lightgcn", "ngcf", "gat")
+LAYER_COMBINATIONS = ("last", "mean", "concat")
+_ACTIVATIONS: dict[str, Activation] = {"gcn": "relu", "lightgcn": "none", "ngcf": "leaky_relu", "gat": "elu"}
+
+
+class GraphStack(nnx.Module):
+    """Layers of one aggregator, and how their outputs become one vector per node.
+
+    Attributes:
+        width: of the result.
+    """
+
+    def __init__(
+        self,
+        aggregator: str,
+        in_dim: int,
+        layer_dims: tuple[int, ...],
+        *,
+        rngs: nnx.Rngs,
+        num_heads: int = 8,
+        self_loop: bool = True,
+        weights_per_direction: bool = False,
+        activate_last: bool = True,
+        layer_combination: str = "last",
+        backend: Backend = "auto",
+    ):
+        """Draws the weights.
+
+        Args:
+            aggregator: one of AGGREGATORS.
+            in_dim: width of the input.
+            layer_dims: output width of each layer, of each head for "gat"; "lightgcn" keeps in_dim.
+            rngs: stream "params".
+            num_heads: of "gat".
+            self_loop: of "gcn" and "gat".
+            weights_per_direction: of "gcn" and "gat".
+            activate_last: whether the last layer has the aggregator's activation too.
+            layer_combination: "last" layer's output, or the "mean" or "concat" of the input and all outputs.
+            backend: of the neighbour sums.
+        """
+        layers: list[nnx.Module] = []
+        widths = [in_dim]
+        for i, out_dim in enumerate(layer_dims):
+            is_active = activate_last or i < len(layer_dims) - 1
+            activation = _ACTIVATIONS[aggregator] if is_active else "none"
+            common: dict[str, Any] = {"rngs": rngs, "activation": activation, "backend": backend}
+            directed: dict[str, Any] = {"self_loop": self_loop, "weights_per_direction": weights_per_direction}
+            match aggregator:
+                case "lightgcn":
+                    layers.append(LightGcnLayer(backend))
+                case "gcn":
+                    layers.append(GcnLayer(widths[-1], out_dim, **common, **directed))
+                case "ngcf":
+                    layers.append(NgcfLayer(widths[-1], out_dim, **common))
+                case "gat":
+                    layers.append(GatLayer(widths[-1], out_dim, num_heads, **common, **directed))
+            widths.append(num_heads * out_dim if aggregator == "gat" else out_dim)
+        self.layers = nnx.List(layers)
+        self.layer_combination = layer_combination
+        self.width = sum(widths) if layer_combination == "concat" else widths[-1]
+
+    def __call__(
+        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        """Returns the vectors of the graph's source and target nodes."""
+        outputs: list[Any] = [(sources, targets)]
+        for layer in self.layers:
+            outputs.append(layer(graph, *outputs[-1]))
+        match self.layer_combination:
+            case "mean":
+                source_vectors, target_vectors = (sum(side) / len(outputs) for side in zip(*outputs, strict=True))
+            case "concat":
+                source_vectors, target_vectors = (jnp.concatenate(side, axis=1) for side in zip(*outputs, strict=True))
+            case _:
+                source_vectors, target_vectors = outputs[-1]
+        return source_vectors, target_vectors

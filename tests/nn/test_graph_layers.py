@@ -1,0 +1,66 @@
+"""Gradients of layers with a backward pass of their own; their outputs are tested with the models that use them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lsec_jax.nn.graph_layers import GatLayer
+from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
+
+NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
+SOURCE_IDS = np.array([0, 0, 1, 2, 2, 3, 3, 4, 5, 5])
+TARGET_IDS = np.array([0, 3, 1, 0, 2, 3, 2, 1, 2, 0])  # source 6 and target 4 have no edges
+EXCLUDED = np.array([0, 6])
+
+
+def dense_attention(heads, receivers, senders, adjacency, self_loop):
+    """Masked softmax over a full matrix, for plain automatic differentiation."""
+    receivers, senders = heads.project(receivers), heads.project(senders)
+    own = jnp.einsum("mhd,hd->hm", receivers, heads.receiver_vectors[...])
+    if self_loop:
+        senders = jnp.concatenate([senders, receivers])
+        adjacency = jnp.concatenate([adjacency, jnp.eye(len(receivers))], axis=1)
+    other = jnp.einsum("nhd,hd->hn", senders, heads.sender_vectors[...])
+    weights = jnp.exp(jax.nn.leaky_relu(own[:, :, None] + other[:, None, :], 0.2)) * adjacency[None]
+    total = weights.sum(axis=2, keepdims=True)
+    weights = weights / jnp.where(total > 0, total, 1.0)
+    return jax.nn.elu(jnp.einsum("hmn,nhd->mhd", weights, senders).reshape(len(receivers), -1))
+
+
+@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("self_loop", [False, True])
+@pytest.mark.parametrize("weights_per_direction", [False, True])
+def test_gradients_of_gat_equal_those_of_dense_attention(backend, self_loop, weights_per_direction):
+    whole = bipartite_graph(graphs_tuple(SOURCE_IDS, TARGET_IDS, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    graph = exclude_edges(whole, jnp.asarray(EXCLUDED))
+    kept = np.setdiff1d(np.arange(len(SOURCE_IDS)), EXCLUDED)
+    adjacency = jnp.zeros((NUM_SOURCES, NUM_TARGETS)).at[SOURCE_IDS[kept], TARGET_IDS[kept]].set(1.0)
+    options = {"self_loop": self_loop, "weights_per_direction": weights_per_direction, "backend": backend}
+    graphdef, state = nnx.split(GatLayer(WIDTH, 4, 2, rngs=nnx.Rngs(0), **options))
+    first, second = jax.random.split(jax.random.key(1))
+    inputs = jax.random.normal(first, (NUM_SOURCES, WIDTH)), jax.random.normal(second, (NUM_TARGETS, WIDTH))
+
+    def value(outputs):
+        return sum(jnp.sum(jnp.sin(3 * output)) for output in outputs)
+
+    def sparse(state, inputs):
+        return value(nnx.merge(graphdef, state)(graph, *inputs))
+
+    def dense(state, inputs):
+        layer, (sources, targets) = nnx.merge(graphdef, state), inputs
+        heads = layer.to_source_heads
+        other = heads if layer.to_target_heads is None else layer.to_target_heads
+        return value(
+            (
+                dense_attention(heads, sources, targets, adjacency, self_loop),
+                dense_attention(other, targets, sources, adjacency.T, self_loop),
+            )
+        )
+
+    (found, found_gradients), (wanted, wanted_gradients) = (
+        jax.value_and_grad(function, (0, 1))(state, inputs) for function in (sparse, dense)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found_gradients, wanted_gradients)
