@@ -145,6 +145,32 @@ def rechub_agreement_section(result: Result) -> str:
     )
 
 
+def sweep_section(result: Result) -> str:
+    """All about one sweep."""
+    parts = [
+        f"{result['title']} Base: `{result['config']}`, {_seeds(result)} ({_list(result['seeds'])}); test, the "
+        "checkpoint chosen on validation. Differences are paired by seed, with 95% t-intervals.\n"
+    ]
+    for protocol, values in result["protocols"].items():
+        models = [
+            [name, *(_spread(metrics[key]) for key in values["shown"])] for name, metrics in values["models"].items()
+        ]
+        differences = [
+            [pair, *(_difference(by_metric[key]) for key in values["shown"])]
+            for pair, by_metric in values["differences"].items()
+        ]
+        parts += [
+            f"{protocol}: {values['description']}\n",
+            _table([f"row ({protocol})", *values["shown"]], models),
+            _table([f"difference ({protocol})", *values["shown"]], differences),
+        ]
+    rows = [
+        [name, _spread(values["best_step"], 0), _spread(values["train_seconds"], 0)]
+        for name, values in result["training"].items()
+    ]
+    return "\n".join([*parts, _table(["row", "best step", "training, s"], rows), _circumstances(result)])
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
     "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
@@ -162,6 +188,9 @@ def page(results: Mapping[str, Result]) -> str:
     ]
     for name, (title, section, _) in SECTIONS.items():
         parts += [f"## {title}\n", section(results[name]) if name in results else NOT_MEASURED]
+    for name, result in results.items():
+        if name not in SECTIONS:
+            parts += [f"## Sweep: {name.removeprefix('sweep_')}\n", sweep_section(result)]
     return "\n".join(parts)
 
 
@@ -187,8 +216,9 @@ def fill_markers(text: str, results: Mapping[str, Result]) -> str:
 
 
 def read_results(folder: Path) -> dict[str, Result]:
-    """Returns the results that are there, by name."""
+    """Returns the results that are there, by name, sweeps last."""
     paths = {name: folder / f"{name}.json" for name in SECTIONS}
+    paths |= {path.stem: path for path in sorted(folder.glob("sweep_*.json"))}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 

@@ -29,6 +29,7 @@ from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
 from lsec_jax.nn.attention import AdditiveAttention
+from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import Backend, exclude_edges
@@ -280,12 +281,7 @@ class LsecGnn(nnx.Module):
 
     def init_tables(self, key: Array) -> dict[str, Float[Array, "_ d"]]:
         """Draws the embedding tables of Eq. 4, one per node type."""
-        types = sorted(self.num_nodes)
-        return {
-            node_type: self.config.embedding_std
-            * jax.random.normal(type_key, (self.num_nodes[node_type], self.config.embedding_dim))
-            for node_type, type_key in zip(types, jax.random.split(key, len(types)), strict=True)
-        }
+        return normal_tables(key, self.num_nodes, self.config.embedding_dim, self.config.embedding_std)
 
     def encode(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
         """Propagates over every relation and combines per node type (Eq. 5-7)."""

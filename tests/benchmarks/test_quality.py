@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.quality import gowalla, rechub_agreement, runs, statistics, synthetic, tables
-from lsec_jax.config import ConfigError, differences
+from benchmarks.quality import gowalla, rechub_agreement, runs, statistics, sweep, sweep_rows, synthetic, tables
+from lsec_jax.config import ConfigError, differences, validate
 
 ENVIRONMENT = {
     "lsec_jax": "0.1.0",
@@ -237,3 +237,74 @@ def test_the_committed_results_were_measured_with_the_shipped_configs(name):
         shipped = runs.as_json(runs.load_config(config))
         changed = [line for line in differences(stored, shipped) if "(absent)" not in line]
         assert not changed, f"configs/{config}.py: measure {name} again: {changed}"
+
+
+def test_every_sweep_has_valid_rows_that_differ_from_each_other():
+    base = runs.load_config("lsec_gcn_synthetic", "tiny")
+    before = runs.as_json(base)
+    for name in sweep_rows.SWEEPS:
+        rows = sweep_rows.build(name, base)
+        forms = []
+        for row in rows.values():
+            validate(row)
+            forms.append(runs.as_json(row))
+            same = {key: value for key, value in forms[-1].items() if key not in ("model", "optimizer")}
+            assert same == {key: before[key] for key in same}
+        assert len(rows) > 2 and all(a != b for i, a in enumerate(forms) for b in forms[:i]), name
+    assert runs.as_json(base) == before
+
+
+def test_the_relations_sweep_has_the_papers_five_rows():
+    rows = sweep_rows.build("relations", runs.load_config("lsec_gcn_synthetic"))
+    found = [(row.model.relations, row.model.task_relations) for row in rows.values()]
+    assert found == [
+        (("buy",), ("buy",)),
+        (("buy", "follow"), ("buy",)),
+        (("buy", "sell"), ("buy",)),
+        (("buy", "follow", "sell"), ("buy",)),
+        (("buy", "follow", "sell"), ("buy", "follow")),
+    ]
+
+
+def test_a_sweep_of_another_model_is_refused():
+    with pytest.raises(ConfigError, match="two tasks"):
+        sweep_rows.build("alpha", runs.load_config("gcn_synthetic"))
+
+
+def sweep_result(protocol):
+    spread = statistics.summary([1.0, 2.0])
+    return {
+        "title": "A title.",
+        "config": "configs/x.py",
+        "seeds": [0, 1],
+        "protocols": {"candidates": protocol},
+        "training": {"gcn": {"best_step": spread, "train_seconds": spread}},
+        "environments": [ENVIRONMENT],
+        "command": "python -m x",
+    }
+
+
+def test_a_sweep_pairs_its_rows_by_seed_and_takes_the_floors_from_its_first_row():
+    def outcome(values):
+        return {
+            "rows": [
+                {"model": model, "protocol": "candidates", "candidates": "c", "metrics": {"auc": value}}
+                for model, value in values.items()
+            ]
+        }
+
+    outcomes = {
+        "gcn": [outcome({"gcn": 0.5, "item_knn": 0.3}), outcome({"gcn": 0.6, "item_knn": 0.4})],
+        "lsec-gcn": [outcome({"lsec-gcn": 0.7}), outcome({"lsec-gcn": 0.7})],
+    }
+    result = sweep.collect(outcomes, ("candidates",))["candidates"]
+    assert {name: values["auc"]["values"] for name, values in result["models"].items()} == {
+        "gcn": [0.5, 0.6],
+        "item_knn": [0.3, 0.4],
+        "lsec-gcn": [0.7, 0.7],
+    }
+    page = tables.page({"sweep_x": sweep_result(result)})
+    assert "| lsec-gcn | 0.7000 +- 0.0000 |" in page and "| lsec-gcn - item_knn | +0.3500 [" in page
+    differences = {name: values["auc"]["values"] for name, values in result["differences"].items()}
+    assert list(differences) == ["lsec-gcn - gcn", "lsec-gcn - item_knn"]
+    np.testing.assert_allclose(differences["lsec-gcn - gcn"], [0.2, 0.1])

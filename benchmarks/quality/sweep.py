@@ -1,0 +1,141 @@
+"""One table over several configs and seeds, on any data source.
+
+Example:
+  python -m benchmarks.quality.sweep --sweep=relations --config=configs/lsec_gcn_synthetic.py --seeds=0,1,2,3,4
+
+Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, exclusion; sweep_rows.py says
+what their rows are. A seed is that of the model, and of the world where the data are simulated, so that differences
+between rows are paired. Finished cells are not run again. The result goes to results/sweep_<sweep>_<config>.json.
+"""
+
+import copy
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from benchmarks.quality import runs, statistics, sweep_rows
+from lsec_jax import cli
+from lsec_jax.config import RunConfig, require_choice
+from lsec_jax.training import fit, reports
+from lsec_jax.training.writers import write_json
+
+MAX_METRICS = 4
+
+
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    """Returns a copy with the seed of the run, and of the world where the data source is simulated."""
+    config = copy.deepcopy(config)
+    config.seed = seed
+    if hasattr(config.data, "seed"):
+        config.data.seed = seed
+    return config
+
+
+def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
+    """Trains (or resumes) one cell; returns the test "rows" of its report, "train_seconds" and "best_step"."""
+    fit.run(config, workdir)
+    report = reports.read(workdir)
+    rows = [row for row in report["rows"] if row["split"] == "test"]
+    return {"rows": rows, "train_seconds": report["train_seconds"], "best_step": report["best_step"]}
+
+
+def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...]) -> dict[str, Any]:
+    """Means and spreads over seeds, and differences of each row to the one before it and to item-kNN.
+
+    Args:
+        outcomes: of each row, by seed; the first row's also hold those of the baselines.
+        protocols: evaluated, the one that picks the checkpoint first.
+    """
+    result = {}
+    for protocol in protocols:
+        metrics: dict[str, dict[str, Any]] = {}
+        for name, by_seed in outcomes.items():
+            of_seeds = [[row for row in outcome["rows"] if row["protocol"] == protocol] for outcome in by_seed]
+            for i, model in enumerate(row["model"] for row in of_seeds[0]):
+                values = [rows[i]["metrics"] for rows in of_seeds]
+                assert all(rows[i]["model"] == model for rows in of_seeds)
+                label = name if i == 0 else model
+                metrics.setdefault(label, {key: statistics.summary([v[key] for v in values]) for key in values[0]})
+        first = outcomes[next(iter(outcomes))][0]["rows"]
+        shown = reports.leaderboard_metrics(protocol, next(iter(metrics.values())))[:MAX_METRICS]
+        result[protocol] = {
+            "description": next(row["candidates"] for row in first if row["protocol"] == protocol),
+            "shown": shown,
+            "models": metrics,
+            "differences": {
+                f"{higher} - {lower}": {
+                    key: statistics.paired_difference(metrics[higher][key]["values"], metrics[lower][key]["values"])
+                    for key in shown
+                }
+                for lower, higher in _pairs(list(outcomes), list(metrics))
+            },
+        }
+    return result
+
+
+def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """(lower, higher): neighbours, the same aggregator on one and on all relations, and the best floor."""
+    pairs = list(itertools.pairwise(rows))
+    pairs += [(name, f"lsec-{name}") for name in rows if f"lsec-{name}" in rows]
+    pairs += [("item_knn", rows[-1])] if "item_knn" in labels else []
+    return list(dict.fromkeys(pairs))
+
+
+def main() -> None:
+    """Runs the command."""
+    sweep, seeds = flags.FLAGS.sweep, runs.parse_seeds(flags.FLAGS.seeds)
+    require_choice("--sweep", sweep, tuple(sweep_rows.SWEEPS))
+    base = cli.check_types(flags.FLAGS.config)
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    label = f"{sweep}_{Path(file).stem}{'_' + variant if variant else ''}"
+    output = Path(flags.FLAGS.output or runs.RESULTS / f"sweep_{label}.json")
+    workdir = Path(flags.FLAGS.workdir or f"workdirs/benchmarks/sweep_{label}")
+    runs.check_output(output)
+    rows = sweep_rows.build(sweep, base)
+    for name in list(rows)[1:]:  # the floors are the same for all
+        rows[name].evaluation.baselines = ()
+    outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+    for seed in seeds:
+        for i, (name, row) in enumerate(rows.items()):
+            config, cell = with_seed(row, seed), workdir / f"{i}_seed{seed}"
+            work = functools.partial(measure, config, cell)
+            outcomes[name].append(runs.finished_or(cell.with_suffix(".json"), runs.as_json(config), work))
+            logging.info("seed %d, %s: %s", seed, name, outcomes[name][-1]["rows"][0]["metrics"])
+    every = [outcome for of in outcomes.values() for outcome in of]
+    write_json(
+        output,
+        {
+            "benchmark": "sweep",
+            "sweep": sweep,
+            "title": (sweep_rows.SWEEPS[sweep].__doc__ or "").strip(),
+            "config": f"{file}:{variant}" if variant else file,
+            "seeds": seeds,
+            "protocols": collect(outcomes, base.evaluation.protocols),
+            "training": {
+                name: {key: statistics.summary([o[key] for o in of]) for key in ("best_step", "train_seconds")}
+                for name, of in outcomes.items()
+            },
+            "rows": {name: runs.as_json(row) for name, row in rows.items()},
+            "environments": runs.distinct([outcome["environment"] for outcome in every]),
+            "command": runs.command(),
+        },
+    )
+    logging.info("wrote %s", output)
+
+
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_string("sweep", None, f"One of: {', '.join(sweep_rows.SWEEPS)}.", required=True)
+    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GCN with two tasks.")
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
+    flags.DEFINE_string("output", None, "JSON file to write.")
+    flags.DEFINE_string("workdir", None, "Where the runs are; reused.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)
