@@ -15,7 +15,8 @@ def get_config(variant: str = "") -> RunConfig:
     if variant == "tiny":
         config.data = synthetic.tiny()
         config.model.embedding_dim, config.model.layer_dims, config.model.predictor_hidden = 16, (16, 16), 16
-        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 100, 128, 50
+        config.optimizer.learning_rate = 1e-2
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 200, 128, 50
         config.evaluation.num_candidates = 100
     elif variant:
         raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")

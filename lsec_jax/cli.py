@@ -35,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
             if "config" in flags.FLAGS:
                 _check_config_arguments(flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False))
             return flags.FLAGS(list(argv))
+        except SystemExit:  # --help, which absl counts as a failure
+            sys.exit(0)
         except (ConfigError, flags.Error) as error:
             _fail(str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # ml_collections on a strange override
@@ -71,7 +73,10 @@ def _quiet_logging() -> None:
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname or record.levelno >= python_logging.WARNING
+    if "orbax" not in record.pathname:
+        return True
+    # Orbax clears away what a killed process left of a checkpoint, and warns of it.
+    return record.levelno >= python_logging.WARNING and "temporary directory" not in record.getMessage()
 
 
 def _fail(message: str) -> NoReturn:

@@ -233,6 +233,10 @@ def differences(stored: Any, current: Any, key: str = "config") -> list[str]:
         for name in sorted({*stored, *current}):
             lines += differences(stored.get(name, "(absent)"), current.get(name, "(absent)"), f"{key}.{name}")
         return lines
+    if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):
+        if any(isinstance(value, dict) for value in (*stored, *current)):
+            pairs = zip(stored, current, strict=True)
+            return [line for i, pair in enumerate(pairs) for line in differences(*pair, f"{key}[{i}]")]
     return [] if stored == current else [f"{key}: {json.dumps(stored)} -> {json.dumps(current)}"]
 
 

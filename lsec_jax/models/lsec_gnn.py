@@ -140,6 +140,7 @@ class Config:
         if not self.tasks or len({task.relation for task in self.tasks}) != len(self.tasks):
             raise ConfigError("config.model.tasks must hold at least one task, and at most one per relation")
         widths = (self.embedding_dim, *self.layer_dims)
+        require_at_least("config.model.embedding_dim", self.embedding_dim, 1)
         if not self.layer_dims or min(widths) < 1:
             raise ConfigError(f"config.model.layer_dims = {self.layer_dims} must hold at least one width >= 1")
         if self.aggregator == "gat" and self.layer_combination == "mean":

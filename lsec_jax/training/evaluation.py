@@ -121,6 +121,25 @@ class Evaluator:
             per_user=per_user,
         )
 
+    def check(self, split: str, protocol: str) -> None:
+        """Refuses a split and protocol under which nobody can be ranked, before any scoring.
+
+        Raises:
+            DataError: with the remedy.
+        """
+        code = _split_code(split)
+        if protocol == "candidates":
+            labels = self._candidates(code).labels
+            rankable = labels.any(axis=1) & ~labels.all(axis=1)
+        else:
+            rankable = np.diff(self._pairs(code)[0]) > 0
+        if not rankable.any():
+            raise schema.DataError(
+                f"relation '{self._relation.name}', split '{split}', protocol '{protocol}': no "
+                f"{self._relation.source} has both a positive and something to rank it against; give more data, hold "
+                "other edges out (config.split), or leave the protocol out of config.evaluation.protocols"
+            )
+
     def candidate_lists(self, split: str) -> schema.Candidates:
         """The lists that `candidates` ranks: published ones if the data set has them, else generated ones."""
         return self._candidates(_split_code(split))

@@ -24,6 +24,8 @@ def run(config: RunConfig, workdir: Path) -> str:
     """
     check_workdir(workdir, config)
     prepared = prepare(config)
+    for text in config.model.warnings(prepared.inputs, config.training.batch_size):
+        logging.warning(text)
     claim_workdir(workdir, prepared)
     state, progress = _train(prepared, workdir)
     logging.info("evaluating the checkpoint of step %d and the baselines", int(state.step))

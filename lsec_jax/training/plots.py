@@ -34,15 +34,23 @@ def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
     left.set(xlabel="step", ylabel="loss", title="Training loss")
     if names:
         left.legend()
-    validation = [line for line in lines if line["kind"] == "validation"]
-    if validation:
-        minutes = [line["train_seconds"] / 60 for line in validation]
-        measured = validation[0].keys() - {"step", "kind", "train_seconds"}
-        for name in leaderboard_metrics(protocol, measured):
-            right.plot(minutes, [line[name] for line in validation], label=name, marker=".")
-        right.legend()
-    right.set(xlabel="training time, minutes", ylabel="metric", title=f"Validation, {protocol}")
+    kind, measured = _measured(lines)
+    if not measured:
+        right.set_visible(False)
+        return figure
+    unit, scale = ("minutes", 60) if measured[-1]["train_seconds"] > 120 else ("seconds", 1)
+    times = [line["train_seconds"] / scale for line in measured]
+    for name in leaderboard_metrics(protocol, measured[0].keys() - {"step", "kind", "train_seconds"}):
+        right.plot(times, [line[name] for line in measured], label=name, marker=".")
+    right.set(xlabel=f"training time, {unit}", ylabel="metric", title=f"{kind.capitalize()}, {protocol}")
+    right.legend()
     return figure
+
+
+def _measured(lines: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The validation's lines, or those of a tracked test split where there is no validation."""
+    of_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in ("validation", "test")}
+    return next(((kind, found) for kind, found in of_kind.items() if found), ("validation", []))
 
 
 def _leaderboard(rows: list[dict[str, Any]], protocol: str) -> Figure:

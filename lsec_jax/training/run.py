@@ -108,15 +108,13 @@ def prepare(config: RunConfig) -> Run:
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     inputs = model_config.inputs(data)
-    for text in model_config.warnings(inputs, config.training.batch_size):
-        logging.warning(text)
     for text, count in sorted(data.counts.items()):
         if count:
             logging.info("data: %s: %d", text, count)
     run = Run(config, data, model, inputs, evaluator)
-    if "candidates" in config.evaluation.protocols:
-        for split in run.held_out():
-            evaluator.candidate_lists(split)  # kept for later; a list that cannot be made is refused now
+    for split in run.held_out():
+        for protocol in config.evaluation.protocols:
+            evaluator.check(split, protocol)  # makes the candidate lists, which are kept for later
     if config.training.patience and not run.has_edges("validation"):
         raise ConfigError(
             f"config.training.patience = {config.training.patience}, but '{run.task}' has no validation edges to stop "
@@ -172,7 +170,10 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     if (workdir / "config.json").exists():
         check_fingerprint(workdir, run.data)
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be created ({error.strerror}); choose another place") from None
     write_json(workdir / "data.json", describe_data(run.data))
     write_json(workdir / "config.json", config_lib.to_dict(run.config))
 
@@ -180,15 +181,15 @@ def claim_workdir(workdir: Path, run: Run) -> None:
 def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
     """Raises DataError unless the data is what the workdir's run was trained on."""
     stored = _read_json(workdir / "data.json")
-    if stored is None:
-        raise DataError(f"{workdir}/data.json is missing; this is not a complete workdir")
+    if not isinstance(stored, dict) or "fingerprint" not in stored:
+        raise DataError(f"{workdir}/data.json is missing or damaged; restore the file, or train into another --workdir")
     current = describe_data(data)
     if stored["fingerprint"] != current["fingerprint"]:
         lines = config_lib.differences(stored, current, "data")
         raise DataError(
             f"the data differs from what {workdir} was trained on (stored -> now):\n  "
             + "\n  ".join(lines)
-            + "\nPoint --data at the original data, or train again."
+            + "\nGive the original data (evaluate and recommend: --data), or train into another --workdir."
         )
 
 

@@ -37,6 +37,8 @@ def read_users(path: Path) -> np.ndarray:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"--users={path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"--users={path}: cannot be read ({error.strerror}); give a text file, one id a line") from None
     except UnicodeDecodeError as error:
         raise DataError(f"--users={path}: not a text file ({error.reason} at byte {error.start})") from None
     if "\0" in text:

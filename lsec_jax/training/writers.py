@@ -104,7 +104,7 @@ def _drop_later_lines(path: Path, last_step: int) -> None:
         try:
             if json.loads(line)["step"] <= last_step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line cut by a kill: its step is trained again
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(line + "\n" for line in kept))

@@ -106,6 +106,17 @@ def test_the_description_tells_n_and_seed(data):
     assert row.metrics["recall@10"] == 0
 
 
+def test_a_split_in_which_nobody_can_be_ranked_is_refused_with_the_remedy(data):
+    evaluator = evaluation.Evaluator(data, "buy", CONFIG)
+    for protocol in PROTOCOLS:
+        evaluator.check("test", protocol)
+    users = np.arange(2, dtype=np.int32)
+    lists = schema.Candidates(users, np.zeros((2, 3), np.int32), np.ones((2, 3), bool), "all positive")
+    evaluator = evaluation.Evaluator(data.replace(candidates={("buy", schema.TEST): lists}), "buy", CONFIG)
+    with pytest.raises(DataError, match=r"'test', protocol 'candidates': no user has both .* config\.split"):
+        evaluator.check("test", "candidates")
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_subset_of_users_gives_those_users_values(data, protocol):
     evaluator = evaluation.Evaluator(data, "buy", CONFIG)
@@ -174,6 +185,13 @@ def shown_by_tensorboard(folder):
                 scalars = [scalar for scalar in scalars if scalar[0] < event.step]
             scalars += [(event.step, value.simple_value) for value in event.summary.value]
     return scalars
+
+
+def test_lines_of_metrics_that_are_no_records_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnull\n{"kind": "train"}\n{"step": 2}\n{"st')
+    with writers.MetricWriter(tmp_path, 1, 4):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
 @pytest.mark.parametrize("resumed_from", [0, 2])

@@ -138,6 +138,21 @@ def test_a_workdir_whose_data_changed_is_refused(finished, monkeypatch):
         fit.run(runs.tiny_config(log_every=1), finished)
 
 
+@pytest.mark.parametrize("content", [None, "{}", "[]"])
+def test_a_workdir_whose_record_of_the_data_is_gone_is_refused_with_the_remedy(finished, content):
+    (finished / "data.json").unlink()
+    if content is not None:
+        (finished / "data.json").write_text(content)
+    with pytest.raises(DataError, match=r"data\.json is missing or damaged; restore the file"):
+        fit.run(runs.tiny_config(log_every=1), finished)
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--workdir=.*cannot be created .*choose another place"):
+        fit.run(runs.tiny_config(), tmp_path / "file" / "run")
+
+
 @pytest.mark.parametrize("damage", ["state", "progress", "metrics", "truncate"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_takes_over(finished, damage):
     newest = finished / "checkpoints" / "8"

@@ -179,11 +179,14 @@ def test_exported_vectors_give_the_models_scores(ready, tmp_path, monkeypatch):
         (b"u1\n   \n", "row 2: empty line"),
         (b"PAR1\x15\x04\xff\xfe", "not a text file"),
         (b"u1\0u2\n", "not a text file"),
+        ("a folder", "cannot be read"),
     ],
 )
 def test_an_unusable_user_file_is_named(tmp_path, content, message):
     path = tmp_path / "users.txt"
-    if content is not None:
+    if content == "a folder":
+        path.mkdir()
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         serving.read_users(path)
