@@ -113,7 +113,7 @@ def test_a_split_in_which_nobody_can_be_ranked_is_refused_with_the_remedy(data):
     users = np.arange(2, dtype=np.int32)
     lists = schema.Candidates(users, np.zeros((2, 3), np.int32), np.ones((2, 3), bool), "all positive")
     evaluator = evaluation.Evaluator(data.replace(candidates={("buy", schema.TEST): lists}), "buy", CONFIG)
-    with pytest.raises(schema.DataError, match=r"'test', protocol 'candidates': no user has both .* config\.split"):
+    with pytest.raises(schema.DataError, match=r"'test', protocol 'candidates': no user has both .*\(config\.split\)"):
         evaluator.check("test", "candidates")
 
 
