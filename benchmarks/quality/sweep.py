@@ -44,7 +44,7 @@ def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
 
 def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...]) -> dict[str, Any]:
-    """Means and spreads over seeds, and differences of each row to the one before it and to item-kNN.
+    """Means and spreads over seeds, and differences of the rows (`_pairs`).
 
     Args:
         outcomes: of each row, by seed; the first row's also hold those of the baselines.
@@ -78,11 +78,19 @@ def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...
 
 
 def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
-    """(lower, higher): neighbours, the same aggregator on one and on all relations, and the best floor."""
-    pairs = list(itertools.pairwise(rows))
-    pairs += [(name, f"lsec-{name}") for name in rows if f"lsec-{name}" in rows]
-    pairs += [("item_knn", rows[-1])] if "item_knn" in labels else []
-    return list(dict.fromkeys(pairs))
+    """(lower, higher), if all is well: neighbours; among models each aggregator below and above what it should be."""
+    on_all = [name for name in rows if name.startswith("lsec-")]
+    if not on_all:
+        return list(itertools.pairwise(rows))
+    pairs = []
+    for name in on_all:
+        one_relation = name.removeprefix("lsec-")
+        floors = [floor for floor in labels if floor.startswith("ncf-")]
+        pairs += [(floor, one_relation) for floor in floors] + [(one_relation, name)]
+        pairs += [
+            (lower, higher) for lower, higher in (("item_knn", name), (name, "oracle")) if {lower, higher} <= {*labels}
+        ]
+    return pairs
 
 
 def main() -> None:
