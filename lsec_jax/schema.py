@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,10 +11,16 @@ import numpy as np
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+NAME_RULE = "names are letters, digits, _ and -, and begin with no -, as files are named after them; rename it"
 
 
 class DataError(ValueError):
     """Input data that cannot be used; the message names the place (file, row, column or key) and the remedy."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a node type or relation may have this name: one that cannot leave the folder it names a file in."""
+    return re.fullmatch(r"\w[\w-]*", text) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +167,12 @@ class LiveCommerceData:
 
     def validate(self) -> None:
         """Checks all tables; raises one DataError that lists every problem found."""
-        problems: list[str] = []
+        problems = [
+            f"{kind} {name!r}: {NAME_RULE}"
+            for kind, names in (("node type", self.nodes), ("relation", self.relations))
+            for name in names
+            if not is_name(name)
+        ]
         for table in self.nodes.values():
             if _has_duplicates(table.ids):
                 problems.append(f"node table '{table.name}': ids are not unique")

@@ -48,6 +48,22 @@ def test_validation_reports_all_problems_at_once():
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["../../user", "/user", "a/b", "", "-user", "us er", "user\n", ".."])
+def test_names_that_could_lead_out_of_a_folder_are_refused(name):
+    data = world()
+    with pytest.raises(DataError) as error:
+        data.replace(nodes={**data.nodes, name: NodeTable(name, np.arange(3))}).validate()
+    assert f"node type {name!r}: names are letters, digits, _ and -" in str(error.value)
+    with pytest.raises(DataError, match=r"relation .*: names are letters, digits, _ and -.*; rename it"):
+        data.replace(relations={**data.relations, name: data.relations["buy"]}).validate()
+
+
+@pytest.mark.parametrize("name", ["user", "live_room-2", "2nd", "Käufer", "用户"])
+def test_words_of_any_script_are_names(name):
+    data = world()
+    data.replace(nodes={**data.nodes, name: NodeTable(name, np.arange(12))}).validate()
+
+
 def test_ids_are_found_as_numbers_and_as_their_text():
     numbers, texts = NodeTable("item", np.array([30, 10])), NodeTable("user", np.array(["b", "7"]))
     np.testing.assert_array_equal(numbers.index_of(np.array([10, 11, 30])), [1, -1, 0])

@@ -17,6 +17,10 @@ _BAD_TEXTS = (
         r"\A(?i:nan|-?[0-9]+\.0+)\z",
         "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)",
     ),
+    (
+        r"\A(?:(?i:null)|None|NA|<NA>)\z",
+        "id {} is how other tools write a missing value; drop the row, or, if it is an id, rename it",
+    ),
     (r"\A-[0-9]+\z", _NEGATIVE),
 )
 

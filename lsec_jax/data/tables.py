@@ -1,18 +1,13 @@
 """Reading columns of CSV, TSV and Parquet files, with errors that name file, line, column and remedy.
 
-Text is read as text and converted here, column by column, so that every refused value has a place. Rules: a text file
-must end in a newline (else its last line may be cut); spaces around a value do not count; blank lines are refused; a
-column of ids is a column of integers when every value is a plain decimal integer ("7", not "007"), else of strings.
+Text is read as text and converted here, column by column, so that every refused value has a place. Rules: spaces
+around a value do not count; blank lines are refused; a column of ids is a column of integers when every value is a
+plain decimal integer ("7", not "007"), else of strings. `files` has the rules for whole files.
 """
 
-import csv
 import dataclasses
-import difflib
-import gzip
 import io
-import os
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -23,62 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from lsec_jax.data import files
 from lsec_jax.data.ids import IdColumn, refused_ids
 from lsec_jax.schema import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
-NEWLINE = b"\n"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-
-
-def expand_path(path: str | os.PathLike) -> Path:
-    """Expands `~` and `${VARIABLE}`; raises DataError where a variable is not set or the path is empty."""
-    expanded = os.path.expandvars(os.path.expanduser(os.fspath(path)))
-    if not expanded:
-        raise DataError("no data path was given; pass --config.data.path=DIR")
-    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
-        raise DataError(
-            f"path '{path}': the environment variable {unset[1]} is not set; "
-            f"set it (export {unset[1]}=DIR), or pass --config.data.path=DIR"
-        )
-    return Path(expanded)
-
-
-def find_file(path: Path) -> Path:
-    """Returns `path`, or its .gz neighbour (or the plain file of a .gz path); raises DataError where neither exists."""
-    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    for candidate in (path, other):
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name a file in it")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: missing file; there is no directory {path.parent}; check the path")
-    there = sorted(entry.name for entry in path.parent.iterdir())
-    listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
-    raise DataError(f"{path}: missing file{_suggestion(path.name, there)}; the directory has: {listed or 'nothing'}")
-
-
-def read_text(path: Path) -> bytes:
-    """Reads a whole text file, unpacking .gz; raises DataError where it is missing, empty or cut."""
-    path = find_file(path)
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz" and data:
-            data = gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    if not data.strip():
-        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
-    if not data.endswith(b"\n"):
-        last = _quote(data[data.rfind(b"\n") + 1 :])
-        raise DataError(
-            f"{path}, line {data.count(NEWLINE) + 1}: the file does not end in a newline, so its last line may be cut "
-            f"({last}); copy it again, or, if it is complete, accept it by appending a newline (echo >> {path.name})"
-        )
-    return data
+DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
+# A time of day and then a zone; the date's own "-01" is none.
+ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +95,11 @@ class Table:
             self.fail(int(bad[0]), column, f"{values[bad[0]]} is out of range 0..{upper - 1}{upper_reason}")
         return values
 
-    def numbers(self, column: str | int) -> np.ndarray:
-        """Returns finite numbers, [rows] float64; raises DataError."""
-        values = self._cast(column, pa.float64(), "a number")
+    def numbers(self, column: str | int, expected: str = "a number") -> np.ndarray:
+        """Returns finite numbers, [rows] float64; raises DataError, which says what was `expected`."""
+        if pa.types.is_boolean(self.columns[column].type):
+            self.fail(0, column, f"type bool where {expected} is expected; store numbers, or name another column")
+        values = self._cast(column, pa.float64(), expected)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             self.fail(int(bad[0]), column, f"value {values[bad[0]]}; expected a finite number; correct or drop the row")
@@ -184,10 +134,11 @@ class Table:
             stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
         elif pa.types.is_large_string(array.type) and re.match(r"\s*\d{4}-\d", array[0].as_py() or ""):
             text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
-            stamps = self._checked(column, text, _parse_dates, "a date such as 2021-05-01 or 2021-05-01T20:15:00")
+            stamps = self._checked(column, text, _parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
         else:
             dates = False
-        values = stamps.cast(pa.int64()).to_numpy() / 1e6 if dates else self.numbers(column)
+        expected = f"a number, and dates must all be ISO 8601 {DATE_EXAMPLES}"
+        values = stamps.cast(pa.int64()).to_numpy() / 1e6 if dates else self.numbers(column, expected)
         bad = np.flatnonzero(values < 0)
         if len(bad):
             self.fail(int(bad[0]), column, f"negative time {self.columns[column][bad[0]]}; times must be >= 0")
@@ -236,7 +187,7 @@ def read_table(
     Raises:
         DataError: missing, empty, cut or malformed file, or a column that it does not have.
     """
-    path = find_file(path)
+    path = files.find_file(path)
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if file_format not in ("", "text", "parquet"):
         raise DataError(f"{path}: unknown format '{file_format}'; valid: text, parquet, '' (from the extension)")
@@ -248,21 +199,25 @@ def read_table(
     return _read_delimited(path, columns, delimiter or DELIMITERS[suffix], list(column_names))
 
 
-def header_of(path: Path, delimiter: str = "\t") -> list[str]:
-    """Returns the names in a text file's first line."""
-    return _split_line(read_text(path), delimiter)
-
-
 def _read_delimited(path: Path, columns: Sequence[str | int], delimiter: str, names: list[str]) -> Table:
-    data = read_text(path)
+    data = files.read_text(path)
     skip = 0 if names else 1
-    width = _split_line(data, delimiter)
-    if names and len(names) != len(width):
-        raise DataError(f"{path}, line 1: {len(width)} fields, but column_names has {len(names)}: {', '.join(names)}")
-    names = names or width
+    first = files.split_first_line(path, data, delimiter)
+    hint = _delimiter_hint(first, delimiter)
+    if names and len(names) != len(first):
+        listed = ", ".join(names)
+        raise DataError(f"{path}, line 1: {len(first)} fields, but column_names has {len(names)}: {listed}{hint}")
+    if names == first:
+        raise DataError(
+            f"{path}, line 1: the first line is column_names ({', '.join(names)}), so the file has a header; leave "
+            "column_names out"
+        )
+    if skip and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in first):
+        hint += "; if the first line is data and not a header, set column_names"
+    names = names or first
     if skip and data.count(b"\n") == 1:
         raise DataError(f"{path}: empty table: a header ({', '.join(names)}) and no rows; write it again or remove it")
-    positions = [_position(path, names, column, headless=not skip) for column in columns]
+    positions = [_position(path, names, column, hint) for column in columns]
     fields = [f"f{i}" for i in range(len(names))]
     wanted = [fields[position] for position in dict.fromkeys(positions)]
     options = dict(
@@ -293,7 +248,7 @@ def _explain_malformed(path: Path, data: bytes, delimiter: str, width: int, skip
     def stop(row: pa.csv.InvalidRow) -> str:
         number = row.number if row.number is not None else "?"
         found.append(
-            f"line {number}: malformed row: {row.actual_columns} fields, expected {width} ({_quote(row.text)})"
+            f"line {number}: malformed row: {row.actual_columns} fields, expected {width} ({files.quote(row.text)})"
         )
         return "error"
 
@@ -345,7 +300,7 @@ def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
     return Table(path, arrays, 1, "row")
 
 
-def _position(path: Path, names: Sequence[str], column: str | int, headless: bool = False) -> int:
+def _position(path: Path, names: Sequence[str], column: str | int, hint: str = "") -> int:
     if isinstance(column, int):
         if column >= len(names):
             raise DataError(f"{path}: no column {column + 1}; it has {len(names)}: {', '.join(names)}")
@@ -354,25 +309,21 @@ def _position(path: Path, names: Sequence[str], column: str | int, headless: boo
         raise DataError(f"{path}: column '{column}' occurs twice in the header ({', '.join(names)}); rename one")
     if column in names:
         return list(names).index(column)
-    hint = _suggestion(column, names)
-    if not headless and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-        hint += "; if the first line is data and not a header, set column_names"
+    hint = files.suggestion(column, names) + hint
     raise DataError(f"{path}: no column '{column}'{hint}; it has: {', '.join(names)}")
 
 
-def _suggestion(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _split_line(data: bytes, delimiter: str) -> list[str]:
-    line = data[: data.index(b"\n")].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r").decode(errors="replace")
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [""])] if line else [""]
-
-
-def _quote(text: str | bytes) -> str:
-    text = text.decode(errors="replace") if isinstance(text, bytes) else text
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _delimiter_hint(first: Sequence[str], delimiter: str) -> str:
+    """Returns the remedy for a first line of one field that holds another usual delimiter, else ""."""
+    found = [mark for mark in ";\t|," if mark in first[0] and mark != delimiter]
+    if len(first) > 1 or not found:
+        return ""
+    on_command_line = "$'\\t'" if found[0] == "\t" else f"'{found[0]}'"
+    return (
+        f"; if {found[0]!r} separates the columns and not {delimiter!r}, write the file with {delimiter!r}, or, in the "
+        "source interactions, set the relation's key delimiter (for the first one: "
+        f"--config.data.relations[0].delimiter={on_command_line})"
+    )
 
 
 def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> pa.Array:
@@ -400,7 +351,10 @@ def _plain_integers(array: pa.Array) -> np.ndarray | None:
 
 
 def _parse_dates(array: pa.Array) -> pa.Array:
+    """Reads ISO 8601; dates without a zone count as UTC, also among dates with one."""
     try:
-        return array.cast(pa.timestamp("us"))
+        return array.cast(pa.timestamp("us"))  # no date has a zone
     except pa.ArrowInvalid:
-        return array.cast(pa.timestamp("us", "UTC"))
+        is_zoned, nothing = pc.match_substring_regex(array, ZONED), pa.scalar(None, pa.large_string())
+        zoned = pc.if_else(is_zoned, array, nothing).cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
+        return pc.coalesce(zoned, pc.if_else(is_zoned, nothing, array).cast(pa.timestamp("us")))

@@ -165,6 +165,13 @@ def test_a_bad_config_is_refused_with_the_key(folder):
     cases = [
         ((), r"data.relations is empty; give a RelationSpec"),
         ((buy_spec(source_column=""),), r"data.relations\[0\].source_column is empty; give it"),
+        ((buy_spec(name="../buy"),), r"data.relations\[0\].name = '../buy': names are letters, digits.*rename it"),
+        ((buy_spec(), sell_spec(source="/tmp/x")), r"data.relations\[1\].source = '/tmp/x': names are letters"),
+        ((buy_spec(target="-rf"),), r"data.relations\[0\].target = '-rf': names are letters"),
+        (
+            (buy_spec(target_column="user"),),
+            r"data.relations\[0\].target_column = 'user' is source_column too; name the column of the item ids",
+        ),
         ((buy_spec(), buy_spec()), r"the name 'buy' is used twice"),
         (
             (buy_spec(column_names=("a", "item")),),

@@ -65,6 +65,12 @@ def test_packed_files_are_found(folder):
     assert load(folder).fingerprint() == plain.fingerprint()
 
 
+def test_a_byte_order_mark_does_not_count(folder):
+    plain = load(folder).fingerprint()
+    (folder / "train.txt").write_text(TRAIN_TEXT, encoding="utf-8-sig")
+    assert load(folder).fingerprint() == plain
+
+
 def test_list_files_name_the_external_ids_and_all_nodes(folder):
     names = "".join(f"item{number} {number}\n" for number in reversed(range(11)))
     (folder / "item_list.txt").write_text("org_id remap_id\n" + names)
@@ -107,6 +113,8 @@ BAD_FILES = {
     "huge": ("0 5\n1 99999999999999999999\n", r"line 2, token 2: '99999999999999999999' is too large for an id"),
     "large": ("0 5\n1 2 999999999\n", r"line 2, token 3: '999999999' is too large for an id; renumber"),
     "cut": ("0 5\n1 2", r"train.txt, line 2: .*last line may be cut \('1 2'\).*appending a newline"),
+    "old Mac line ends": ("0 5\r1 2\n", r"train.txt, line 1: a carriage return without a line feed"),
+    "Parquet": ("PAR1\x15\x04\x00", r"train.txt: this is a Parquet file, not text"),
     "empty": ("", r"train.txt: empty file"),
     "no items": ("0\n1\n", r"train.txt: no line has an item"),
 }
@@ -142,7 +150,15 @@ def test_list_files_that_do_not_fit_are_refused(folder):
     with pytest.raises(DataError, match=r"train.txt, line 1, token 2: 5 is not in item_list.txt, which ends at 3; add"):
         load(folder)
     (folder / "item_list.txt").write_text("org_id remap_id\na 0\nb 2\n")
-    with pytest.raises(DataError, match=r"item_list.txt: remap_id must hold every number of 0..1 once"):
+    with pytest.raises(
+        DataError, match=r"item_list.txt, line 3, column 'remap_id': 2 is out of range 0..1; remap_id must"
+    ):
+        load(folder)
+    (folder / "item_list.txt").write_text("org_id remap_id\na 0\nb 1\nc 2\nd 1\n")
+    with pytest.raises(
+        DataError,
+        match=r"line 5, column 'remap_id': 1 occurs twice; remap_id must hold every number of 0..3 once; correct",
+    ):
         load(folder)
     (folder / "item_list.txt").write_text("org_id remap_id\na 0\na 1\n")
     with pytest.raises(DataError, match=r"item_list.txt, line 3, column 'org_id': id a occurs twice"):

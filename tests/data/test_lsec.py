@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import json
 import shutil
 
@@ -177,7 +178,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path):
     dashed = dataclasses.replace(world.relations["show"], name="is-shown")
     quoted = NodeTable("user", np.array([f"u{i}" for i in range(29)] + ['a "b"']))
     cases = [
-        (world.replace(candidates={}), "needs candidates of both VALIDATION and TEST"),
+        (world.replace(candidates={}), r"candidates of both VALIDATION and TEST .*candidates.generate_candidates"),
         (world.replace(relations={**world.relations, "show": unsplit}), "'show' has no training edges.*assign_splits"),
         (
             world.replace(relations={**world.relations, "is-shown": dashed}),
@@ -194,6 +195,15 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path):
         assert not (tmp_path / "x").exists()
     with pytest.raises(DataError, match="relation 'sold' is not in data set 'world'"):
         lsec.write(world, tmp_path / "x", tasks={"sold": 1.0})
+    for tasks, message in (
+        ({}, "tasks is empty; give the weight of at least one of buy, watch, or None"),
+        ({"show": 1.0}, "tasks: relation 'show' has no candidates; leave it out, or .*generate_candidates"),
+        ({"buy": -1.0}, r"tasks\['buy'\] = -1.0; give a finite weight >= 0"),
+        ({"buy": 1.0, "watch": float("nan")}, r"tasks\['watch'\] = nan; give a finite weight >= 0"),
+    ):
+        with pytest.raises(DataError, match=message):
+            lsec.write(world, tmp_path / "x", tasks=tasks)
+        assert not (tmp_path / "x").exists()
     lsec.write(world, tmp_path / "x")
     with pytest.raises(DataError, match="holds a data set already; choose another directory"):
         lsec.write(world, tmp_path / "x")
@@ -236,6 +246,13 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 
 BUY, VAL = "train/user-item-buy.tsv", "val/user-item-buy.tsv"
+
+
+def edges(entry: str) -> str:
+    """metadata.json with one edge entry."""
+    return '{"graph": {"node": [{"filename": "user.tsv"}], "edge": [' + entry + "]}}"
+
+
 BAD_FILES = {
     "id out of range": (
         BUY,
@@ -266,6 +283,13 @@ BAD_FILES = {
         r"no key 'graph.edge'; expected keys: graph",
     ),
     "no node files": ("metadata.json", '{"graph": {"node": []}}', r"'graph.node' must be a list with at least one"),
+    "edge without a file": ("metadata.json", edges('"a"'), r"graph.edge\[0\] has no 'filename'"),
+    "weighted in words": (
+        "metadata.json",
+        edges('{"filename": "user-item-buy.tsv", "weighted": "no"}'),
+        r"graph.edge\[0\].weighted is \"no\"; write true or false, without quotes",
+    ),
+    "old Mac line ends": (BUY, b"user\titem\r0\t1\r\n", r"line 1: a carriage return without a line feed"),
     "no file name": ("metadata.json", '{"graph": {"node": [{}]}}', r"graph.node\[0\] has no 'filename'"),
 }
 
@@ -273,7 +297,7 @@ BAD_FILES = {
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_input_is_refused_with_its_place_and_a_remedy(folder, case):
     name, text, message = BAD_FILES[case]
-    (folder / name).write_text(text)
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=name + ".*" + message):
         load(folder)
 
@@ -283,6 +307,19 @@ def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(DataError, match=f"{name}: missing file.*the directory has"):
         load(folder)
+
+
+def test_metadata_with_a_byte_order_mark_is_read(folder):
+    plain = load(folder).fingerprint()
+    (folder / "metadata.json").write_text(json.dumps(METADATA), encoding="utf-8-sig")
+    assert load(folder).fingerprint() == plain
+
+
+def test_packed_metadata_is_read(folder):
+    plain = load(folder).fingerprint()
+    (folder / "metadata.json.gz").write_bytes(gzip.compress((folder / "metadata.json").read_bytes()))
+    (folder / "metadata.json").unlink()
+    assert load(folder).fingerprint() == plain
 
 
 def test_a_data_set_without_any_candidates_is_refused(folder):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lsec_jax.data import ids, tables
-from lsec_jax.schema import SPLITS, DataError, LiveCommerceData, Relation
+from lsec_jax.data.files import expand_path
+from lsec_jax.schema import NAME_RULE, SPLITS, DataError, LiveCommerceData, Relation, is_name
 
 
 @dataclasses.dataclass
@@ -19,8 +20,8 @@ class RelationSpec:
     """Where one relation's interactions are.
 
     Attributes:
-        name: of the relation, e.g. "buy".
-        source, target: node types at its two ends, e.g. "user", "item".
+        name: of the relation, e.g. "buy"; letters, digits, _ and -.
+        source, target: node types at its two ends, e.g. "user", "item"; likewise.
         path: its file (all interactions, or the training ones), inside `Config.path`, or absolute.
         source_column, target_column: columns with the external ids.
         time_column: column with times >= 0 (numbers) or dates (ISO 8601, read as seconds since 1970 UTC), or None.
@@ -46,10 +47,18 @@ class RelationSpec:
     format: str = ""
 
     def check(self, place: str) -> None:
-        """Raises DataError: a field that must be given is empty, column_names lacks a column, or a bad delimiter."""
+        """Raises DataError for the first field that is missing or cannot be used, with its key and the remedy."""
         for field in ("name", "source", "target", "path", "source_column", "target_column"):
             if not getattr(self, field):
                 raise DataError(f"config key {place}.{field} is empty; give it, e.g. --config.{place}.{field}=...")
+        for field in ("name", "source", "target"):
+            if not is_name(getattr(self, field)):
+                raise DataError(f"config key {place}.{field} = {getattr(self, field)!r}: {NAME_RULE}")
+        if self.source_column == self.target_column:
+            raise DataError(
+                f"config key {place}.target_column = '{self.target_column}' is source_column too; name the column of "
+                f"the {self.target} ids"
+            )
         for field in ("source_column", "target_column", "time_column", "weight_column"):
             column = getattr(self, field)
             if self.column_names and column and column not in self.column_names:
@@ -78,7 +87,7 @@ class Config:
 
     def load(self) -> LiveCommerceData:
         """Reads all relations; raises DataError naming file, line and column, or the config key."""
-        root = tables.expand_path(self.path)
+        root = expand_path(self.path)
         _check_specs(self.relations)
         rows = [_read_relation(root, spec) for spec in self.relations]
         _check_one_time_unit(self.relations, rows)
@@ -128,7 +137,7 @@ def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
         if not path:
             continue
         table = tables.read_table(
-            root / tables.expand_path(path),
+            root / expand_path(path),
             columns,
             delimiter=spec.delimiter,
             file_format=spec.format,

@@ -15,6 +15,7 @@ import numpy as np
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data import ids, tables
+from lsec_jax.data.files import expand_path, find_file, read_text
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, LiveCommerceData, NodeTable, Relation
 
 _IS_DIGIT = np.zeros(256, bool)
@@ -65,7 +66,7 @@ class Config:
     def load(self) -> LiveCommerceData:
         """Reads the files; raises DataError naming file, line and token, ConfigError as `validate`."""
         self.validate()
-        root = tables.expand_path(self.path)
+        root = expand_path(self.path)
         files = {TRAIN: self.train_file, VALIDATION: self.validation_file, TEST: self.test_file}
         parts = {split: _parse(root / file) for split, file in files.items() if file}
         counts: dict[str, int] = {}
@@ -108,8 +109,8 @@ class _Numbered:
 
 def _parse(path: Path) -> _Parsed:
     """Parses all numbers at once; a line's first number is the source of the others."""
-    path = tables.find_file(path)
-    raw = np.frombuffer(tables.read_text(path), np.uint8)
+    path = find_file(path)
+    raw = np.frombuffer(read_text(path), np.uint8)
     is_digit = _IS_DIGIT[raw]
     bad = np.flatnonzero(~(is_digit | _IS_SPACE[raw]))
     if len(bad):
@@ -160,12 +161,13 @@ def _nodes(name: str, list_path: Path, parts: list[_Parsed], end: int) -> _Numbe
         by_number[numbers] = np.arange(len(numbers))
         return _Numbered(NodeTable(name, numbers), by_number)
     table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ")
-    listed, numbers = table.unique_ids("org_id"), table.integers("remap_id")
+    rule = f"; remap_id must hold every number of 0..{len(table) - 1} once; correct the file"
+    listed, numbers = table.unique_ids("org_id"), table.integers("remap_id", len(table), rule)
     position = np.argsort(numbers, kind="stable")
-    if not np.array_equal(numbers[position], np.arange(len(numbers))):
-        raise DataError(
-            f"{table.path}: remap_id must hold every number of 0..{len(numbers) - 1} once; correct the file"
-        )
+    repeated = position[1:][np.diff(numbers[position]) == 0]
+    if len(repeated):
+        row = int(repeated.min())
+        table.fail(row, "remap_id", f"{numbers[row]} occurs twice{rule}")
     if used.max() >= len(listed):
         _refuse_unlisted(parts, end, len(listed), table.path)
     return _Numbered(NodeTable(name, listed[position]), np.arange(len(listed), dtype=np.int32))
@@ -174,7 +176,7 @@ def _nodes(name: str, list_path: Path, parts: list[_Parsed], end: int) -> _Numbe
 def _refuse_unlisted(parts: list[_Parsed], end: int, size: int, list_path: Path) -> None:
     """Raises DataError for the first number that the list file does not have."""
     for part in parts:
-        raw = tables.read_text(part.path)
+        raw = read_text(part.path)
         for number, line in enumerate(raw.splitlines(), 1):
             for index, token in enumerate(line.split()):
                 if (index > 0) == bool(end) and int(token) >= size:

@@ -13,6 +13,7 @@ with that split code; where a pair is in more than one split, the earlier one ke
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lsec_jax.data import csr, tables
+from lsec_jax.data.files import expand_path, header_of, read_bytes
 from lsec_jax.data.ids import first_occurrences
 from lsec_jax.schema import (
     SPLITS,
@@ -57,7 +59,7 @@ class Config:
 
     def load(self) -> LiveCommerceData:
         """Reads everything that the metadata lists; raises DataError naming file, line and column."""
-        root = tables.expand_path(self.path)
+        root = expand_path(self.path)
         metadata_path = root / self.metadata
         node_files, edge_files, task_files = _read_metadata(metadata_path)
         nodes = {name: _read_nodes(root / "train" / f"{name}.tsv", name) for name in node_files}
@@ -95,7 +97,8 @@ def write(
         data: every relation split (`splits.assign_splits`).
         directory: created, once all is written; may exist if it is empty. After a failure nothing is left there.
         candidates: for VALIDATION and TEST, at least one relation; None = `data.candidates`.
-        tasks: weight in the loss by relation, as `metadata.json` lists it; None = 1 for all that have candidates.
+        tasks: weight in the loss (finite, >= 0) by relation, as `metadata.json` lists it, at least one; None = 1 for
+            all that have candidates.
 
     Returns:
         What the format cannot hold, e.g. {"buy: times not written": 100}.
@@ -104,7 +107,7 @@ def write(
         DataError: before anything is written.
         OSError: the files cannot be written, e.g. a full disk.
     """
-    directory = tables.expand_path(directory)
+    directory = expand_path(directory)
     candidates = data.candidates if candidates is None else candidates
     tasks = {name: 1.0 for name, _ in candidates} if tasks is None else tasks
     _check_writable(data, directory, candidates, tasks)
@@ -159,7 +162,12 @@ def _metadata(data: LiveCommerceData, files: Mapping[str, str], tasks: Mapping[s
             ],
         },
         "task": [
-            {"filename": files[name], "type": "top-k-recommendation", "loss": "binary-cross-entropy", "weight": weight}
+            {
+                "filename": files[name],
+                "type": "top-k-recommendation",
+                "loss": "binary-cross-entropy",
+                "weight": float(weight),
+            }
             for name, weight in tasks.items()
         ],
     }
@@ -168,7 +176,7 @@ def _metadata(data: LiveCommerceData, files: Mapping[str, str], tasks: Mapping[s
 def _read_metadata(path: Path) -> tuple[list[str], dict[str, bool], list[str]]:
     """Returns node types, edge files with their `weighted` flags, and task files."""
     try:
-        metadata = json.loads(tables.find_file(path).read_text())
+        metadata = json.loads(read_bytes(path))  # also with a byte order mark
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); it may be cut; correct or copy it again") from None
     nodes = [
@@ -176,7 +184,12 @@ def _read_metadata(path: Path) -> tuple[list[str], dict[str, bool], list[str]]:
     ]
     edges = {}
     for i, entry in enumerate(_listed(path, metadata, "graph", "edge")):
-        edges[_entry(path, entry, f"graph.edge[{i}]")] = bool(entry.get("weighted", False))
+        file = _entry(path, entry, f"graph.edge[{i}]")
+        edges[file] = entry.get("weighted", False)
+        if not isinstance(edges[file], bool):
+            raise DataError(
+                f"{path}: graph.edge[{i}].weighted is {json.dumps(edges[file])}; write true or false, without quotes"
+            )
     tasks = [_entry(path, entry, f"task[{i}]") for i, entry in enumerate(_listed(path, metadata, "task"))]
     for task in tasks:
         if task not in edges:
@@ -209,7 +222,7 @@ def _parse_edge_name(metadata_path: Path, file: str) -> tuple[str, str, str]:
 
 
 def _read_nodes(path: Path, name: str) -> NodeTable:
-    header = tables.header_of(path)
+    header = header_of(path)
     column = next((header.index(wanted) for wanted in ("id", name) if wanted in header), None)
     table = tables.read_table(path, [header[column] if column is not None else 0], delimiter="\t")
     if column is None:
@@ -220,7 +233,7 @@ def _read_nodes(path: Path, name: str) -> NodeTable:
 def _read_pairs(
     path: Path, source: str, target: str, nodes: Mapping[str, NodeTable], extra: Sequence[int]
 ) -> tuple[tables.Table, np.ndarray, np.ndarray]:
-    header = tables.header_of(path)
+    header = header_of(path)
     if header[:2] != [source, target]:
         raise DataError(
             f"{path}, line 1: the first two columns must be '{source}', '{target}' as in the file's name, "
@@ -352,10 +365,18 @@ def _check_writable(
     for name in (*(name for name, _ in candidates), *tasks):
         data.relation(name)
     with_both = [name for name in data.relations if all((name, split) in candidates for split in DIRECTORIES)]
+    remedy = "make the missing lists with data.candidates.generate_candidates"
     if not with_both or any(name not in with_both for name, _ in candidates):
         raise DataError(
-            "the LSEC format needs candidates of both VALIDATION and TEST for each of its evaluated relations"
+            f"the LSEC format needs candidates of both VALIDATION and TEST for every relation that has any; {remedy}"
         )
+    if not tasks:
+        raise DataError(f"tasks is empty; give the weight of at least one of {', '.join(with_both)}, or None for all")
+    for name, weight in tasks.items():
+        if name not in with_both:
+            raise DataError(f"tasks: relation '{name}' has no candidates; leave it out, or {remedy}")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise DataError(f"tasks['{name}'] = {weight}; give a finite weight >= 0")
     for relation in data.relations.values():
         if relation.split is None or not (relation.split == TRAIN).any():
             raise DataError(

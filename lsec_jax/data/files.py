@@ -1,0 +1,133 @@
+"""Finding data files and reading their text whole; files that are damaged or of another kind are refused with a remedy.
+
+Rules for text: UTF-8, with or without a byte order mark; lines end in a line feed, with or without a carriage return
+before it; the last one too, else it may be cut.
+"""
+
+import csv
+import difflib
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsec_jax.schema import DataError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-32, little endian, begins like the first
+NEWLINE = b"\n"
+_LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n)")
+
+
+def expand_path(path: str | os.PathLike) -> Path:
+    """Expands `~` and `${VARIABLE}`; raises DataError where a variable is not set or the path is empty."""
+    expanded = os.path.expandvars(os.path.expanduser(os.fspath(path)))
+    if not expanded:
+        raise DataError("no data path was given; pass --config.data.path=DIR")
+    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
+        raise DataError(
+            f"path '{path}': the environment variable {unset[1]} is not set; "
+            f"set it (export {unset[1]}=DIR), or pass --config.data.path=DIR"
+        )
+    return Path(expanded)
+
+
+def find_file(path: Path) -> Path:
+    """Returns `path`, or its .gz neighbour (or the plain file of a .gz path); raises DataError where neither exists."""
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
+    for candidate in (path, other):
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: missing file; there is no directory {path.parent}; check the path")
+    there = sorted(entry.name for entry in path.parent.iterdir())
+    listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+    raise DataError(f"{path}: missing file{suggestion(path.name, there)}; the directory has: {listed or 'nothing'}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a whole file, unpacking .gz; raises DataError where it is missing, cannot be read or cannot be unpacked."""
+    path = find_file(path)
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" and data else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def read_text(path: Path) -> bytes:
+    """Reads a whole text file, unpacking .gz, without its byte order mark.
+
+    Raises:
+        DataError: it is missing, empty, cut, not text, in UTF-16, or has carriage returns without a line feed.
+    """
+    path = find_file(path)
+    data = read_bytes(path).removeprefix(BYTE_ORDER_MARK)
+    if not data.strip():
+        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+    if problem := _not_utf_8_text(data, path.name):
+        raise DataError(f"{path}: {problem}")
+    if lone := _LONE_CARRIAGE_RETURN.search(data):
+        start = data.rfind(NEWLINE, 0, lone.start()) + 1
+        raise DataError(
+            f"{path}, line {data.count(NEWLINE, 0, start) + 1}: a carriage return without a line feed "
+            f"({quote(data[start : start + 100].split(NEWLINE)[0])}), as old Mac systems end lines; convert the line "
+            r"ends (perl -pe 's/\r+\n|\r/\n/g'), and take it out of quoted values, where it is refused too"
+        )
+    if not data.endswith(NEWLINE):
+        last = quote(data[data.rfind(NEWLINE) + 1 :])
+        raise DataError(
+            f"{path}, line {data.count(NEWLINE) + 1}: the file does not end in a newline, so its last line may be cut "
+            f"({last}); copy it again, or, if it is complete, accept it by appending a newline (echo >> {path.name})"
+        )
+    return data
+
+
+def _not_utf_8_text(data: bytes, name: str) -> str:
+    """Returns what a file is instead of text, judged by its first bytes, with the remedy; "" for text."""
+    if data.startswith(b"PAR1") and b"\0" in data[:1000]:
+        return (
+            "this is a Parquet file, not text; name it .parquet, or set the relation's key format to 'parquet' "
+            "(source interactions; the other sources read text only)"
+        )
+    if data.startswith(b"\x1f\x8b"):
+        return "this is a gzip file; let its name end in .gz"
+    if data.startswith(b"PK\x03\x04"):
+        return "this is a zip archive or a spreadsheet, not text; unpack it, or save it as CSV in UTF-8"
+    if data.startswith(UTF_16_MARKS) or b"\0" in data[:4]:
+        return f"this is text in UTF-16 or UTF-32; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8 {name} > NEW_FILE)"
+    return ""
+
+
+def header_of(path: Path, delimiter: str = "\t") -> list[str]:
+    """Returns the names in a text file's first line."""
+    return split_first_line(path, read_text(path), delimiter)
+
+
+def split_first_line(path: Path, data: bytes, delimiter: str) -> list[str]:
+    """Returns the fields of the first line of text as `read_text` returns it; raises DataError naming `path`."""
+    line = data[: data.index(NEWLINE)].rstrip(b"\r").decode(errors="replace")
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [""])] if line else [""]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line 1: cannot be split into columns ({error}); check its quotes and the delimiter {delimiter!r}"
+        ) from None
+
+
+def suggestion(name: str, names: Sequence[str]) -> str:
+    """Returns " (did you mean ...?)" with the closest of the names, or "" where none is close."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def quote(text: str | bytes) -> str:
+    """Returns the text in quotes, with its control characters escaped, and shortened."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return repr(text if len(text) <= 60 else text[:57] + "...")
