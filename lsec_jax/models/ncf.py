@@ -1,7 +1,7 @@
 """Neural collaborative filtering: one relation, no graph.
 
-He et al., "Neural Collaborative Filtering", WWW 2017. Implemented: GMF (Eq. 7-8), MLP (Eq. 10), NeuMF (Eq. 12) with
-separate embeddings for its two halves, and the log loss with sampled negatives (Eq. 7 of Sec. 3.1).
+He et al., "Neural Collaborative Filtering", WWW 2017. Implemented: GMF (Eq. 8-9), MLP (Eq. 10), NeuMF (Eq. 12) with
+separate embeddings for its two halves, and the log loss with sampled negatives (Eq. 7).
 
 Departures:
 - NeuMF is trained from scratch, not from pretrained halves (Sec. 3.4.1 has both).

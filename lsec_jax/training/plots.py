@@ -43,7 +43,7 @@ def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
     for name in leaderboard_metrics(protocol, measured[0].keys() - {"step", "kind", "train_seconds"}):
         right.plot(times, [line[name] for line in measured], label=name, marker=".")
     right.set(xlabel=f"training time, {unit}", ylabel="metric", title=f"{kind.capitalize()}, {protocol}")
-    right.legend()
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: six of them leave no room inside
     return figure
 
 
