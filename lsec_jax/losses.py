@@ -34,8 +34,8 @@ def sampled_softmax(
 ) -> Float[Array, ""]:
     """Mean of -log softmax of the positive among itself and its unmasked negatives (Bengio and Senecal 2008).
 
-    The negatives come from one uniform distribution, so that the correction by their log probability is a constant
-    that cancels.
+    Uniform negatives need no correction: their log probability is a constant that cancels. Negatives chosen by their
+    scores make it a heuristic.
     """
     masked = jnp.where(negative_mask, negative, -jnp.inf)
     logits = jnp.concatenate([positive[:, None], masked], axis=1)

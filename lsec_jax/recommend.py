@@ -36,8 +36,10 @@ def main() -> None:
     export = Path(_EXPORT.value) if _EXPORT.value else None
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise ConfigError(f"--export_embeddings={export}: this is a file or not empty; choose a new directory")
-    if export is not None and not os.access(export.parent, os.W_OK):
-        raise ConfigError(f"--export_embeddings={export}: cannot write into {export.parent}; choose another place")
+    if export is not None:
+        existing = next(parent for parent in export.absolute().parents if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise ConfigError(f"--export_embeddings={export}: cannot write into {existing}; choose another place")
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))
     state, _ = restore_best(run, workdir)

@@ -296,7 +296,6 @@ def main() -> None:
         "settings": settings,
         "config": runs.as_json(our_config(directory, schedule, seeds[0])),
         "peer": peer_versions(workdir / "peer_versions.json"),
-        "notes": NOTES,
         "environments": runs.distinct([run["environment"] for run in (*ours, *theirs)]),
         "command": runs.command(),
     }

@@ -4,22 +4,23 @@ Example:
   python -m benchmarks.quality.sweep --sweep=relations --config=configs/lsec_gcn_synthetic.py --seeds=0,1,2,3,4
 
 Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, exclusion; sweep_rows.py says
-what their rows are. A seed is that of the model, and of the world where the data are simulated, so that differences
-between rows are paired. Finished cells are not run again. The result goes to results/sweep_<sweep>_<config>.json.
+what their rows are. A seed is that of the model, and of the data source where it has one, so that differences between
+rows are paired. Finished cells are not run again. The result goes to results/sweep_<sweep>_<config>.json.
 """
 
 import copy
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
+from flax import nnx
 from ml_collections import config_flags
 
 from benchmarks.quality import runs, statistics, sweep_rows
 from lsec_jax import cli
-from lsec_jax.config import RunConfig, require_choice
+from lsec_jax.config import ConfigError, RunConfig, require_choice, validate
+from lsec_jax.schema import DataError
 from lsec_jax.training import fit, reports
 from lsec_jax.training.writers import write_json
 
@@ -27,12 +28,31 @@ MAX_METRICS = 4
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
-    """Returns a copy with the seed of the run, and of the world where the data source is simulated."""
+    """Returns a copy with the seed of the run, and of the data source where it has one (a world, held-out pairs)."""
     config = copy.deepcopy(config)
     config.seed = seed
     if hasattr(config.data, "seed"):
         config.data.seed = seed
     return config
+
+
+def check(rows: dict[str, RunConfig], seed: int) -> str:
+    """Refuses rows that cannot work, before the first one trains; returns the fingerprint of the seed's data.
+
+    Raises:
+        ConfigError, DataError: naming the row.
+    """
+    data = None
+    for name, row in rows.items():
+        config = with_seed(row, seed)
+        try:
+            validate(config)
+            data = data or config.data.load()
+            config.model.build(data, nnx.Rngs(0))
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"row '{name}': {error}") from error
+    assert data is not None
+    return data.fingerprint()
 
 
 def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -78,10 +98,10 @@ def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...
 
 
 def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
-    """(lower, higher), if all is well: neighbours; among models each aggregator below and above what it should be."""
+    """What is compared: rows to the first and the last two; of models, each to what should be below and above it."""
     on_all = [name for name in rows if name.startswith("lsec-")]
     if not on_all:
-        return list(itertools.pairwise(rows))
+        return list(dict.fromkeys([*((rows[0], other) for other in rows[1:]), (rows[-2], rows[-1])]))
     pairs = []
     for name in on_all:
         one_relation = name.removeprefix("lsec-")
@@ -106,12 +126,18 @@ def main() -> None:
     rows = sweep_rows.build(sweep, base)
     for name in list(rows)[1:]:  # the floors are the same for all
         rows[name].evaluation.baselines = ()
+    fingerprints = {seed: check(rows, seed) for seed in seeds}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be created ({error.strerror}); choose another place") from None
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
     for seed in seeds:
         for i, (name, row) in enumerate(rows.items()):
             config, cell = with_seed(row, seed), workdir / f"{i}_seed{seed}"
             work = functools.partial(measure, config, cell)
-            outcomes[name].append(runs.finished_or(cell.with_suffix(".json"), runs.as_json(config), work))
+            settings = {"config": runs.as_json(config), "data": fingerprints[seed]}
+            outcomes[name].append(runs.finished_or(cell.with_suffix(".json"), settings, work))
             logging.info("seed %d, %s: %s", seed, name, outcomes[name][-1]["rows"][0]["metrics"])
     every = [outcome for of in outcomes.values() for outcome in of]
     write_json(

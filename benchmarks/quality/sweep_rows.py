@@ -1,8 +1,9 @@
 """The rows of each sweep: variations of one base config, in the order of the paper's tables.
 
 Every function takes a config of LSEC-GCN with two tasks and returns the rows by name. Rows share data, split, steps,
-batch size, early stopping and evaluation; they differ in what their names say, and `models` also in the learning rate
-and the scale of the initial embeddings, because these were chosen for each aggregator.
+batch size, early stopping and evaluation; they differ in what their names say. In `models` also the learning rate and
+the scale of the initial embeddings differ (NCF's is its authors', LightGCN's were chosen on validation), and NCF has
+log loss on uniform negatives whatever the base's first task has.
 """
 
 import copy
@@ -18,11 +19,18 @@ Rows = dict[str, RunConfig]
 
 def models(base: RunConfig) -> Rows:
     """Tables 5 and 6: NCF, three aggregators on one relation, and the same three on all relations."""
-    rows = {
-        f"ncf-{variant}": _with_model(base, ncf.Config(variant, relation=base.model.tasks[0].relation))
-        for variant in ("gmf", "mlp", "neumf")
-    }
-    width, depth = base.model.embedding_dim, len(base.model.layer_dims)
+    task, width, depth = base.model.tasks[0], base.model.embedding_dim, len(base.model.layer_dims)
+    rows = {}
+    for variant in ("gmf", "mlp", "neumf"):
+        model = ncf.Config(
+            variant,
+            relation=task.relation,
+            embedding_dim=max(1, width // 2) if variant == "neumf" else width,  # as wide as the others, all in all
+            mlp_dims=(base.model.predictor_hidden, *base.model.layer_dims),
+            num_negatives=task.num_negatives,
+            l2=base.model.l2,
+        )
+        rows[f"ncf-{variant}"] = _with_model(base, model)
     aggregators: dict[str, tuple[dict[str, Any], float]] = {
         "gcn": ({}, base.optimizer.learning_rate),
         # No weights scale the embeddings, so that they start smaller and move more slowly.
@@ -81,8 +89,8 @@ def exclusion(base: RunConfig) -> Rows:
     """What a step does with its own positives: sees them, or leaves them out with either degrees."""
     variants = {
         "seen": {"exclude_batch_edges": False},
-        "left out, degrees of the whole graph": {"excluded_degrees": "whole"},
-        "left out, degrees that remain": {"excluded_degrees": "remain"},
+        "left out, degrees of the whole graph": {"exclude_batch_edges": True, "excluded_degrees": "whole"},
+        "left out, degrees that remain": {"exclude_batch_edges": True, "excluded_degrees": "remain"},
     }
     return {name: _with_model(base, dataclasses.replace(base.model, **changes)) for name, changes in variants.items()}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.quality import runs
+from benchmarks.quality import rechub_agreement, runs
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 
@@ -132,7 +132,7 @@ def rechub_agreement_section(result: Result) -> str:
             f"candidates: {result['data']['candidates']}; {_seeds(result)} a side on one world, Welch "
             f"intervals. Popularity: {_pairs(result['popularity'], result['points'][0]['difference'])}.\n",
             rechub_agreement_table(result),
-            *(f"- {note}" for note in result["notes"]),
+            *(f"- {note}" for note in rechub_agreement.NOTES),
             f"- Authors' code: {_list([f'{name} {version}' for name, version in result['peer'].items()])}.",
             f"\nSteps and seconds of training (threads: {result['settings']['peer_threads']} theirs, all cores ours; "
             "ours with compilation):\n",

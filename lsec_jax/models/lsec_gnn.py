@@ -96,8 +96,9 @@ class Config:
         predictor_hidden: hidden width of the MLP.
         edge_weights: use the relations' weights in the adjacency (the paper binarises them).
         exclude_batch_edges: leave the step's positives out of its messages.
-        excluded_degrees: normalise by the degrees that "remain" without them, or by those of the "whole" graph. With
-            "whole", the vector of a node that lost an edge is too short, and a model can recognise positives by that.
+        excluded_degrees: normalise by the degrees that "remain" without them, or by those of the "whole" graph ("gat"
+            has none). With "whole", the vector of a node that lost an edge is too short, and a model can recognise
+            positives by that.
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows; within each task's
             loss, so that the task's weight applies to it too.
         backend: of `propagate`.
@@ -155,6 +156,8 @@ class Config:
                 f"config.model.weights_per_direction = True: aggregator '{self.aggregator}' has no weights per "
                 "direction; set it to False"
             )
+        if self.aggregator == "gat" and self.excluded_degrees == "whole":
+            raise ConfigError("config.model.excluded_degrees = 'whole': aggregator 'gat' has no degrees; use 'remain'")
         if self.aggregator == "gat" and self.edge_weights:
             raise ConfigError("config.model.edge_weights = True: aggregator 'gat' learns its weights; set it to False")
         if not self.embedding_std > 0:
@@ -312,7 +315,7 @@ class LsecGnn(nnx.Module):
         """
         graphs = dict(inputs.graphs)
         if self.config.exclude_batch_edges:
-            renormalize = self.config.excluded_degrees == "remain"
+            renormalize = self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
             excluded = {name: ids for name, ids in batch.items() if name in graphs}
             graphs |= {name: exclude_edges(graphs[name], ids, renormalize) for name, ids in excluded.items()}
         vectors = self.encode(tables, inputs._replace(graphs=graphs))

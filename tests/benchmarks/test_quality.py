@@ -76,7 +76,6 @@ def agreement_result():
         "popularity": {"auc": 0.6, "ndcg@10": 0.1},
         "settings": {"peer_threads": 1},
         "peer": {"rechub": "0.0.5"},
-        "notes": ["a note"],
         "environments": [ENVIRONMENT],
         "command": "python -m x",
     }
@@ -264,6 +263,24 @@ def test_the_relations_sweep_has_the_papers_five_rows():
         (("buy", "follow", "sell"), ("buy",)),
         (("buy", "follow", "sell"), ("buy", "follow")),
     ]
+
+
+def test_the_exclusion_sweep_does_what_its_rows_say_whatever_the_base_does():
+    for exclude in (False, True):
+        base = runs.load_config("lsec_gcn_synthetic", "tiny")
+        base.model.exclude_batch_edges = exclude
+        rows = sweep_rows.build("exclusion", base).values()
+        found = [(row.model.exclude_batch_edges, row.model.excluded_degrees) for row in rows]
+        assert found == [(False, "remain"), (True, "whole"), (True, "remain")]
+
+
+def test_a_row_that_cannot_work_is_refused_with_its_name_before_any_training():
+    base = runs.load_config("lsec_gcn_synthetic", "tiny")
+    base.model.predictor = "dot"
+    with pytest.raises(ConfigError, match="row 'buy, follow': predictor 'dot' needs equal widths"):
+        sweep.check(sweep_rows.build("relations", base), 0)
+    rows = sweep_rows.build("relations", runs.load_config("lsec_gcn_synthetic", "tiny"))
+    assert sweep.check(rows, 0) == sweep.check(rows, 0) != sweep.check(rows, 1)
 
 
 def test_a_sweep_of_another_model_is_refused():

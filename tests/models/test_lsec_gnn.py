@@ -365,6 +365,7 @@ def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
         ({"tasks": (TaskConfig("buy", weight=0.0),)}, "every weight is 0"),
         ({"tasks": (TaskConfig("buy", loss="hinge"),)}, r"config.model.tasks\[0\].loss"),
         ({"aggregator": "gat", "edge_weights": True}, "learns its weights; set it to False"),
+        ({"aggregator": "gat", "excluded_degrees": "whole"}, "'gat' has no degrees"),
         ({"aggregator": "gat", "layer_combination": "mean"}, "times num_heads"),
         ({"aggregator": "ngcf", "weights_per_direction": True}, "no weights per direction"),
         ({"aggregator": "gat", "num_heads": 0}, "config.model.num_heads = 0 must be at least 1"),
