@@ -4,7 +4,6 @@ Rules for text: UTF-8, with or without a byte order mark; lines end in a line fe
 before it; the last one too, else it may be cut.
 """
 
-import csv
 import difflib
 import gzip
 import os
@@ -19,32 +18,47 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-32, little endian, begins like the first
 NEWLINE = b"\n"
 _LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n)")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
 def expand_path(path: str | os.PathLike) -> Path:
-    """Expands `~` and `${VARIABLE}`; raises DataError where a variable is not set or the path is empty."""
-    expanded = os.path.expandvars(os.path.expanduser(os.fspath(path)))
+    """Expands `~`, `${VARIABLE}` and `$VARIABLE`; a `$` before anything but a variable's name stays as it is.
+
+    Raises:
+        DataError: a variable is not set, or the path is empty.
+    """
+
+    def value_of(variable: re.Match[str]) -> str:
+        name = variable[1] or variable[2]
+        if name not in os.environ:
+            raise DataError(
+                f"path '{path}': the environment variable {name} is not set; "
+                f"set it (export {name}=DIR), or pass --config.data.path=DIR"
+            )
+        return os.environ[name]
+
+    expanded = _VARIABLE.sub(value_of, os.path.expanduser(os.fspath(path)))
     if not expanded:
         raise DataError("no data path was given; pass --config.data.path=DIR")
-    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
-        raise DataError(
-            f"path '{path}': the environment variable {unset[1]} is not set; "
-            f"set it (export {unset[1]}=DIR), or pass --config.data.path=DIR"
-        )
     return Path(expanded)
 
 
 def find_file(path: Path) -> Path:
     """Returns `path`, or its .gz neighbour (or the plain file of a .gz path); raises DataError where neither exists."""
     other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    for candidate in (path, other):
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name a file in it")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: missing file; there is no directory {path.parent}; check the path")
-    there = sorted(entry.name for entry in path.parent.iterdir())
+    try:
+        for candidate in (path, other):
+            if candidate.is_file():
+                return candidate
+        if path.is_dir():
+            raise DataError(f"{path}: is a directory; name a file in it")
+        if not path.parent.is_dir():
+            raise DataError(f"{path}: missing file; there is no directory {path.parent}; check the path")
+        there = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be looked for ({error.strerror}); correct its name, or the permissions of its directory"
+        ) from None
     listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
     raise DataError(f"{path}: missing file{suggestion(path.name, there)}; the directory has: {listed or 'nothing'}")
 
@@ -103,22 +117,6 @@ def _not_utf_8_text(data: bytes, name: str) -> str:
     if data.startswith(UTF_16_MARKS) or b"\0" in data[:4]:
         return f"this is text in UTF-16 or UTF-32; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8 {name} > NEW_FILE)"
     return ""
-
-
-def header_of(path: Path, delimiter: str = "\t") -> list[str]:
-    """Returns the names in a text file's first line."""
-    return split_first_line(path, read_text(path), delimiter)
-
-
-def split_first_line(path: Path, data: bytes, delimiter: str) -> list[str]:
-    """Returns the fields of the first line of text as `read_text` returns it; raises DataError naming `path`."""
-    line = data[: data.index(NEWLINE)].rstrip(b"\r").decode(errors="replace")
-    try:
-        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [""])] if line else [""]
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line 1: cannot be split into columns ({error}); check its quotes and the delimiter {delimiter!r}"
-        ) from None
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:

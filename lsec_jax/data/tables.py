@@ -2,11 +2,10 @@
 
 Text is read as text and converted here, column by column, so that every refused value has a place. Rules: spaces
 around a value do not count; blank lines are refused; a column of ids is a column of integers when every value is a
-plain decimal integer ("7", not "007"), else of strings. `files` has the rules for whole files.
+plain decimal integer ("7", not "007"), else of strings. `files` has the rules for whole files, `delimited` for quotes.
 """
 
 import dataclasses
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lsec_jax.data import files
+from lsec_jax.data import delimited, files
 from lsec_jax.data.ids import IdColumn, refused_ids
 from lsec_jax.schema import DataError
 
@@ -38,12 +36,16 @@ class Table:
         columns: Arrow arrays of equal length, by name (by position where the file was read by position).
         first_line: number of the first data row in the file, 1-based.
         line_word: what a row's number counts: "line", or "record" where quoted values hold line breaks, or "row".
+        num_line_breaks: inside quoted values of the rows.
+        refuses_quotes: whether values that are used must not be in quotes.
     """
 
     path: Path
     columns: Mapping[str | int, pa.Array]
     first_line: int
     line_word: str
+    num_line_breaks: int = 0
+    refuses_quotes: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -174,6 +176,8 @@ def read_table(
     delimiter: str = "",
     file_format: str = "",
     column_names: Sequence[str] = (),
+    has_quotes: bool = True,
+    delimiter_key: str = "",
 ) -> Table:
     """Reads some columns of a CSV, TSV (also .gz) or Parquet file.
 
@@ -182,7 +186,9 @@ def read_table(
         columns: names, or 0-based positions.
         delimiter: of text files; "" = from the extension.
         file_format: "text" or "parquet"; "" = from the extension.
-        column_names: names of the columns of a text file without header; () = the first line is the header.
+        column_names: names of the columns of a text file without header; () = the first record is the header.
+        has_quotes: whether values of a text file may be in quotes; without, a quote is a character like others.
+        delimiter_key: config key that sets the delimiter, for errors; "" = none does.
 
     Raises:
         DataError: missing, empty, cut or malformed file, or a column that it does not have.
@@ -196,84 +202,41 @@ def read_table(
     if not delimiter and suffix not in DELIMITERS:
         known = ", ".join((*DELIMITERS, *PARQUET_SUFFIXES))
         raise DataError(f"{path}: cannot tell the format from '{suffix}' (known: {known}); set delimiter or format")
-    return _read_delimited(path, columns, delimiter or DELIMITERS[suffix], list(column_names))
+    delimiter = delimiter or DELIMITERS[suffix]
+    return _read_delimited(path, columns, delimiter, list(column_names), has_quotes, delimiter_key)
 
 
-def _read_delimited(path: Path, columns: Sequence[str | int], delimiter: str, names: list[str]) -> Table:
+def _read_delimited(
+    path: Path, columns: Sequence[str | int], delimiter: str, names: list[str], has_quotes: bool, delimiter_key: str
+) -> Table:
     data = files.read_text(path)
-    skip = 0 if names else 1
-    first = files.split_first_line(path, data, delimiter)
-    hint = _delimiter_hint(first, delimiter)
+    num_line_breaks = delimited.check_quotes(path, data, delimiter, has_quotes)
+    first, num_lines = delimited.split_first_record(path, data, delimiter, has_quotes)
+    skip = 0 if names else num_lines
+    hint = delimited.delimiter_hint(first, delimiter, delimiter_key)
     if names and len(names) != len(first):
-        listed = ", ".join(names)
-        raise DataError(f"{path}, line 1: {len(first)} fields, but column_names has {len(names)}: {listed}{hint}")
+        raise DataError(
+            f"{path}, line 1: {len(first)} fields, but column_names has {len(names)}: {_listed(names)}{hint}"
+        )
     if names == first:
         raise DataError(
-            f"{path}, line 1: the first line is column_names ({', '.join(names)}), so the file has a header; leave "
+            f"{path}, line 1: the first line is column_names ({_listed(names)}), so the file has a header; leave "
             "column_names out"
         )
     if skip and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in first):
         hint += "; if the first line is data and not a header, set column_names"
     names = names or first
-    if skip and data.count(b"\n") == 1:
-        raise DataError(f"{path}: empty table: a header ({', '.join(names)}) and no rows; write it again or remove it")
+    if skip and data.count(files.NEWLINE) == skip:
+        raise DataError(f"{path}: empty table: a header ({_listed(names)}) and no rows; write it again or remove it")
     positions = [_position(path, names, column, hint) for column in columns]
-    fields = [f"f{i}" for i in range(len(names))]
-    wanted = [fields[position] for position in dict.fromkeys(positions)]
-    options = dict(
-        parse_options=pa.csv.ParseOptions(
-            delimiter=delimiter, ignore_empty_lines=False, newlines_in_values=b'"' in data
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=wanted, column_types={name: pa.large_string() for name in wanted}, strings_can_be_null=False
-        ),
-    )
-    reading = dict(column_names=fields, skip_rows=skip)
-    try:
-        table = pa.csv.read_csv(io.BytesIO(data), read_options=pa.csv.ReadOptions(**reading), **options)
-    except pa.ArrowInvalid as error:
-        _explain_malformed(path, data, delimiter, len(names), skip, str(error))
-    exact = len(table) + skip == data.count(b"\n")
-    arrays = {
-        column: table.column(fields[position]).combine_chunks()
-        for column, position in zip(columns, positions, strict=True)
-    }
-    return Table(path, arrays, 1 + skip, "line" if exact else "record")
-
-
-def _explain_malformed(path: Path, data: bytes, delimiter: str, width: int, skip: int, error: str) -> NoReturn:
-    """Raises the DataError for a text file that Arrow refused: finds the line by reading again on one thread."""
-    found: list[str] = []
-
-    def stop(row: pa.csv.InvalidRow) -> str:
-        number = row.number if row.number is not None else "?"
-        found.append(
-            f"line {number}: malformed row: {row.actual_columns} fields, expected {width} ({files.quote(row.text)})"
-        )
-        return "error"
-
-    try:
-        pa.csv.read_csv(
-            io.BytesIO(data),
-            read_options=pa.csv.ReadOptions(
-                column_names=[str(i) for i in range(width)], skip_rows=skip, use_threads=False
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=delimiter, ignore_empty_lines=False, newlines_in_values=b'"' in data, invalid_row_handler=stop
-            ),
-        )
-    except pa.ArrowInvalid:
-        pass
-    if found:
-        raise DataError(
-            f"{path}, {found[0]}; correct or drop the line, and check the delimiter {delimiter!r}"
-        ) from None
-    try:
-        data.decode()
-    except UnicodeDecodeError as undecodable:
-        line = data.count(b"\n", 0, undecodable.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file (iconv -t UTF-8)") from None
-    raise DataError(f"{path}: cannot be parsed ({error}); check quotes and the delimiter {delimiter!r}") from None
+    if skip:
+        num_line_breaks -= skip - 1  # those of the header
+    row_word, first_line = ("record", 1 + min(skip, 1)) if num_line_breaks else ("line", 1 + skip)
+    layout = delimited.Layout(delimiter, has_quotes, len(names), skip, row_word)
+    arrays = delimited.read_columns(path, data, layout, positions)
+    by_column = {column: arrays[position] for column, position in zip(columns, positions, strict=True)}
+    refuses_quotes = not has_quotes and delimited.QUOTE in data
+    return Table(path, by_column, first_line, row_word, num_line_breaks, refuses_quotes)
 
 
 def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
@@ -294,7 +257,7 @@ def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
         array = table.column(names[position])
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
-        if pa.types.is_string(array.type):
+        if pa.types.is_string(array.type) or pa.types.is_string_view(array.type):
             array = array.cast(pa.large_string())
         arrays[column] = array.combine_chunks()
     return Table(path, arrays, 1, "row")
@@ -303,37 +266,34 @@ def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
 def _position(path: Path, names: Sequence[str], column: str | int, hint: str = "") -> int:
     if isinstance(column, int):
         if column >= len(names):
-            raise DataError(f"{path}: no column {column + 1}; it has {len(names)}: {', '.join(names)}")
+            raise DataError(f"{path}: no column {column + 1}; it has {len(names)}: {_listed(names)}")
         return column
     if list(names).count(column) > 1:
-        raise DataError(f"{path}: column '{column}' occurs twice in the header ({', '.join(names)}); rename one")
+        raise DataError(f"{path}: column '{column}' occurs twice in the header ({_listed(names)}); rename one")
     if column in names:
         return list(names).index(column)
-    hint = files.suggestion(column, names) + hint
-    raise DataError(f"{path}: no column '{column}'{hint}; it has: {', '.join(names)}")
+    hint = _listed([files.suggestion(column, names)]) + hint
+    raise DataError(f"{path}: no column '{column}'{hint}; it has: {_listed(names)}")
 
 
-def _delimiter_hint(first: Sequence[str], delimiter: str) -> str:
-    """Returns the remedy for a first line of one field that holds another usual delimiter, else ""."""
-    found = [mark for mark in ";\t|," if mark in first[0] and mark != delimiter]
-    if len(first) > 1 or not found:
-        return ""
-    on_command_line = "$'\\t'" if found[0] == "\t" else f"'{found[0]}'"
-    return (
-        f"; if {found[0]!r} separates the columns and not {delimiter!r}, write the file with {delimiter!r}, or, in the "
-        "source interactions, set the relation's key delimiter (for the first one: "
-        f"--config.data.relations[0].delimiter={on_command_line})"
-    )
+def _listed(names: Sequence[str]) -> str:
+    """Returns names for an error, which is one line also where names have line breaks."""
+    return ", ".join(names).replace("\n", "\\n")
 
 
 def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> pa.Array:
-    """Returns the array, or raises DataError where it has a null or an empty text."""
+    """Returns the array, or raises DataError where it has a null, an empty text, or a quoted one that is refused."""
     empty = pc.is_null(array)
     if pa.types.is_large_string(array.type):
         empty = pc.or_(empty, pc.fill_null(pc.equal(array, ""), True))
     row = pc.index(empty, True).as_py()
     if row >= 0:
         table.fail(row, column, f"empty value where {expected} is expected; fill it in or drop the row")
+    if table.refuses_quotes:
+        row = pc.index(pc.match_substring_regex(array, delimited.QUOTED), True).as_py()
+        if row >= 0:
+            value = files.quote(array[row].as_py())
+            table.fail(row, column, f"value {value} is in quotes, which this format does not have; write it without")
     return array
 
 

@@ -40,7 +40,7 @@ def test_what_is_not_plain_text_is_refused_with_the_remedy_that_helps(tmp_path, 
 
 def test_text_that_begins_like_a_parquet_file_is_read(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"PAR1,PAR2\n1,2\n")
-    assert files.header_of(tmp_path / "a.csv", ",") == ["PAR1", "PAR2"]
+    assert files.read_text(tmp_path / "a.csv") == b"PAR1,PAR2\n1,2\n"
 
 
 def test_text_is_read_without_its_byte_order_mark_and_with_its_line_ends(tmp_path):
@@ -67,3 +67,18 @@ def test_paths_expand_variables_and_name_those_that_are_not_set(tmp_path, monkey
         files.expand_path("${LSEC_TEST_ROOT}/x")
     with pytest.raises(DataError, match=r"no data path was given; pass --config.data.path=DIR"):
         files.expand_path("")
+
+
+def test_a_dollar_that_no_name_follows_stays_in_a_path(monkeypatch):
+    monkeypatch.setenv("LSEC_TEST_ROOT", "/data/$5")
+    assert files.expand_path("$LSEC_TEST_ROOT/cost$5.csv") == Path("/data/$5/cost$5.csv")
+    for name in ("cost$.csv", "a$-b", "a${}", "a${5}", "$$", "a$"):
+        assert files.expand_path(name) == Path(name)
+    with pytest.raises(DataError, match=r"path 'cost\$LSEC_USD.csv': the environment variable LSEC_USD is not set"):
+        files.expand_path("cost$LSEC_USD.csv")
+
+
+@pytest.mark.parametrize("folder", ["", "x" * 300 + "/"])
+def test_a_name_that_the_file_system_does_not_take_is_refused_as_such(tmp_path, folder):
+    with pytest.raises(DataError, match=r"y.csv: cannot be looked for \(File name too long\); correct its name"):
+        files.find_file(tmp_path / (folder + "y" * 300 + "y.csv"))

@@ -64,6 +64,19 @@ def test_a_duplicate_pair_keeps_its_earliest_row_and_is_counted(folder):
     assert data.counts == {"buy: duplicate rows dropped": 1}
 
 
+def test_line_breaks_in_quoted_values_are_counted(folder):
+    (folder / "buy.csv").write_text('user,item,when,price,title\nu1,7,1,1,"a\nb\nc"\nu2,8,1,1,"d"\n')
+    data = load(folder, buy_spec())
+    assert rows(data, "buy") == [("u1", 7), ("u2", 8)]
+    assert data.counts == {"buy: line breaks inside quoted values": 2}
+
+
+def test_another_delimiter_is_set_at_the_key_of_its_relation(folder):
+    (folder / "sell.tsv").write_text("shop;item\n1;7\n")
+    with pytest.raises(DataError, match=r"set the delimiter \(--config.data.relations\[1\].delimiter=';'\)"):
+        load(folder, buy_spec(), sell_spec())
+
+
 def test_without_times_the_first_row_is_kept(folder):
     data = load(folder, buy_spec(time_column=None))
     assert rows(data, "buy") == [("u2", 7), ("u1", 8), ("u1", 9)]

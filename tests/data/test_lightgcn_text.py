@@ -165,6 +165,18 @@ def test_list_files_that_do_not_fit_are_refused(folder):
         load(folder)
 
 
+def test_a_list_file_with_tabs_is_refused_with_a_remedy_that_this_source_has(folder):
+    (folder / "item_list.txt").write_text("org_id\tremap_id\na\t0\n")
+    with pytest.raises(DataError, match=r"no column 'org_id'; if '\\t' separates .*, write the file with ' '; it has"):
+        load(folder)
+
+
+def test_a_quote_in_a_list_file_is_a_character(folder):
+    names = "".join(f'"{number} {number}\n' for number in range(11))
+    (folder / "item_list.txt").write_text("org_id remap_id\n" + names)
+    assert load(folder).nodes["item"].ids.tolist() == [f'"{number}' for number in range(11)]
+
+
 def test_gowalla_has_its_published_sizes_and_loads_in_seconds(data_dir):
     start = time.perf_counter()
     data = load(data_dir / "gowalla")

@@ -97,6 +97,46 @@ def test_without_an_id_column_the_row_number_is_the_external_id(folder):
     assert load(folder).nodes["user"].ids.tolist() == [0, 1, 2]
 
 
+def test_quotes_in_titles_do_not_shift_row_numbers(folder):
+    titles = ('"5 inch', "tape", '"6 inch', '"A" and "B"')
+    (folder / "train/item.tsv").write_text(
+        "item\ttitle\n" + "".join(f"{i + 10}\t{title}\n" for i, title in enumerate(titles))
+    )
+    assert load(folder).nodes["item"].ids.tolist() == [10, 11, 12, 13]
+    (folder / "train/item.tsv").write_text("title\n" + "".join(f"{title}\n" for title in titles))
+    assert load(folder).nodes["item"].ids.tolist() == [0, 1, 2, 3]
+
+
+SHIFTED = {
+    "line break": ("train/item.tsv", 'title\n"a\nb"\nc\nd\n', r"item.tsv, line 2: a value in quotes with a line break"),
+    "blank line": (
+        "train/item.tsv",
+        "title\tprice\na\t1\n\nb\t2\nc\t3\n",
+        r"item.tsv, line 3: a blank line; remove it",
+    ),
+    "blank line first": ("train/item.tsv", "\r\nitem\r\n0\r\n1\r\n2\r\n", r"item.tsv, line 1: a blank line; remove it"),
+    "name of a node column": (
+        "train/item.tsv",
+        '"item"\n1\n2\n3\n4\n',
+        r"item.tsv, line 1: the name \"item\" is in quotes",
+    ),
+    "id": ("train/item.tsv", 'item\n"a"\nb\nc\nd\n', r"item.tsv, line 2, column 'item': value '\"a\"' is in quotes"),
+    "row number": (
+        "train/user-item-buy.tsv",
+        'user\titem\n0\t"1"\n',
+        r"line 2, column 'item': value '\"1\"' is in quotes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHIFTED)
+def test_blank_lines_and_quoted_values_are_refused(folder, case):
+    name, text, message = SHIFTED[case]
+    (folder / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
 def small_world() -> LiveCommerceData:
     """Three relations, one weighted, external ids of both kinds, two evaluated tasks."""
     rng = np.random.default_rng(0)

@@ -89,7 +89,7 @@ class Config:
         """Reads all relations; raises DataError naming file, line and column, or the config key."""
         root = expand_path(self.path)
         _check_specs(self.relations)
-        rows = [_read_relation(root, spec) for spec in self.relations]
+        rows = [_read_relation(root, spec, f"data.relations[{i}]") for i, spec in enumerate(self.relations)]
         _check_one_time_unit(self.relations, rows)
         nodes, indices = ids.build_nodes(
             (end, column)
@@ -99,6 +99,8 @@ class Config:
         counts: dict[str, int] = {}
         relations = {}
         for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True)):
+            if row.num_line_breaks:
+                counts[f"{spec.name}: line breaks inside quoted values"] = row.num_line_breaks
             relations[spec.name] = _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
         _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
         data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
@@ -116,6 +118,7 @@ class _Rows:
     weight: np.ndarray | None
     file: np.ndarray
     has_dates: bool
+    num_line_breaks: int
 
 
 def _check_specs(specs: tuple[RelationSpec, ...]) -> None:
@@ -128,9 +131,9 @@ def _check_specs(specs: tuple[RelationSpec, ...]) -> None:
         raise DataError(f"config key data.relations: the name '{repeated[0]}' is used twice; names must differ")
 
 
-def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
-    """Reads a relation's one to three files."""
-    sources, targets, times, weights, files, dates = [], [], [], [], [], set()
+def _read_relation(root: Path, spec: RelationSpec, place: str) -> _Rows:
+    """Reads a relation's one to three files; `place` is its config key."""
+    sources, targets, times, weights, files, dates, num_line_breaks = [], [], [], [], [], set(), 0
     columns = [spec.source_column, spec.target_column]
     columns += [column for column in (spec.time_column, spec.weight_column) if column]
     for (_, split), path in zip(SPLITS.items(), (spec.path, spec.validation_path, spec.test_path), strict=True):
@@ -142,7 +145,9 @@ def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
             delimiter=spec.delimiter,
             file_format=spec.format,
             column_names=spec.column_names,
+            delimiter_key=f"{place}.delimiter",
         )
+        num_line_breaks += table.num_line_breaks
         sources.append(table.ids(spec.source_column))
         targets.append(table.ids(spec.target_column))
         if spec.time_column:
@@ -161,6 +166,7 @@ def _read_relation(root: Path, spec: RelationSpec) -> _Rows:
         weight=np.concatenate(weights) if weights else None,
         file=np.concatenate(files),
         has_dates=True in dates,
+        num_line_breaks=num_line_breaks,
     )
 
 

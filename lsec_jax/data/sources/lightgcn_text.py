@@ -9,6 +9,7 @@ and the others are counted, and so are validation and test pairs that are also i
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,12 +156,12 @@ def _refuse(path: Path, raw: np.ndarray, position: int, problem: str) -> None:
 def _nodes(name: str, list_path: Path, parts: list[_Parsed], end: int) -> _Numbered:
     """Builds a node table from its list file, else from the numbers that occur."""
     used = np.concatenate([numbers for part in parts for numbers in ((part.pairs[1],) if end else (part.sources,))])
-    if not any(path.exists() for path in (list_path, list_path.with_name(list_path.name + ".gz"))):
+    if not any(map(os.path.exists, (list_path, list_path.with_name(list_path.name + ".gz")))):
         numbers = np.flatnonzero(np.bincount(used))
         by_number = np.full(numbers[-1] + 1, -1, np.int32)
         by_number[numbers] = np.arange(len(numbers))
         return _Numbered(NodeTable(name, numbers), by_number)
-    table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ")
+    table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ", has_quotes=False)
     rule = f"; remap_id must hold every number of 0..{len(table) - 1} once; correct the file"
     listed, numbers = table.unique_ids("org_id"), table.integers("remap_id", len(table), rule)
     position = np.argsort(numbers, kind="stable")

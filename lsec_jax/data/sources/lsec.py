@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lsec_jax.data import csr, tables
-from lsec_jax.data.files import expand_path, header_of, read_bytes
+from lsec_jax.data.delimited import header_of
+from lsec_jax.data.files import expand_path, read_bytes
 from lsec_jax.data.ids import first_occurrences
 from lsec_jax.schema import (
     SPLITS,
@@ -222,9 +223,10 @@ def _parse_edge_name(metadata_path: Path, file: str) -> tuple[str, str, str]:
 
 
 def _read_nodes(path: Path, name: str) -> NodeTable:
-    header = header_of(path)
+    header = header_of(path, "\t", has_quotes=False)
     column = next((header.index(wanted) for wanted in ("id", name) if wanted in header), None)
-    table = tables.read_table(path, [header[column] if column is not None else 0], delimiter="\t")
+    wanted = header[column] if column is not None else 0
+    table = tables.read_table(path, [wanted], delimiter="\t", has_quotes=False)
     if column is None:
         return NodeTable(name, np.arange(len(table)))
     return NodeTable(name, table.unique_ids(header[column]))
@@ -233,7 +235,7 @@ def _read_nodes(path: Path, name: str) -> NodeTable:
 def _read_pairs(
     path: Path, source: str, target: str, nodes: Mapping[str, NodeTable], extra: Sequence[int]
 ) -> tuple[tables.Table, np.ndarray, np.ndarray]:
-    header = header_of(path)
+    header = header_of(path, "\t", has_quotes=False)
     if header[:2] != [source, target]:
         raise DataError(
             f"{path}, line 1: the first two columns must be '{source}', '{target}' as in the file's name, "
@@ -241,7 +243,7 @@ def _read_pairs(
         )
     if extra and len(header) < 3:
         raise DataError(f"{path}, line 1: no third column after {', '.join(header)}; add the labels (or weights)")
-    table = tables.read_table(path, [0, 1, *extra], delimiter="\t")
+    table = tables.read_table(path, [0, 1, *extra], delimiter="\t", has_quotes=False)
     ids = []
     for column, end in ((0, source), (1, target)):
         reason = f"; train/{end}.tsv has {len(nodes[end])} rows, and the row number is the id"
