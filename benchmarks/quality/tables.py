@@ -152,9 +152,9 @@ def sweep_section(result: Result) -> str:
         "checkpoint chosen on validation. Differences are paired by seed, with 95% t-intervals.\n"
     ]
     for protocol, values in result["protocols"].items():
-        models = [
-            [name, *(_spread(metrics[key]) for key in values["shown"])] for name, metrics in values["models"].items()
-        ]
+        floors = [name for name in values["models"] if name not in result["training"] and name != "oracle"]
+        names = [*floors, *result["training"], *({"oracle"} & values["models"].keys())]
+        models = [[name, *(_spread(values["models"][name][key]) for key in values["shown"])] for name in names]
         differences = [
             [pair, *(_difference(by_metric[key]) for key in values["shown"])]
             for pair, by_metric in values["differences"].items()
