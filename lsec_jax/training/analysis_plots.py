@@ -76,16 +76,18 @@ def figure4(panels: Sequence[Panel], streamers: Sequence[str], streamer_type: st
         for s in range(len(streamers)):
             chosen = panel.labels == s
             color = STREAMER_COLORS[s % len(STREAMER_COLORS)]
-            axis.scatter(*panel.points[chosen].T, s=11, color=color, alpha=0.75, linewidths=0)
+            axis.scatter(
+                *panel.points[chosen].T, s=24 if len(panel.labels) < 300 else 11, color=color, alpha=0.75, linewidths=0
+            )
         axis.set(xticks=[], yticks=[], title=f"({letter}) {panel.title}")
         axis.set_xlabel(f"silhouette {panel.silhouette:+.3f}, {len(panel.labels)} points")
         for spine in axis.spines.values():
             spine.set_color("#bbbbbb")
     handles = [
-        axes[0].scatter([], [], color=STREAMER_COLORS[s % len(STREAMER_COLORS)], label=f"{streamer_type} {name}")
+        axes[0].scatter([], [], color=STREAMER_COLORS[s % len(STREAMER_COLORS)], label=name)
         for s, name in enumerate(streamers)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=streamer_type)
     return figure
 
 

@@ -99,10 +99,10 @@ def _influence_table(found: dict[str, Any], item: str, streamer: str) -> list[st
     drawn = found["joined"]["monte_carlo"]["drawn_pairs"][0] + found["apart"]["monte_carlo"]["drawn_pairs"][0]
     lines += ["", f"Monte Carlo: mean +- standard deviation of {repeats} repeats of {drawn} drawn pairs each."]
     if truth:
-        observed = _text(truth["observed_ratio_of_these_users"])
+        observed, z_score = _text(truth["observed_ratio_of_these_users"]), _text(truth["z_score"], "+.2f")
         lines[-1] += (
             f" True probabilities: the simulated world's own, over all pairs of {truth['users']} users, whose "
-            f"purchases have the ratio {observed}: {_text(truth['z_score'], '+.2f')} standard deviations from the true one."
+            f"purchases have the ratio {observed}: {z_score} standard deviations from the true one."
         )
     return lines
 
