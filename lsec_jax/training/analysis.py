@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
+from matplotlib.figure import Figure
 
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import analysis
 from lsec_jax.schema import LiveCommerceData
-from lsec_jax.training import analysis_plots, analysis_report, figure4
+from lsec_jax.training import analysis_plots, analysis_report, figure4, reports
 from lsec_jax.training.run import describe_data
 from lsec_jax.training.writers import write_json
 
@@ -87,26 +88,41 @@ def run(
         "influence": analysis_report.influence_summary(influence),
         "users": analysis_report.similarity_summary(users),
         "items": analysis_report.similarity_summary(items),
+        "environment": reports.environment(),
         "seconds": round(time.perf_counter() - start, 2),
     }
-    text = analysis_report.markdown(data.name, graph, content)
-    streamer = graph.follow.target
     pictures = {
         "influence": analysis_plots.influence(influence, graph),
-        "users": analysis_plots.similarity(users, f"follow one {streamer}"),
-        "items": analysis_plots.similarity(items, f"sold by one {streamer}"),
+        "users": analysis_plots.similarity(users, f"follow one {graph.follow.target}"),
+        "items": analysis_plots.similarity(items, f"sold by one {graph.sell.source}"),
     }
-    _claim(output)
-    write_json(output / "analysis.json", content)
-    (output / "analysis.md").write_text(text)
+    text = analysis_report.markdown(data.name, graph, content)
+    _write(output, content, text, pictures)
     if found is not None:
-        names = [str(name) for name in data.nodes[streamer].ids[found.streamers]]
-        pictures["figure4"] = analysis_plots.figure4(found.panels, names, streamer)
-        write_json(output / "figure4.json", figure4.summary(found, data, graph))
-    for name, picture in pictures.items():
-        picture.savefig(output / f"{name}.png", dpi=130)
+        _write_figure4(output, found, data, graph)
     logging.info("done in %.1f s", time.perf_counter() - start)
     return text
+
+
+def _write(output: Path, content: Mapping[str, Any], text: str, pictures: Mapping[str, Figure]) -> None:
+    """Writes an analysis; what an earlier one left goes first, so that nothing old stands beside the new."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output={output}: cannot be created ({error.strerror}); choose another place") from None
+    for name in FILES:
+        (output / name).unlink(missing_ok=True)
+    write_json(output / "analysis.json", content)
+    (output / "analysis.md").write_text(text)
+    for name, picture in pictures.items():
+        picture.savefig(output / f"{name}.png", dpi=130)
+
+
+def _write_figure4(output: Path, found: figure4.Figure4, data: LiveCommerceData, graph: analysis.Tripartite) -> None:
+    write_json(output / "figure4.json", figure4.summary(found, data, graph))
+    streamer = graph.follow.target
+    names = [str(name) for name in data.nodes[streamer].ids[found.streamers]]
+    analysis_plots.figure4(found.panels, names, streamer).savefig(output / "figure4.png", dpi=130)
 
 
 def check_output(output: Path) -> None:
@@ -130,16 +146,6 @@ def _is_analysis(output: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("written_by") == analysis_report.MARK
-
-
-def _claim(output: Path) -> None:
-    """Makes the directory, and removes what an earlier analysis left, so that nothing old stands beside the new."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output={output}: cannot be created ({error.strerror}); choose another place") from None
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)
 
 
 def _true_probabilities(data: LiveCommerceData, purchase: str) -> Callable[[np.ndarray], np.ndarray] | None:

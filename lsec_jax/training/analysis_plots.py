@@ -43,7 +43,8 @@ def influence(found: Influence, graph: Tripartite) -> Figure:
     panel.margins(y=0.18)
     panel.ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)
     title = f"Is a pair of {graph.purchase.source} and {items} a purchase?"
-    panel.set(ylabel="probability of a purchase", title=f"{title} Ratio {found.ratio():.2f}")
+    ratio = f"{found.ratio():.2f}" if np.isfinite(found.ratio()) else "not defined"
+    panel.set(ylabel="probability of a purchase", title=f"{title} Ratio {ratio}")
     _clean(panel)
     return figure
 

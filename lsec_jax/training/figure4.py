@@ -88,7 +88,7 @@ def read_configs(workdirs: Mapping[str, Path], purchase: str, plugins: tuple[str
         ConfigError: if a workdir is no run or one of another model, or scikit-learn is missing.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise ConfigError("Figure 4 needs scikit-learn: python -m pip install 'lsec_jax[figure4]' (or scikit-learn)")
+        raise ConfigError("Figure 4 needs scikit-learn, which is optional: python -m pip install scikit-learn")
     configs = {role: load_config(path, None, plugins) for role, path in workdirs.items()}
     for role, config in configs.items():
         model = config.model

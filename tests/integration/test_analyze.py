@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,19 @@ from tests.integration.test_analyze import config_of
 
 def get_config(variant=""):
     return config_of("gcn", **({"seed": 1} if variant == "other" else {}))
+"""
+SHOP_FILE = """
+from lsec_jax.data.sources import interactions
+from tests.runs import tiny_config
+
+ENDS = (("buy", "user", "item"), ("follow", "user", "streamer"), ("sell", "streamer", "item"))
+
+
+def get_config():
+    config = tiny_config()
+    specs = [interactions.RelationSpec(n, s, t, f"{{n}}.csv", f"{{s}}_id", f"{{t}}_id") for n, s, t in ENDS]
+    config.data = interactions.Config({folder!r}, tuple(specs))
+    return config
 """
 TABLES = ("analysis.json", "analysis.md", "influence.png", "users.png", "items.png")
 SMALL = ("--draws=20000", "--pairs=500")
@@ -37,14 +51,13 @@ def config_of(role, **changes):
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    """Returns {role: workdir} of trained runs, and the same of a GCN run on another world as "other"."""
+    """Returns {role: workdir} of trained runs."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lsec_jax.training.plots.draw", lambda *args: None)
         for role in ("ncf", "gcn", "lsec"):
             fit.run(config_of(role), folder / role)
-        fit.run(config_of("gcn", seed=1), folder / "other")
-    return {role: folder / role for role in ("ncf", "gcn", "lsec", "other")}
+    return {role: folder / role for role in ("ncf", "gcn", "lsec")}
 
 
 @pytest.fixture
@@ -111,7 +124,7 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(here, wor
     (here / "full/notes.txt").write_text("mine")
     (here / "theirs").mkdir()
     (here / "theirs/analysis.json").write_text('{"by": "somebody else"}')
-    ncf_run, gcn_run, lsec_run, other = (workdirs[role] for role in ("ncf", "gcn", "lsec", "other"))
+    ncf_run, gcn_run, lsec_run = (workdirs[role] for role in ("ncf", "gcn", "lsec"))
     damaged = shutil.copytree(gcn_run, here / "damaged")
     shutil.rmtree(damaged / "checkpoints")
     for arguments, expected in (
@@ -128,7 +141,10 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(here, wor
         (trained_on(gcn_run, gcn_run, lsec_run), "not of NCF for 'buy'"),
         (trained_on(ncf_run, lsec_run, lsec_run), "not of LSEC-GNN with the one relation 'buy'"),
         (trained_on(ncf_run, gcn_run, gcn_run), "not of LSEC-GNN with several relations"),
-        (trained_on(ncf_run, other, lsec_run), f"the data differs from what {other} was trained on"),
+        (
+            ("--config.data.seed=1", *trained_on(ncf_run, gcn_run, lsec_run)),
+            f"the data differs from what {ncf_run} was trained on",
+        ),
         (trained_on(ncf_run, damaged, lsec_run), "no checkpoints here; train first"),
     ):
         message = runs.refusal("analyze", "--config=config.py", *SMALL, *arguments)
@@ -139,8 +155,16 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(here, wor
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
     message = runs.refusal("analyze", "--config=config.py", *trained_on(ncf_run, gcn_run, lsec_run))
-    assert "needs scikit-learn: python -m pip install" in message
+    assert "needs scikit-learn, which is optional: python -m pip install" in message
 
 
 def trained_on(ncf_run, gcn_run, lsec_run):
     return "--output=out", f"--ncf={ncf_run}", f"--gcn={gcn_run}", f"--lsec={lsec_run}"
+
+
+def test_files_without_times_or_truth_are_analysed_too(here):
+    shop = Path(__file__).parents[1] / "fixtures" / "shop"
+    (here / "shop.py").write_text(SHOP_FILE.format(folder=str(shop)))
+    result = runs.command("analyze", "--config=shop.py", "--output=out", *SMALL, "--seed=3")
+    assert result.code == 0 and "true probability" not in result.out, result
+    assert "truth" not in json.loads((here / "out/analysis.json").read_text())["influence"]
