@@ -43,11 +43,7 @@ class Settings:
 
 
 def run(
-    config: RunConfig,
-    settings: Settings,
-    output: Path,
-    workdirs: Mapping[str, Path] | None = None,
-    plugins: tuple[str, ...] = (),
+    config: RunConfig, settings: Settings, output: Path, workdirs: Mapping[str, Path], plugins: tuple[str, ...] = ()
 ) -> str:
     """Analyses all edges of the config's data, before any split, as the paper does, and writes into `output`.
 
@@ -55,7 +51,7 @@ def run(
         config: its data source counts, and nothing else.
         settings: relations and sizes.
         output: new, empty or of an earlier analysis, which is replaced.
-        workdirs: of the runs for Figure 4 by role (`figure4.ROLES`), or None for no such figure.
+        workdirs: of the runs for Figure 4 by role (`figure4.ROLES`), empty for no such figure.
         plugins: packages besides lsec_jax whose classes the runs' configs may name.
 
     Returns:
@@ -66,7 +62,7 @@ def run(
     """
     start = time.perf_counter()
     check_output(output)
-    configs = figure4.read_configs(workdirs, settings.purchase, plugins) if workdirs else {}
+    configs = figure4.read_configs(workdirs, settings.purchase, plugins)
     data = _timed("loaded the data", config.data.load)
     data.validate()
     graph = analysis.tripartite(data, settings.purchase, settings.follow, settings.sell)
@@ -91,12 +87,12 @@ def run(
         "environment": reports.environment(),
         "seconds": round(time.perf_counter() - start, 2),
     }
+    text = analysis_report.markdown(data.name, graph, content)
     pictures = {
         "influence": analysis_plots.influence(influence, graph),
         "users": analysis_plots.similarity(users, f"follow one {graph.follow.target}"),
         "items": analysis_plots.similarity(items, f"sold by one {graph.sell.source}"),
     }
-    text = analysis_report.markdown(data.name, graph, content)
     _write(output, content, text, pictures)
     if found is not None:
         _write_figure4(output, found, data, graph)
@@ -136,7 +132,7 @@ def check_output(output: Path) -> None:
     if output.is_dir() and any(output.iterdir()) and not _is_analysis(output):
         raise ConfigError(f"--output={output}: not empty, and holds no earlier analysis; give a new or empty directory")
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"--output={output}: cannot write into {existing}; choose another place")
 
 

@@ -80,14 +80,14 @@ def read_configs(workdirs: Mapping[str, Path], purchase: str, plugins: tuple[str
     """Reads the configs of the three runs, and checks that they are what the panels' titles say.
 
     Args:
-        workdirs: by role ("ncf", "gcn", "lsec").
+        workdirs: by role ("ncf", "gcn", "lsec"); all or none.
         purchase: the relation whose recommendation is the runs' primary task.
         plugins: packages besides lsec_jax whose classes the configs may name.
 
     Raises:
         ConfigError: if a workdir is no run or one of another model, or scikit-learn is missing.
     """
-    if importlib.util.find_spec("sklearn") is None:
+    if workdirs and importlib.util.find_spec("sklearn") is None:
         raise ConfigError("Figure 4 needs scikit-learn, which is optional: python -m pip install scikit-learn")
     configs = {role: load_config(path, None, plugins) for role, path in workdirs.items()}
     for role, config in configs.items():

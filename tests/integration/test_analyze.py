@@ -131,6 +131,7 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(here, wor
         (("--output=full",), "--output=full: not empty, and holds no earlier analysis"),
         (("--output=theirs",), "--output=theirs: not empty, and holds no earlier analysis"),
         (("--output=config.py",), "--output=config.py: this is a file"),
+        (("--output=config.py/out",), "config.py; choose another place"),
         ((), "output"),
         (("--output=out", "--purchase=bought"), "--purchase=bought: data set"),
         (("--output=out", "--sell=follow"), "--sell=follow: runs from user to streamer"),
