@@ -63,17 +63,36 @@ def test_the_dev_extra_is_requirements_dev():
     assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
 
 
+def extras() -> dict[str, set[str]]:
+    """Returns the requirements of each optional extra of pyproject.toml but `dev`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {
+        name: {str(Requirement(line)) for line in lines} for name, lines in project["optional-dependencies"].items()
+    }
+    return {name: lines for name, lines in found.items() if name != "dev"}
+
+
+def test_development_installs_every_extra():
+    assert set().union(*extras().values()) <= {str(requirement) for requirement in requirements("requirements-dev.txt")}
+
+
 def test_what_the_package_imports_is_required():
+    """By requirements.txt; inside functions an extra does, as its import happens only where it is used."""
     declared = {re.sub(r"[-_.]+", "-", requirement.name).lower() for requirement in requirements("requirements.txt")}
+    optional = {re.sub(r"[-_.]+", "-", Requirement(line).name).lower() for lines in extras().values() for line in lines}
     distributions = importlib.metadata.packages_distributions()
     for path in sorted((ROOT / "lsec_jax").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = {node for function in functions for node in ast.walk(function)}
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"lsec_jax"}:
                 owners = {re.sub(r"[-_.]+", "-", owner).lower() for owner in distributions.get(top, [])}
-                assert owners & declared, f"{path.relative_to(ROOT)} imports {top}: add it to requirements.txt"
+                wanted = declared | (optional if node in inside else set())
+                assert owners & wanted, f"{path.relative_to(ROOT)} imports {top}: add it to requirements.txt"
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])

@@ -189,7 +189,8 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
         raise DataError(
             f"the data differs from what {workdir} was trained on (stored -> now):\n  "
             + "\n  ".join(lines)
-            + "\nGive the original data (evaluate and recommend: --data), or train into another --workdir."
+            + "\nGive the original data (evaluate and recommend: --data; analyze: --config), or train into another "
+            "--workdir."
         )
 
 

@@ -151,13 +151,18 @@ def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
         raise
 
 
+def final_vectors(run: Run, state: TrainState) -> dict[str, np.ndarray]:
+    """Returns the final vectors (Eq. 7) by node type, [n, d] float32."""
+    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs))
+    return jax.device_get(encode(state.params, run.inputs))
+
+
 def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
     """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt.
 
     The directory, new or empty, gets its files only when all of them have been written.
     """
-    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs))
-    vectors = jax.device_get(encode(state.params, run.inputs))
+    vectors = final_vectors(run, state)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{directory.name}.", dir=directory.parent) as temporary:
         complete = Path(temporary) / "complete"
