@@ -295,7 +295,7 @@ def sweep_result(protocol):
         "config": "configs/x.py",
         "seeds": [0, 1],
         "protocols": {"candidates": protocol},
-        "training": dict.fromkeys(("gcn", "lsec-gcn"), {"best_step": spread, "train_seconds": spread}),
+        "training": {key: {"best_step": spread, "train_seconds": spread} for key in ("gcn", "lsec-gcn")},
         "environments": [ENVIRONMENT],
         "command": "python -m x",
     }
