@@ -55,7 +55,7 @@ def generate_candidates(
     target_ids = np.empty((len(users), length), np.int32)
     labels = np.empty((len(users), length), bool)
     generator = np.random.default_rng(seed)
-    for chosen, draw, row_cost in ((~dense, _draw_sparse, length), (dense, _draw_dense, num_targets)):
+    for chosen, draw, row_cost in ((~dense, fill_lists, length), (dense, _draw_dense, num_targets)):
         rows = np.flatnonzero(chosen)
         for block in np.array_split(rows, max(1, -(-len(rows) * row_cost // _BLOCK_PAIRS))):
             taken = _keys((indptr, bought), users[block], num_targets)
@@ -93,7 +93,7 @@ def _check_positives(
     )
 
 
-def _draw_sparse(
+def fill_lists(
     generator: np.random.Generator,
     num_rows: int,
     length: int,
@@ -103,7 +103,15 @@ def _draw_sparse(
 ) -> np.ndarray:
     """Rejection sampling: every round draws exactly what is missing, so that no draw is ever cut off by its id.
 
-    Keys are row * num_targets + target, int64; `taken` (all splits) and `positive` (this split) are sorted.
+    Keys are row * num_targets + target, int64.
+
+    Args:
+        generator: of the draws.
+        num_rows: of lists.
+        length: of every list; each row must have that many targets to offer.
+        num_targets: drawn from.
+        taken: sorted keys that are never drawn, the positive ones among them.
+        positive: sorted keys that every list begins with, each once.
 
     Returns:
         The sorted keys of all candidates, [num_rows * length].
