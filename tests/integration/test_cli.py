@@ -12,7 +12,7 @@ from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.sources import lsec
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, VALIDATION
-from tests import runs
+from tests import runs, stand_ins
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 ON_REAL_DATA = [path for path in CONFIGS if "LSEC_JAX_DATA" in path.read_text()]
@@ -168,6 +168,8 @@ def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monke
 @pytest.mark.parametrize("path", CONFIGS)
 def test_the_tiny_variant_of_every_config_trains_two_steps(path, world, here, without_pictures, monkeypatch):
     write_lightgcn_text(world, here / "real" / "gowalla")
+    for name, write in stand_ins.WRITERS.items():
+        write(world, here / "real" / name)
     monkeypatch.setenv("LSEC_JAX_DATA", str(here / "real"))
     train_two_steps(path)
     assert "unknown variant ':huge'" in runs.refusal("train", f"--config={path}:huge")
