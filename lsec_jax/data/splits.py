@@ -34,8 +34,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
         task_relations: trained and evaluated relations, the primary one first.
 
     Returns:
-        The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains, for
-        every relation, "<relation>: training edges" (validation, test), and, for every task relation, its cold nodes.
+        The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains
+        every relation's edges per split, every task relation's cold nodes, and the edges outside an availability.
 
     Raises:
         ConfigError: unknown method, bad fractions, or a method that the data does not allow.
@@ -225,7 +225,7 @@ def _remedy(method: str) -> str:
 
 def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, int]:
     """Counts edges per split, and task nodes of the test split that training has never seen."""
-    counts = {}
+    counts = _availability_counts(data)
     is_warm = {name: np.zeros(len(table), bool) for name, table in data.nodes.items()}
     for relation in data.relations.values():
         is_train = _is_in(relation, TRAIN)
@@ -243,4 +243,18 @@ def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, 
             prefix = f"{name}: test {end} nodes without training edges"
             counts[f"{prefix} in it"] = int((~trained[tested]).sum())
             counts[f"{prefix} in any relation"] = int((~is_warm[end][tested]).sum())
+    return counts
+
+
+def _availability_counts(data: LiveCommerceData) -> dict[str, int]:
+    """Counts edges at a time when their target is not available, and windows that no evaluation can use."""
+    counts: dict[str, int] = {}
+    for name, availability in data.availability.items():
+        if data.cut_times is None:
+            is_bounded = (availability.start > -np.inf) | (availability.end < np.inf)
+            counts[f"{name}: windows not used in evaluation, the split is not by time"] = int(is_bounded.sum())
+        for relation in data.relations.values():
+            if relation.target == name and relation.time is not None:
+                outside = ~availability.at(relation.time, relation.target_ids)
+                counts[f"{relation.name}: edges while the {name} is not available"] = int(outside.sum())
     return counts

@@ -188,7 +188,8 @@ def _clean(
     own = np.repeat(rows, sizes) * num_places + bought[csr.expand_ranges(indptr[lists.source_ids], sizes)]
     kept = np.sort(keys[~is_bad])
     taken = np.unique(np.concatenate([own, kept]))
-    filled = candidates.fill_lists(rng, num_rows, length, num_places, taken, kept).reshape(num_rows, length)
+    filled = candidates.fill_lists(rng, num_rows, length, num_places, np.arange(num_places), taken, kept)
+    filled = filled.reshape(num_rows, length)
     origin = f"{lists.origin}, cleaned: {is_bad.sum()} collisions replaced, seed {seed}"
     return Candidates(lists.source_ids, (filled % num_places).astype(np.int32), filled == keys[:, :1], origin)
 
