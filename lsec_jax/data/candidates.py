@@ -93,7 +93,8 @@ def _check_positives(
         )
     raise schema.DataError(
         f"{problem}at most {length} candidates is possible for all ({num_candidates} asked), because another "
-        f"{edges.source} has nearly every {edges.target}; evaluate with the full_ranking protocol"
+        f"{edges.source} has nearly every {edges.target}, or few are available in the period; evaluate with "
+        "the full_ranking protocol"
     )
 
 

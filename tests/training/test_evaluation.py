@@ -244,9 +244,10 @@ def test_windows_that_are_always_open_change_no_metric(data, protocol):
 
 def test_a_period_in_which_nothing_is_available_is_refused(data):
     evaluator = evaluation.Evaluator(with_windows(data, np.ones(NUM_ITEMS, bool)), "buy", CONFIG)
-    for protocol in PROTOCOLS:
-        with pytest.raises(schema.DataError, match=r"both a positive and something to rank it against"):
-            evaluator.check("test", protocol)
+    with pytest.raises(schema.DataError, match="no user has both a positive and something to rank it against"):
+        evaluator.check("test", "full_ranking")
+    with pytest.raises(schema.DataError, match="or few are available in the period; evaluate with the full_ranking"):
+        evaluator.check("test", "candidates")
 
 
 def test_published_lists_stay_as_they_are_whatever_is_available(data):
