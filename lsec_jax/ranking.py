@@ -160,6 +160,7 @@ def full_ranking(
     positives: Csr,
     cutoffs: tuple[int, ...],
     block_size: int,
+    offered: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Ranks the positives of every user among all targets that the user has not seen.
 
@@ -170,6 +171,7 @@ def full_ranking(
         positives: (indptr, indices) over all users: what should rank high.
         cutoffs: the K of the @K metrics.
         block_size: users scored at once; peak memory is a few times block_size x n x 4 bytes.
+        offered: which targets are ranked at all, besides the positives, [n] bool; None = all.
 
     Returns:
         `metrics.full_ranking_metrics` as numpy arrays [u], NaN for users without positives.
@@ -188,7 +190,9 @@ def full_ranking(
         rows, targets = _concatenate_rows([seen, positives], ids[:num_real], masked_width)
         positive_ids, positive_mask = _padded_rows(positives, ids, width)
         scores = scorer.score_all(ids)
-        result, has_nan = _full_ranking_block(scores, rows, targets, positive_ids, positive_mask, tuple(cutoffs))
+        result, has_nan = _full_ranking_block(
+            scores, rows, targets, positive_ids, positive_mask, tuple(cutoffs), offered
+        )
         parts.append(_fetch(result, has_nan, ids, num_real))
     return _join(parts)
 
@@ -227,7 +231,7 @@ def rank_candidates(
 
 
 def top_k(
-    scorer: Scorer, source_ids: np.ndarray, seen: Csr | None, k: int, block_size: int
+    scorer: Scorer, source_ids: np.ndarray, seen: Csr | None, k: int, block_size: int, offered: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best targets of every user, best first; equal scores in the order of their ids.
 
@@ -237,6 +241,7 @@ def top_k(
         seen: (indptr, indices) over all users, left out of the lists; None = leave out nothing.
         k: length of the lists.
         block_size: users scored at once.
+        offered: which targets may be listed, [n] bool; None = all.
 
     Returns:
         (target_ids [u, k] int32, scores [u, k] float32); -1 and -inf where fewer than k targets are left.
@@ -259,7 +264,7 @@ def top_k(
     start = 0
     for ids, num_real in _blocks(source_ids, block_size):
         rows, targets = _concatenate_rows(masks, ids[:num_real], masked_width)
-        (best_ids, best), has_nan = _top_k_block(scorer.score_all(ids), rows, targets, k)
+        (best_ids, best), has_nan = _top_k_block(scorer.score_all(ids), rows, targets, k, offered)
         best_ids, best = _fetch((best_ids, best), has_nan, ids, num_real)
         target_ids[start : start + num_real, : best.shape[1]] = best_ids
         scores[start : start + num_real, : best.shape[1]] = best
@@ -275,10 +280,11 @@ def _full_ranking_block(
     positive_ids: Int[Array, "b p"],
     positive_mask: Bool[Array, "b p"],
     cutoffs: tuple[int, ...],
+    offered: Bool[Array, " n"] | None,
 ) -> tuple[dict[str, Float[Array, " b"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
     positive_scores = jnp.take_along_axis(scores, positive_ids, axis=1)
-    negatives = scores.at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
+    negatives = _only_offered(scores, offered).at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
     best = lax.top_k(negatives, min(max(cutoffs), scores.shape[1]))[0]
     best = jnp.pad(best, ((0, 0), (0, max(cutoffs) - best.shape[1])), constant_values=-jnp.inf)
     return metrics.full_ranking_metrics(best, positive_scores, positive_mask, cutoffs), has_nan
@@ -294,12 +300,20 @@ def _candidates_block(
 
 @functools.partial(jax.jit, static_argnames="k")
 def _top_k_block(
-    scores: Float[Array, "b n"], masked_rows: Int[Array, " e"], masked_targets: Int[Array, " e"], k: int
+    scores: Float[Array, "b n"],
+    masked_rows: Int[Array, " e"],
+    masked_targets: Int[Array, " e"],
+    k: int,
+    offered: Bool[Array, " n"] | None,
 ) -> tuple[tuple[Int[Array, "b j"], Float[Array, "b j"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
-    left = scores.at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
+    left = _only_offered(scores, offered).at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
     best, best_ids = lax.top_k(left, min(k, scores.shape[1]))
     return (jnp.where(best == -jnp.inf, -1, best_ids), best), has_nan
+
+
+def _only_offered(scores: Float[Array, "b n"], offered: Bool[Array, " n"] | None) -> Float[Array, "b n"]:
+    return scores if offered is None else jnp.where(offered[None, :], scores, -jnp.inf)
 
 
 def _without_nan(scores: Float[Array, "b k"]) -> tuple[Float[Array, "b k"], Bool[Array, " b"]]:

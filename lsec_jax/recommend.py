@@ -4,9 +4,11 @@ Example:
   python -m lsec_jax.recommend --workdir=/tmp/run --k=20 --users=users.txt --output=recs.parquet
 
 --users is a file with one user id a line (default: all users). Items that a user has already bought, in any split, are
-left out unless --include_seen. A user whom the data does not know, or who has no training edge in any of the model's
-relations, gets the popularity list; the column `source` then says "popularity" instead of "model". Columns: user_id,
-rank, item_id, score, source. --export_embeddings=DIR also writes the final vectors of every node type with their ids.
+left out unless --include_seen. With --at=TIME, a number or an ISO 8601 date as in the data, only items that are
+available then are listed; the data must say when that is. A user whom the data does not know, or who has no training
+edge in any of the model's relations, gets the popularity list; the column `source` then says "popularity" instead of
+"model". Columns: user_id, rank, item_id, score, source. --export_embeddings=DIR also writes the final vectors of every
+node type with their ids.
 """
 
 import os
@@ -26,6 +28,7 @@ _K = flags.DEFINE_integer("k", 20, "Recommendations per user.", lower_bound=1)
 _USERS = flags.DEFINE_string("users", None, "File with one user id a line; default: all users of the data.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write: .parquet, .csv or .tsv.", required=True)
 _INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also recommend what a user has already bought.")
+_AT = flags.DEFINE_string("at", None, "Only items that are available at this time: a number or date as in the data.")
 _EXPORT = flags.DEFINE_string("export_embeddings", None, "Directory for vectors (.npy) and ids (.txt) per node type.")
 
 
@@ -40,12 +43,14 @@ def main() -> None:
         existing = next(parent for parent in export.absolute().parents if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise ConfigError(f"--export_embeddings={export}: cannot write into {existing}; choose another place")
+    at = None if _AT.value is None else serving.read_time(_AT.value)
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))
+    offered = None if at is None else serving.offered_at(run, at)
     state, _ = restore_best(run, workdir)
     if _K.value > (num_items := run.num_targets()):
         logging.warning("--k=%d, but there are only %d items: the lists are shorter", _K.value, num_items)
-    counts = serving.write_recommendations(run, state, users, _K.value, output, _INCLUDE_SEEN.value)
+    counts = serving.write_recommendations(run, state, users, _K.value, output, _INCLUDE_SEEN.value, offered)
     logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
     if export is not None:
         serving.export_embeddings(run, state, export)

@@ -95,6 +95,10 @@ class Relation:
         rows = self._rows_of(split)
         return np.ones(len(rows), np.float32) if self.weight is None else self.weight[rows]
 
+    def edge_times(self, split: int) -> np.ndarray | None:
+        """Returns the times of one split, [e] float64, in the order of `edges`; None where there are none."""
+        return None if self.time is None else self.time[self._rows_of(split)]
+
     def _rows_of(self, split: int) -> np.ndarray:
         assert self.split is not None, f"relation '{self.name}' has not been split yet"
         rows = np.flatnonzero(self.split == split)
@@ -116,6 +120,27 @@ class Candidates:
     target_ids: np.ndarray
     labels: np.ndarray
     origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Availability:
+    """When the nodes of one type can be bought (or followed, ...): half-open windows [start, end).
+
+    Attributes:
+        start: in the unit of the relations' times, [n] float64; -inf where it is not known.
+        end: exclusive, above the start, [n] float64; inf where it is not known.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+
+    def at(self, time: float | np.ndarray, ids: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Whether nodes (default: all) are available at a time, or each at its own, [n] or [len(ids)] bool."""
+        return (self.start[ids] <= time) & (time < self.end[ids])
+
+    def overlaps(self, start: float, end: float) -> np.ndarray:
+        """Whether each node is available at some time of [start, end), [n] bool."""
+        return (self.start < end) & (self.end > start)
 
 
 @runtime_checkable
@@ -144,6 +169,7 @@ class LiveCommerceData:
         cut_times: (start of validation, start of test) where the split is chronological.
         end_time: end of the observed period (exclusive), where there is time.
         truth: true probabilities, for simulated worlds only.
+        availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
     """
 
@@ -154,6 +180,7 @@ class LiveCommerceData:
     cut_times: tuple[float, float] | None = None
     end_time: float | None = None
     truth: Truth | None = None
+    availability: Mapping[str, Availability] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def relation(self, name: str) -> Relation:
@@ -164,6 +191,22 @@ class LiveCommerceData:
                 "Change the config's relations and tasks, or add the relation to the data source."
             )
         return self.relations[name]
+
+    def split_window(self, split: int) -> tuple[float, float] | None:
+        """Returns (start, end) of the validation or test period, or None where the split is not chronological."""
+        if self.cut_times is None or self.end_time is None:
+            return None
+        return self.cut_times if split == VALIDATION else (self.cut_times[1], self.end_time)
+
+    def offered(self, node_type: str, split: int) -> np.ndarray | None:
+        """Whether each node is available at some time of the validation or test period, [n] bool.
+
+        None = all of them: the node type has no availability, or the split is not chronological.
+        """
+        window = self.split_window(split)
+        if node_type not in self.availability or window is None:
+            return None
+        return self.availability[node_type].overlaps(*window)
 
     def validate(self) -> None:
         """Checks all tables; raises one DataError that lists every problem found."""
@@ -178,11 +221,13 @@ class LiveCommerceData:
                 problems.append(f"node table '{table.name}': ids are not unique")
         for relation in self.relations.values():
             problems += _relation_problems(relation, self.nodes)
+        for name, availability in self.availability.items():
+            problems += _availability_problems(name, availability, self.nodes)
         if problems:
             raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(problems))
 
     def fingerprint(self) -> str:
-        """SHA-256 over node ids, relations (with time, weight and split) and candidate lists, hex.
+        """SHA-256 over node ids, relations (with time, weight and split), candidate lists and availability, hex.
 
         Equal for equal data, whatever the source's path and the order of its rows.
         """
@@ -201,6 +246,10 @@ class LiveCommerceData:
             order = np.argsort(lists.source_ids)
             for values in (lists.source_ids, lists.target_ids, lists.labels):
                 digest.update(np.ascontiguousarray(values[order]).tobytes())
+        for name, availability in sorted(self.availability.items()):
+            digest.update(f"availability:{name}:{len(availability.start)}".encode())
+            for values in (availability.start, availability.end):
+                digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
     def replace(self, **changes: Any) -> "LiveCommerceData":
@@ -233,3 +282,20 @@ def _relation_problems(relation: Relation, nodes: Mapping[str, NodeTable]) -> li
     if _has_duplicates(keys):
         problems.append(f"{where}: some pairs occur twice; sources keep the first occurrence")
     return problems
+
+
+def _availability_problems(name: str, availability: Availability, nodes: Mapping[str, NodeTable]) -> list[str]:
+    where = f"availability of '{name}'"
+    if name not in nodes:
+        return [f"{where}: no such node table (tables: {', '.join(sorted(nodes))})"]
+    shape = (len(nodes[name]),)
+    for column in ("start", "end"):
+        values = getattr(availability, column)
+        if values.shape != shape or values.dtype != np.float64:
+            expected = f"one float64 for each of the {shape[0]} nodes"
+            return [f"{where}: {column} is {values.dtype} of shape {values.shape}; give {expected}"]
+    bad = np.flatnonzero(~(availability.start < availability.end))  # also NaN
+    if len(bad) == 0:
+        return []
+    window = f"start {availability.start[bad[0]]}, end {availability.end[bad[0]]}"
+    return [f"{where}: {name} {nodes[name].ids[bad[0]]}: {window}; the start must lie before the end"]

@@ -237,3 +237,23 @@ def test_popularity_on_gowalla_gives_the_published_recall_and_ndcg(data_dir):
     got = ranking.full_ranking(scorer, users, seen, positives, (20,), 64)
     assert round(float(got["recall@20"].mean(dtype=np.float64)), 4) == 0.0416
     assert round(float(got["ndcg@20"].mean(dtype=np.float64)), 4) == 0.0317
+
+
+def test_only_what_is_offered_is_ranked_and_listed():
+    scorer, (seen, positives) = random_dot_scorer(), random_split()
+    offered = np.arange(NUM_TARGETS) % 3 > 0
+    scores = np.asarray(scorer.score_all(np.arange(NUM_SOURCES)))
+    ids, _ = ranking.top_k(scorer, np.arange(NUM_SOURCES), None, NUM_TARGETS, 8, offered)
+    for row, values in zip(ids, scores, strict=True):
+        best = np.flatnonzero(offered)[np.argsort(-values[offered], kind="stable")]
+        np.testing.assert_array_equal(row, np.append(best, np.full(NUM_TARGETS - len(best), -1)))
+    users = np.flatnonzero(np.diff(positives[0]))
+    got = ranking.full_ranking(scorer, users, seen, positives, (5,), 8, offered)
+    # The same as if everything else had been seen, except for the positives.
+    pairs = np.zeros((NUM_SOURCES, NUM_TARGETS), bool)
+    pairs[np.repeat(np.arange(NUM_SOURCES), np.diff(seen[0])), seen[1]] = True
+    pairs |= ~offered
+    pairs[np.repeat(np.arange(NUM_SOURCES), np.diff(positives[0])), positives[1]] = False
+    expected = ranking.full_ranking(scorer, users, csr_from_pairs(*np.nonzero(pairs), NUM_SOURCES), positives, (5,), 8)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values)

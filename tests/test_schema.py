@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lsec_jax.schema import TEST, Candidates, DataError, NodeTable
+from lsec_jax.schema import TEST, VALIDATION, Availability, Candidates, DataError, NodeTable
 from tests.worlds import world
 
 
@@ -70,3 +70,56 @@ def test_ids_are_found_as_numbers_and_as_their_text():
     np.testing.assert_array_equal(numbers.index_of(np.array(["10", "x"])), [1, -1])
     np.testing.assert_array_equal(texts.index_of(np.array([7, 8])), [1, -1])
     np.testing.assert_array_equal(texts.index_of(np.array([], np.str_)), [])
+
+
+def windows(start=0.0, end=10.0):
+    """The same window for each of the nine items."""
+    return Availability(np.full(9, start), np.full(9, end))
+
+
+def test_the_fingerprint_depends_on_availability_and_only_where_there_is_some():
+    data = world()
+    found = {data.replace(availability=a).fingerprint() for a in ({}, {"item": windows()}, {"item": windows(end=9.0)})}
+    assert len(found) == 3 and data.fingerprint() in found
+    # Workdirs keep fingerprints: data without availability must keep its own for ever.
+    assert data.fingerprint() == "b6cbe8486cc3dfdc12ed12fe51c601424f561b62a2b40e2fa2f3949863d4d968"
+
+
+@pytest.mark.parametrize(
+    ("node_type", "start", "end", "message"),
+    [
+        ("item", 3.0, 3.0, "availability of 'item': item 0: start 3.0, end 3.0; the start must lie before the end"),
+        ("item", np.nan, 3.0, "item 0: start nan, end 3.0"),
+        ("item", 3.0, np.nan, "item 0: start 3.0, end nan"),
+        ("item", np.inf, np.inf, "item 0: start inf, end inf"),
+        (
+            "user",
+            0.0,
+            1.0,
+            r"availability of 'user': start is float64 of shape \(9,\); give one float64 for each of the",
+        ),
+        ("room", 0.0, 1.0, "availability of 'room': no such node table"),
+    ],
+)
+def test_windows_that_cannot_be_used_are_refused(node_type, start, end, message):
+    with pytest.raises(DataError, match=message):
+        world().replace(availability={node_type: windows(start, end)}).validate()
+
+
+def test_windows_are_half_open_and_may_be_open_ended():
+    data = world().replace(availability={"item": windows(-np.inf, np.inf)})
+    data.validate()
+    at = Availability(np.array([2.0, -np.inf]), np.array([5.0, np.inf]))
+    assert [at.at(time).tolist() for time in (1.9, 2.0, 4.9, 5.0)] == [[0, 1], [1, 1], [1, 1], [0, 1]]
+    assert at.overlaps(0.0, 2.0).tolist() == at.overlaps(5.0, 9.0).tolist() == [False, True]
+    assert at.overlaps(0.0, 2.1).tolist() == at.overlaps(4.9, 9.0).tolist() == [True, True]
+    assert at.at(np.array([1.0, 3.0, 9.0]), np.array([1, 0, 0])).tolist() == [True, True, False]
+
+
+def test_what_is_offered_follows_the_period_of_the_split():
+    data = world().replace(availability={"item": Availability(np.arange(9.0), np.arange(9.0) + 1)})
+    assert data.offered("item", TEST) is None  # no cut times
+    data = data.replace(cut_times=(4.0, 6.0), end_time=8.0)
+    assert np.flatnonzero(data.offered("item", VALIDATION)).tolist() == [4, 5]
+    assert np.flatnonzero(data.offered("item", TEST)).tolist() == [6, 7]
+    assert data.offered("user", TEST) is None

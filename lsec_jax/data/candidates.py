@@ -19,7 +19,8 @@ def generate_candidates(
     """Draws one candidate list for every source node with an edge in the split.
 
     Rows are sorted by target id, so that the place of a candidate says nothing about its label. The same data, N and
-    seed give the same lists (for one version of numpy's generator).
+    seed give the same lists (for one version of numpy's generator). Negatives are of the targets that are available in
+    the split's period, as far as the data knows (`LiveCommerceData.offered`).
 
     Args:
         data: with splits assigned.
@@ -39,34 +40,37 @@ def generate_candidates(
     num_targets = len(data.nodes[edges.target])
     source_ids, positive_targets = edges.edges(split)
     if len(source_ids) == 0:
-        raise schema.DataError(
-            f"relation '{relation}' of data set '{data.name}' has no edges in split {split}; "
-            "evaluate another split or give this one a share of the edges (config.split.fractions)"
-        )
+        where = f"relation '{relation}' of data set '{data.name}' has no edges in split {split}"
+        raise schema.DataError(f"{where}; evaluate another split or give this one a share (config.split.fractions)")
     users, num_positives = np.unique(source_ids, return_counts=True)
     indptr, bought = csr.csr_from_pairs(edges.source_ids, edges.target_ids, len(data.nodes[edges.source]))
-    num_bought = np.diff(indptr)[users]
-    feasible = int((num_targets - num_bought + num_positives).min())
+    in_period = data.offered(edges.target, split)
+    is_offered = np.ones(num_targets, bool) if in_period is None else in_period
+    offered = np.flatnonzero(is_offered)
+    num_bought = np.bincount(edges.source_ids[is_offered[edges.target_ids]], minlength=len(indptr))[users]
+    feasible = int((len(offered) - num_bought + num_positives).min())
     length = min(num_candidates, feasible)
     _check_positives(data, edges, users, num_positives, length, num_candidates)
 
     positive_indptr = np.concatenate([[0], np.cumsum(num_positives)])
-    dense = num_bought + length > _DENSE_SHARE * num_targets
+    dense = num_bought + length > _DENSE_SHARE * len(offered)
     target_ids = np.empty((len(users), length), np.int32)
     labels = np.empty((len(users), length), bool)
     generator = np.random.default_rng(seed)
-    for chosen, draw, row_cost in ((~dense, _draw_sparse, length), (dense, _draw_dense, num_targets)):
+    for chosen, draw, row_cost in ((~dense, fill_lists, length), (dense, _draw_dense, num_targets)):
         rows = np.flatnonzero(chosen)
         for block in np.array_split(rows, max(1, -(-len(rows) * row_cost // _BLOCK_PAIRS))):
             taken = _keys((indptr, bought), users[block], num_targets)
             positive = _keys((positive_indptr, positive_targets), block, num_targets)
             if len(block):
-                keys = draw(generator, len(block), length, num_targets, taken, positive)
+                keys = draw(generator, len(block), length, num_targets, offered, taken, positive)
                 target_ids[block] = (keys % num_targets).reshape(-1, length)
                 labels[block] = csr.contains(positive, keys).reshape(-1, length)
     origin = f"generated, N={length}, seed {seed}"
     if length < num_candidates:
         origin += f" (N={num_candidates} asked; some {edges.source} has only {feasible} candidates to offer)"
+    if len(offered) < num_targets:
+        origin += f", of the {len(offered)} available in the period"
     return schema.Candidates(users.astype(np.int32), target_ids, labels, origin)
 
 
@@ -89,21 +93,32 @@ def _check_positives(
         )
     raise schema.DataError(
         f"{problem}at most {length} candidates is possible for all ({num_candidates} asked), because another "
-        f"{edges.source} has nearly every {edges.target}; evaluate with the full_ranking protocol"
+        f"{edges.source} has nearly every {edges.target}, or few are available in the period; evaluate with "
+        "the full_ranking protocol"
     )
 
 
-def _draw_sparse(
+def fill_lists(
     generator: np.random.Generator,
     num_rows: int,
     length: int,
     num_targets: int,
+    offered: np.ndarray,
     taken: np.ndarray,
     positive: np.ndarray,
 ) -> np.ndarray:
     """Rejection sampling: every round draws exactly what is missing, so that no draw is ever cut off by its id.
 
-    Keys are row * num_targets + target, int64; `taken` (all splits) and `positive` (this split) are sorted.
+    Keys are row * num_targets + target, int64.
+
+    Args:
+        generator: of the draws.
+        num_rows: of lists.
+        length: of every list; each row must have that many targets to offer.
+        num_targets: n, of the keys.
+        offered: targets to draw from, [o] int64.
+        taken: sorted keys that are never drawn, the positive ones among them.
+        positive: sorted keys that every list begins with, each once.
 
     Returns:
         The sorted keys of all candidates, [num_rows * length].
@@ -112,7 +127,7 @@ def _draw_sparse(
     chosen = positive
     while missing.any():
         starts = np.repeat(np.arange(num_rows, dtype=np.int64) * num_targets, missing)
-        drawn = np.sort(starts + generator.integers(0, num_targets, len(starts)))
+        drawn = np.sort(starts + offered[generator.integers(0, len(offered), len(starts))])
         drawn = drawn[np.diff(drawn, prepend=-1) > 0]  # sorted already: np.unique would work on it again
         drawn = drawn[~csr.contains(taken, drawn)]
         missing = missing - np.bincount(drawn // num_targets, minlength=num_rows)
@@ -127,12 +142,15 @@ def _draw_dense(
     num_rows: int,
     length: int,
     num_targets: int,
+    offered: np.ndarray,
     taken: np.ndarray,
     positive: np.ndarray,
 ) -> np.ndarray:
     """The same for users with few targets to spare: the `length` smallest of one random number per target."""
     priority = generator.random(num_rows * num_targets)
     priority[taken] = 2.0
+    if len(offered) < num_targets:
+        priority.reshape(num_rows, num_targets)[:, np.setdiff1d(np.arange(num_targets), offered)] = 2.0
     priority[positive] = -1.0
     chosen = np.argpartition(priority.reshape(num_rows, num_targets), length - 1, axis=1)[:, :length]
     return (np.sort(chosen, axis=1) + np.arange(num_rows)[:, None] * num_targets).ravel()

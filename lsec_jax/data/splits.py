@@ -34,8 +34,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
         task_relations: trained and evaluated relations, the primary one first.
 
     Returns:
-        The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains, for
-        every relation, "<relation>: training edges" (validation, test), and, for every task relation, its cold nodes.
+        The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains
+        every relation's edges per split, every task relation's cold nodes, and the edges outside an availability.
 
     Raises:
         ConfigError: unknown method, bad fractions, or a method that the data does not allow.
@@ -72,6 +72,29 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
+
+
+def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Moves a random share of each source's training pairs to VALIDATION; [e] int8.
+
+    A source with n training pairs gives floor(fraction n + u), u uniform in [0, 1), so that the share is right on
+    average for short lists too, but never its last one. For sources with a given split that has no validation part.
+
+    Args:
+        source_ids: [e].
+        split: [e] int8.
+        fraction: in [0, 1).
+        seed: of the draw; it depends on the order of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    train = np.flatnonzero(split == TRAIN)
+    order = train[np.lexsort((rng.random(len(train)), source_ids[train]))]
+    _, first, sizes = np.unique(source_ids[order], return_index=True, return_counts=True)
+    num_held = np.minimum(np.floor(fraction * sizes + rng.random(len(sizes))).astype(np.int64), sizes - 1)
+    rank = np.arange(len(order)) - np.repeat(first, sizes)
+    split = split.copy()
+    split[order[rank < np.repeat(num_held, sizes)]] = VALIDATION
+    return split
 
 
 def audit_splits(data: LiveCommerceData) -> None:
@@ -202,7 +225,7 @@ def _remedy(method: str) -> str:
 
 def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, int]:
     """Counts edges per split, and task nodes of the test split that training has never seen."""
-    counts = {}
+    counts = _availability_counts(data)
     is_warm = {name: np.zeros(len(table), bool) for name, table in data.nodes.items()}
     for relation in data.relations.values():
         is_train = _is_in(relation, TRAIN)
@@ -220,4 +243,18 @@ def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, 
             prefix = f"{name}: test {end} nodes without training edges"
             counts[f"{prefix} in it"] = int((~trained[tested]).sum())
             counts[f"{prefix} in any relation"] = int((~is_warm[end][tested]).sum())
+    return counts
+
+
+def _availability_counts(data: LiveCommerceData) -> dict[str, int]:
+    """Counts edges at a time when their target is not available, and windows that no evaluation can use."""
+    counts: dict[str, int] = {}
+    for name, availability in data.availability.items():
+        if data.cut_times is None:
+            is_bounded = (availability.start > -np.inf) | (availability.end < np.inf)
+            counts[f"{name}: windows not used in evaluation, the split is not by time"] = int(is_bounded.sum())
+        for relation in data.relations.values():
+            if relation.target == name and relation.time is not None:
+                outside = ~availability.at(relation.time, relation.target_ids)
+                counts[f"{relation.name}: edges while the {name} is not available"] = int(outside.sum())
     return counts

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from lsec_jax.schema import DataError
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
+_LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
 # A time of day and then a zone; the date's own "-01" is none.
 ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
 
@@ -129,12 +130,28 @@ class Table:
             self.fail(int(bad[0]), column, f"label {values[bad[0]]:g}; labels must be 0 or 1; correct or drop the row")
         return values == 1
 
+    def optional_times(self, column: str | int, missing: float) -> tuple[np.ndarray, bool | None]:
+        """Returns `times` with `missing` where the value is empty; whether dates is None where all are."""
+        is_empty = _is_empty(self.columns[column])
+        if pc.all(is_empty).as_py():
+            return np.full(len(self), missing), None
+        # Filled and not dropped, so that the others keep their rows for messages.
+        array = self.columns[column]
+        filler: Any = array[pc.index(is_empty, False).as_py()]
+        if pa.types.is_large_string(array.type):
+            filler = pa.scalar("1970-01-01" if _LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
+        elif not pa.types.is_boolean(array.type):
+            filler = pa.scalar(0, array.type)
+        filled = dict(self.columns) | {column: pc.if_else(is_empty, filler, array)}
+        values, dates = dataclasses.replace(self, columns=filled).times(column)
+        return np.where(is_empty.to_numpy(zero_copy_only=False), missing, values), dates
+
     def times(self, column: str | int) -> tuple[np.ndarray, bool]:
         """Returns ([rows] float64 times >= 0, whether they were dates, then in seconds since 1970 UTC)."""
         array, dates = self.columns[column], True
         if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
             stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
-        elif pa.types.is_large_string(array.type) and re.match(r"\s*\d{4}-\d", array[0].as_py() or ""):
+        elif pa.types.is_large_string(array.type) and _LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
             text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
             stamps = self._checked(column, text, _parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
         else:
@@ -283,10 +300,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> pa.Array:
     """Returns the array, or raises DataError where it has a null, an empty text, or a quoted one that is refused."""
-    empty = pc.is_null(array)
-    if pa.types.is_large_string(array.type):
-        empty = pc.or_(empty, pc.fill_null(pc.equal(array, ""), True))
-    row = pc.index(empty, True).as_py()
+    row = pc.index(_is_empty(array), True).as_py()
     if row >= 0:
         table.fail(row, column, f"empty value where {expected} is expected; fill it in or drop the row")
     if table.refuses_quotes:
@@ -295,6 +309,13 @@ def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> 
             value = files.quote(array[row].as_py())
             table.fail(row, column, f"value {value} is in quotes, which this format does not have; write it without")
     return array
+
+
+def _is_empty(array: pa.Array) -> pa.Array:
+    """Whether each value is a null or a blank text, [rows] Arrow bool."""
+    if not pa.types.is_large_string(array.type):
+        return pc.is_null(array)
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True)
 
 
 def _to_int64(array: pa.Array) -> np.ndarray | None:

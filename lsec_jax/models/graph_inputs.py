@@ -1,5 +1,6 @@
 """What models over relations read: training graphs and training positives, from a data set with splits."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from lsec_jax.config import ConfigError
 from lsec_jax.nn.propagation import BipartiteGraph, bipartite_graph, graphs_tuple
-from lsec_jax.nn.sampling import PositiveEdges, positive_edges
-from lsec_jax.schema import TRAIN, DataError, LiveCommerceData
+from lsec_jax.nn.sampling import PositiveEdges, Windows, positive_edges, windows
+from lsec_jax.schema import TRAIN, DataError, LiveCommerceData, Relation
 
 
 class Inputs(NamedTuple):
@@ -44,8 +45,16 @@ def build_inputs(
     for name in tasks:
         relation = data.relation(name)
         num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
-        positives[name] = positive_edges(*relation.edges(TRAIN), num_sources, num_targets)
+        edges = positive_edges(*relation.edges(TRAIN), num_sources, num_targets)
+        positives[name] = dataclasses.replace(edges, windows=_windows(data, relation))
     return Inputs(graphs, positives)
+
+
+def _windows(data: LiveCommerceData, relation: Relation) -> Windows | None:
+    availability, times = data.availability.get(relation.target), relation.edge_times(TRAIN)
+    if availability is None or times is None:
+        return None
+    return windows(times, availability.start, availability.end)
 
 
 def _graph(data: LiveCommerceData, name: str, edge_weights: bool, self_loops: bool) -> BipartiteGraph:

@@ -12,7 +12,8 @@ Departures:
 - Full-graph training: every step propagates over the whole training graph (the paper samples neighbours, Sec. 6.2.3).
 - The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the
   model would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
-- A sampled negative that is a known training positive is masked (the authors' code keeps it).
+- A sampled negative that is a known training positive is masked (the authors' code keeps it), and, where the data says
+  when targets are available, one that was not available when the positive happened.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import Backend, exclude_edges
-from lsec_jax.nn.sampling import PositiveEdges, hardest_targets, is_positive
+from lsec_jax.nn.sampling import PositiveEdges, hardest_targets, negative_mask
 from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
 
@@ -346,11 +347,11 @@ class LsecGnn(nnx.Module):
         negative_ids = hardest_targets(
             key, edges, predictor, sources, targets, task.num_negatives, task.hardest_of, task.rows_per_draw
         )
-        mask = ~is_positive(edges, source_ids, negative_ids)
+        mask, shares = negative_mask(edges, edge_ids, negative_ids)
         pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
         scores = predictor(sources[:, None], targets[pair_ids])[:, 0]
         loss = _LOSSES[task.loss](scores[:, 0], scores[:, 1:], mask)
-        metrics = {"loss": loss, "false_negatives": 1.0 - mask.mean()}
+        metrics = {"loss": loss, **shares}
         if self.config.l2:
             rows = (tables[source_type][source_ids], tables[target_type][pair_ids])
             loss += self.config.l2 * losses.mean_squared_norm(*rows, num_rows=len(edge_ids))

@@ -5,7 +5,8 @@ separate embeddings for its two halves, and the log loss with sampled negatives 
 
 Departures:
 - NeuMF is trained from scratch, not from pretrained halves (Sec. 3.4.1 has both).
-- A sampled negative that is a known training positive is masked instead of drawn again.
+- A sampled negative that is a known training positive is masked instead of drawn again, and so is one that was not
+  available when the positive happened, where the data says when.
 - The first layer of the tower is kept as two halves, W1 [p ; q] = W1u p + W1i q: each node's half is computed once.
 """
 
@@ -25,7 +26,7 @@ from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
 from lsec_jax.nn.embeddings import normal_tables
-from lsec_jax.nn.sampling import is_positive, uniform_targets
+from lsec_jax.nn.sampling import negative_mask, uniform_targets
 from lsec_jax.schema import LiveCommerceData
 
 Tables = Mapping[str, Float[Array, "_ d"]]
@@ -253,13 +254,12 @@ class Ncf(nnx.Module):
         edges, edge_ids = inputs.positives[self.config.relation], batch[self.config.relation]
         source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
         negative_ids = uniform_targets(key, edges, len(edge_ids), self.config.num_negatives)
-        mask = ~is_positive(edges, source_ids, negative_ids)
+        mask, metrics = negative_mask(edges, edge_ids, negative_ids)
         pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
         sources, targets = tables[self.ends[0]][source_ids], tables[self.ends[1]][pair_ids]
         scorer = self._scorer(sources, targets)
         scores = scorer.score(scorer.source_factors, scorer.target_factors, scorer.source_halves, scorer.target_halves)
         loss = losses.binary_cross_entropy(scores[:, 0], scores[:, 1:], mask)
-        metrics = {"false_negatives": 1.0 - mask.mean()}
         if self.config.l2:
             loss += self.config.l2 * losses.mean_squared_norm(sources, targets, num_rows=len(edge_ids))
         return loss, {"loss": loss, **metrics}

@@ -1,8 +1,9 @@
-"""Negative sampling on device."""
+"""Negative sampling on device, and which of the drawn pairs count."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,30 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
+class Windows(NamedTuple):
+    """When the positives happened and when targets were available, as ranks among all those times.
+
+    Ranks keep every comparison of the float64 times exact, which float32 would not (seconds since 1970 lose minutes).
+
+    Attributes:
+        times: of each positive, [e] int32.
+        starts, ends: half-open window of each target, [n] int32.
+    """
+
+    times: Int[Array, " e"]
+    starts: Int[Array, " n"]
+    ends: Int[Array, " n"]
+
+
+def windows(times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Windows:
+    """Ranks times [e] and windows [n], float64 without NaN, and puts them on the device."""
+    ordered = np.unique(np.concatenate([times, starts, ends]))
+    return Windows(*(jnp.asarray(np.searchsorted(ordered, part), jnp.int32) for part in (times, starts, ends)))
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["source_ids", "target_ids", "indptr"],
+    data_fields=["source_ids", "target_ids", "indptr", "windows"],
     meta_fields=["search_steps", "num_targets"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +46,7 @@ class PositiveEdges:
         indptr: [m + 1] int32, where each source's edges start.
         search_steps: s bounds the binary search (static): 2^s > largest number of edges of a source.
         num_targets: number of target nodes, n (static).
+        windows: when targets were available; None = always.
     """
 
     source_ids: Int[Array, " e"]
@@ -31,6 +54,7 @@ class PositiveEdges:
     indptr: Int[Array, " m_plus_1"]
     search_steps: int
     num_targets: int
+    windows: Windows | None = None
 
 
 def positive_edges(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: int, num_targets: int) -> PositiveEdges:
@@ -69,8 +93,31 @@ def is_positive(
     return (low < end) & (edges.target_ids[jnp.minimum(low, last)] == target_ids)
 
 
+def negative_mask(
+    edges: PositiveEdges, edge_ids: Int[Array, " b"], target_ids: Int[Array, "b m"]
+) -> tuple[Bool[Array, "b m"], dict[str, Float[Array, ""]]]:
+    """Which targets drawn for each positive count: no training positives, and available when the positive happened.
+
+    Args:
+        edges: training positives.
+        edge_ids: rows' positions in them.
+        target_ids: drawn for each row.
+
+    Returns:
+        (mask, shares for the log: "false_negatives", and with windows "unavailable_negatives").
+    """
+    mask = ~is_positive(edges, edges.source_ids[edge_ids], target_ids)
+    shares = {"false_negatives": 1.0 - mask.mean()}
+    if edges.windows is not None:
+        times = edges.windows.times[edge_ids][:, None]
+        is_available = (edges.windows.starts[target_ids] <= times) & (times < edges.windows.ends[target_ids])
+        mask &= is_available
+        shares["unavailable_negatives"] = 1.0 - is_available.mean()
+    return mask, shares
+
+
 def uniform_targets(key: Array, edges: PositiveEdges, num_rows: int, num_draws: int) -> Int[Array, "b m"]:
-    """Draws targets uniformly, [num_rows, num_draws] int32; known positives are not removed, see `is_positive`."""
+    """Draws targets uniformly, [num_rows, num_draws] int32; what does not count is not removed, see `negative_mask`."""
     return jax.random.randint(key, (num_rows, num_draws), 0, edges.num_targets, jnp.int32)
 
 
@@ -86,8 +133,8 @@ def hardest_targets(
 ) -> Int[Array, "b m"]:
     """Draws m targets for every row, each the best-scored of `hardest_of` uniform draws.
 
-    Known positives among the draws are likely to be chosen: the more draws, the more rows lose their negative to the
-    mask of `is_positive`.
+    Known positives among the draws are likely to be chosen: the more draws, the more rows lose their negative to
+    `negative_mask`.
 
     Args:
         key: of the draws.

@@ -49,7 +49,9 @@ class Evaluator:
 
     Under `full_ranking` the split `validation` ranks all targets that the user has not in training, and `test` all that
     the user has neither in training nor in validation. Without validation edges the latter is LightGCN's protocol.
-    Under `candidates` a published list of the data set wins over a generated one.
+    Under `candidates` a published list of the data set wins over a generated one. Where targets have an availability
+    and the split is chronological, those that are not available at any time of the evaluated period are no negatives,
+    neither under `full_ranking` nor in generated lists; positives count whatever their window.
     """
 
     def __init__(self, data: schema.LiveCommerceData, relation: str, config: config_lib.EvaluationConfig) -> None:
@@ -132,7 +134,8 @@ class Evaluator:
             labels = self._candidates(code).labels
             rankable = labels.any(axis=1) & ~labels.all(axis=1)
         else:
-            rankable = np.diff(self._pairs(code)[0]) > 0
+            offered = self._offered(code)
+            rankable = (np.diff(self._pairs(code)[0]) > 0) & (offered is None or bool(offered.any()))
         if not rankable.any():
             raise schema.DataError(
                 f"relation '{self._relation.name}', split '{split}', protocol '{protocol}': no "
@@ -165,11 +168,19 @@ class Evaluator:
         if len(user_ids) == 0:
             raise self._nobody(_split_name(code))
         cutoffs = tuple(self._config.cutoffs)
-        per_user = ranking.full_ranking(scorer, user_ids, self._seen(code), positives, cutoffs, self._config.block_size)
+        offered = self._offered(code)
+        per_user = ranking.full_ranking(
+            scorer, user_ids, self._seen(code), positives, cutoffs, self._config.block_size, offered
+        )
         masked = "training" if code == schema.VALIDATION else "training and validation"
         num_targets = len(self._data.nodes[self._relation.target])
         description = f"full ranking: all {num_targets} of {self._relation.target}, those of {masked} left out"
+        if offered is not None:
+            description += f", and {int((~offered).sum())} that are not available in the period"
         return user_ids, per_user, description
+
+    def _offered(self, code: int) -> np.ndarray | None:
+        return self._data.offered(self._relation.target, code)
 
     def _candidates(self, code: int) -> schema.Candidates:
         published = self._data.candidates.get((self._relation.name, code))
@@ -230,10 +241,9 @@ def baseline_scorers(
 def oracle_scorer(data: schema.LiveCommerceData, relation: str, split: str) -> OracleScorer | None:
     """The oracle over a split's own time window, or None where truth, cut times or the end of time are not known."""
     code = _split_code(split)
-    if data.truth is None or data.cut_times is None or data.end_time is None or relation not in data.truth.relations:
+    window = data.split_window(code)
+    if data.truth is None or window is None or relation not in data.truth.relations:
         return None
-    start_validation, start_test = data.cut_times
-    window = (start_validation, start_test) if code == schema.VALIDATION else (start_test, data.end_time)
     return OracleScorer(data.truth, relation, *window)
 
 

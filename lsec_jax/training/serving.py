@@ -1,6 +1,8 @@
 """Recommendation lists and vectors of a trained run, in the data's own ids."""
 
 import contextlib
+import datetime
+import math
 import os
 import re
 import tempfile
@@ -13,7 +15,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
+from lsec_jax.config import ConfigError
 from lsec_jax.data.csr import csr_from_pairs
+from lsec_jax.data.tables import DATE_EXAMPLES
 from lsec_jax.models.popularity import PopularityScorer
 from lsec_jax.ranking import Scorer, top_k
 from lsec_jax.schema import TRAIN, DataError
@@ -55,14 +59,68 @@ def read_users(path: Path) -> np.ndarray:
     return np.array(users)
 
 
+def read_time(text: str) -> float:
+    """Reads --at: a number as it is, an ISO 8601 date in seconds since 1970 (UTC where it has no zone), as sources do.
+
+    Raises:
+        ConfigError: if it is neither, or not finite and >= 0.
+    """
+    try:
+        time = float(text)
+    except ValueError:
+        try:
+            date = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise ConfigError(f"--at={text}: neither a number nor an ISO 8601 date {DATE_EXAMPLES}") from None
+        time = (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()
+    if not 0 <= time < math.inf:
+        raise ConfigError(f"--at={text}: times are finite and >= 0; give one in the unit of the data")
+    return time
+
+
+def offered_at(run: Run, time: float) -> np.ndarray:
+    """Returns which targets of the primary task are available at a time, [n] bool.
+
+    Raises:
+        ConfigError: the data does not say when targets are available.
+        DataError: none is available then.
+    """
+    name = run.data.relations[run.task].target
+    availability = run.data.availability.get(name)
+    if availability is None:
+        raise ConfigError(
+            f"--at={time:g}: this run's data does not say when each {name} is available; leave --at out, or give the "
+            "data source a file that does (docs/data-formats.md)"
+        )
+    offered = availability.at(time)
+    if not offered.any():
+        known = availability.start[availability.start > -np.inf], availability.end[availability.end < np.inf]
+        raise DataError(
+            f"--at={time:g}: no {name} is available then; windows start at {_span(known[0])} and end at "
+            f"{_span(known[1])}; give a time in the data's own unit"
+        )
+    return offered
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{values.min():g} to {values.max():g}" if len(values) else "an unknown time"
+
+
 def write_recommendations(
-    run: Run, state: TrainState, users: np.ndarray | None, k: int, output: Path, include_seen: bool
+    run: Run,
+    state: TrainState,
+    users: np.ndarray | None,
+    k: int,
+    output: Path,
+    include_seen: bool,
+    offered: np.ndarray | None = None,
 ) -> dict[str, int]:
     """Writes user_id, rank (from 1), item_id, score, source for each user; blocks of users bound the memory.
 
     Users unknown to the data, and users without any training edge in the model's relations, get the popularity list and
     source "popularity". Fewer than k rows are written for a user who has fewer items left. The ids are of the data's
-    own type; only where the data's ids are integers and some of `users` are not, user_id is text.
+    own type; only where the data's ids are integers and some of `users` are not, user_id is text. Of the targets, only
+    those `offered` ([n] bool, None = all) are listed.
 
     Returns:
         Counts of what was written.
@@ -84,7 +142,7 @@ def write_recommendations(
     with _table_writer(output) as write:
         for start in range(0, len(external), USERS_AT_ONCE):
             block = slice(start, start + USERS_AT_ONCE)
-            ids, scores = _lists(run, model, popularity, internal[block], is_known[block], seen, k, len(user_table))
+            ids, scores = _lists(run, (model, popularity), internal[block], is_known[block], seen, offered, k)
             keep = ids >= 0
             counts["rows"] += int(keep.sum())
             rows = np.nonzero(keep)[0]
@@ -105,20 +163,21 @@ def write_recommendations(
 
 def _lists(
     run: Run,
-    model: Scorer,
-    popularity: PopularityScorer,
+    scorers: tuple[Scorer, Scorer],
     internal: np.ndarray,
     is_known: np.ndarray,
     seen: tuple[np.ndarray, np.ndarray] | None,
+    offered: np.ndarray | None,
     k: int,
-    no_user: int,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of the first scorer for known users and of the second for the others."""
     ids = np.full((len(internal), k), -1, np.int64)
     scores = np.full((len(internal), k), -np.inf, np.float32)
+    no_user = len(run.data.nodes[run.data.relations[run.task].source])
     user_ids = np.where(internal >= 0, internal, no_user).astype(np.int32)
-    for scorer, chosen in ((model, is_known), (popularity, ~is_known)):
+    for scorer, chosen in zip(scorers, (is_known, ~is_known), strict=True):
         if chosen.any():
-            found, values = top_k(scorer, user_ids[chosen], seen, k, run.config.evaluation.block_size)
+            found, values = top_k(scorer, user_ids[chosen], seen, k, run.config.evaluation.block_size, offered)
             ids[chosen, : found.shape[1]], scores[chosen, : found.shape[1]] = found, values
     return ids, scores
 

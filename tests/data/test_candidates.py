@@ -107,3 +107,43 @@ def test_csr_holds_the_sorted_targets_of_every_source():
     assert indices.tolist() == [1, 3, 5]
     with pytest.raises(ValueError, match="pair 1: source 4 outside"):
         csr_from_pairs(np.array([0, 4]), np.array([0, 0]), 4)
+
+
+@pytest.mark.parametrize("length", [20, 60])
+def test_negatives_are_even_over_what_is_available_in_the_period(length):
+    dense = np.zeros((4000, 100), bool)
+    dense[:, :5] = True  # item 0 is the test positive, 1..4 are training
+    start = np.where(np.arange(100) < 15, 0.0, 8.0)  # items 0..14 are gone before the test period
+    end = np.where(np.arange(100) < 15, 5.0, np.inf)
+    data = data_of(dense, np.tile([2, 0, 0, 0, 0], 4000)).replace(cut_times=(6.0, 7.0), end_time=9.0)
+    data = data.replace(availability={"item": schema.Availability(start, end)})
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, length, seed=0)
+    assert lists.origin == f"generated, N={length}, seed 0, of the 85 available in the period"
+    assert lists.labels.sum() == 4000 and (lists.target_ids[lists.labels] == 0).all()
+    counts = np.bincount(lists.target_ids[~lists.labels], minlength=100)
+    assert (counts[:15] == 0).all()
+    expected = 4000 * (length - 1) / 85
+    assert (abs(counts[15:] - expected) < 6 * np.sqrt(expected)).all()
+    assert (np.diff(lists.target_ids, axis=1) > 0).all()
+
+
+def test_lists_shrink_to_what_is_available():
+    data, _ = random_data()
+    start = np.where(np.arange(200) < 30, 0.0, 8.0)
+    data = data.replace(cut_times=(1.0, 2.0), end_time=3.0)
+    data = data.replace(availability={"item": schema.Availability(start, np.full(200, np.inf))})
+    lists = candidates.generate_candidates(data, "buy", schema.TEST, 100, seed=0)
+    assert lists.target_ids.shape[1] <= 34
+    assert (lists.target_ids[~lists.labels] < 30).all()
+
+
+def test_windows_that_are_always_open_change_no_list():
+    data, _ = random_data()
+    data = data.replace(cut_times=(1.0, 2.0), end_time=3.0)
+    always = {"item": schema.Availability(np.full(200, -np.inf), np.full(200, np.inf))}
+    for length in (30, 150):
+        one, other = (
+            candidates.generate_candidates(d, "buy", schema.TEST, length, 3)
+            for d in (data, data.replace(availability=always))
+        )
+        np.testing.assert_array_equal(one.target_ids, other.target_ids)

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from lsec_jax.config import SplitConfig
 from lsec_jax.data import splits
-from lsec_jax.data.sources.interactions import Config, RelationSpec
+from lsec_jax.data.sources.interactions import AvailabilitySpec, Config, RelationSpec
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
 
 BUY = "user,item,when,price\nu2,7,30,1.5\nu1,8,20,2\nu2,7,10,4\nu1,9,5,1\n"
@@ -239,3 +239,75 @@ def test_twitch_follow_has_its_published_sizes(data_dir):
     assert {name: len(table) for name, table in data.nodes.items()} == {"user": 10985, "streamer": 1904, "game": 50}
     assert (len(data.relations["follow"]), len(data.relations["play"])) == (222131, 9414)
     assert data.name == "twitch_follow" and data.counts == {}
+
+
+def load_available(folder, text, *specs, buy=None, **changes):
+    (folder / "items.csv").write_text(text)
+    spec = AvailabilitySpec(**({"node": "item", "path": "items.csv"} | changes))
+    return Config(path=str(folder), relations=(buy or buy_spec(), sell_spec()), availability=(spec, *specs)).load()
+
+
+def test_windows_are_read_and_what_is_not_known_is_open(folder):
+    data = load_available(folder, "id,start,end\n9,,15\n7,12.5,40\n8,20,\n99,1,2\n")
+    windows = data.availability["item"]
+    assert data.nodes["item"].ids.tolist() == [7, 8, 9, 10]
+    assert windows.start.tolist() == [12.5, 20, -np.inf, -np.inf]
+    assert windows.end.tolist() == [40, np.inf, 15, np.inf]
+    assert data.counts["item: windows of ids that are in no relation, dropped"] == 1
+    assert data.counts["item: nodes without a window, always available"] == 1
+    split = splits.assign_splits(data, SplitConfig(method="time", fractions=(0.4, 0.3, 0.3)), ("buy",))
+    # Item 7 is bought at 10, before it is there.
+    assert split.counts["buy: edges while the item is not available"] == 1
+    split = splits.assign_splits(data, SplitConfig(method="random", fractions=(0.4, 0.3, 0.3)), ("buy",))
+    assert split.counts["item: windows not used in evaluation, the split is not by time"] == 3
+
+
+def test_windows_may_be_dates_like_the_times(folder):
+    (folder / "buy.csv").write_text("user,item,when,price\nu2,7,2024-05-01,1\nu1,8,2024-05-02T10:00:00,1\n")
+    windows = load_available(folder, "id,start,end\n7,,2024-05-01T00:00:01\n8,2024-05-02,\n").availability["item"]
+    assert windows.end[0] == 1714521601 and windows.start[1] == 1714608000
+
+
+def test_a_file_without_any_start_leaves_all_starts_open(folder):
+    windows = load_available(folder, "id,start,end\n7,,4\n8,,5\n").availability["item"]
+    assert np.isneginf(windows.start).all() and windows.end.tolist() == [4, 5, np.inf, np.inf]
+
+
+def test_windows_are_read_from_parquet_with_nulls(folder):
+    table = {"sku": [7, 8], "from": [12.5, None], "until": [None, 30.0]}
+    pq.write_table(pa.table(table), folder / "items.parquet")
+    changes = {"path": "items.parquet", "id_column": "sku", "start_column": "from", "end_column": "until"}
+    windows = load_available(folder, "", **changes).availability["item"]
+    assert windows.start.tolist()[:2] == [12.5, -np.inf] and windows.end.tolist()[:2] == [np.inf, 30]
+
+
+BAD_WINDOWS = {
+    "backwards": ("id,start,end\n7,1,2\n8,9,5\n", r"items.csv, line 3, column 'end': the start 9 is not before 5; win"),
+    "empty": ("id,start,end\n7,5,5\n", r"line 2, column 'end': the start 5 is not before 5"),
+    "word": ("id,start,end\n7,,5\n8,soon,\n", r"line 3, column 'start': 'soon' is not a number, and dates must all be"),
+    "nan": ("id,start,end\n7,nan,5\n", r"line 2, column 'start': value nan; expected a finite number"),
+    "negative": ("id,start,end\n7,-1,5\n", r"line 2, column 'start': negative time -1; times must be >= 0"),
+    "twice": ("id,start,end\n7,1,5\n7,6,9\n", r"line 3, column 'id': id 7 occurs twice"),
+    "dates": ("id,start,end\n7,2024-05-01,\n", r"column 'start': dates, but the relations' times are numbers; use one"),
+    "no column": ("id,start\n7,1\n", r"items.csv: no column 'end'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WINDOWS)
+def test_bad_windows_are_refused_with_file_line_and_column(folder, case):
+    text, message = BAD_WINDOWS[case]
+    with pytest.raises(DataError, match=message):
+        load_available(folder, text)
+
+
+def test_windows_that_fit_no_relation_are_refused_with_their_key(folder):
+    good = "id,start,end\n7,1,2\n"
+    message = r"config key data.availability\[0\].node = 'room' is no node type of the relations \(item, shop, user\)"
+    with pytest.raises(DataError, match=message):
+        load_available(folder, good, node="room")
+    with pytest.raises(DataError, match=r"data.availability\[1\].node = 'item' is given twice"):
+        load_available(folder, good, AvailabilitySpec("item", "items.csv"))
+    with pytest.raises(DataError, match=r"data.availability\[0\].path is empty; give it"):
+        load_available(folder, good, path="")
+    with pytest.raises(DataError, match=r"data.availability: no relation has times to compare the windows with"):
+        load_available(folder, good, buy=buy_spec(time_column=None))

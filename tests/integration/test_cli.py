@@ -12,7 +12,7 @@ from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.sources import lsec
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, VALIDATION
-from tests import runs
+from tests import runs, stand_ins
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 ON_REAL_DATA = [path for path in CONFIGS if "LSEC_JAX_DATA" in path.read_text()]
@@ -168,6 +168,8 @@ def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monke
 @pytest.mark.parametrize("path", CONFIGS)
 def test_the_tiny_variant_of_every_config_trains_two_steps(path, world, here, without_pictures, monkeypatch):
     write_lightgcn_text(world, here / "real" / "gowalla")
+    for name, write in stand_ins.WRITERS.items():
+        write(world, here / "real" / name)
     monkeypatch.setenv("LSEC_JAX_DATA", str(here / "real"))
     train_two_steps(path)
     assert "unknown variant ':huge'" in runs.refusal("train", f"--config={path}:huge")
@@ -284,3 +286,38 @@ def test_bad_candidate_lists_are_named_by_file_and_row(world, here, column, valu
     message = runs.refusal("train", "--config=config.py", "--workdir=run")
     assert path.name in message and expected in message and re.search(r"(row|line) (7|8)\b", message), message
     assert not (here / "run").exists()
+
+
+AVAILABLE_CONFIG = CSV_CONFIG.replace(
+    """tuple(specs))
+""",
+    """tuple(specs), availability=(interactions.AvailabilitySpec("item", "items.csv"),))
+""",
+)
+
+
+def test_items_with_windows_train_evaluate_and_are_recommended_at_a_time(here, world, without_pictures):
+    write_csv(world, here / "data")
+    items = world.nodes["item"].ids.tolist()
+    windows = [(0, 30) if i % 2 else (20, "") for i in range(len(items))]
+    lines = [f"{name},{start},{end}" for name, (start, end) in zip(items, windows, strict=True)]
+    (here / "data" / "items.csv").write_text("id,start,end\n" + "\n".join(lines) + "\n")
+    (here / "config.py").write_text(AVAILABLE_CONFIG)
+    result = runs.command("train", "--config=config.py", "--workdir=w")
+    assert result.code == 0, result.err
+    assert (
+        json.loads((here / "w" / "data.json").read_text())["counts"]["buy: edges while the item is not available"] > 0
+    )
+    assert runs.command("evaluate", "--workdir=w", "--protocol=full_ranking").code == 0
+    report = json.loads((here / "w" / "evaluation_test_full_ranking.json").read_text())
+    assert "20 that are not available in the period" in json.dumps(report)
+    for time, left in (("10", 1), ("40", 0)):
+        assert runs.command("recommend", "--workdir=w", f"--at={time}", "--output=r.parquet").code == 0
+        found = set(pa_parquet.read_table("r.parquet").to_pydict()["item_id"])
+        assert found <= {name for i, name in enumerate(items) if i % 2 == left}
+    assert runs.command("recommend", "--workdir=w", "--k=40", "--output=all.parquet").code == 0
+    assert set(pa_parquet.read_table("all.parquet").to_pydict()["item_id"]) == set(items)
+    message = runs.refusal("recommend", "--workdir=w", "--at=yesterday", "--output=r.parquet")
+    assert message == (
+        "--at=yesterday: neither a number nor an ISO 8601 date such as 2021-05-01 or 2021-05-01T20:15:00"
+    )

@@ -205,3 +205,52 @@ def test_curves_are_not_doubled_when_a_killed_run_starts_again(tmp_path, resumed
                 path.rename(path.with_name(f"session{session}.{path.name}"))
     expected = [(step, float(step > resumed_from)) for step in range(1, 5)]
     assert shown_by_tensorboard(tmp_path / "tensorboard") == expected
+
+
+def with_windows(data, is_gone):
+    """Items that are gone before the validation period."""
+    end = np.where(is_gone, 5.0, np.inf)
+    return data.replace(availability={"item": schema.Availability(np.full(NUM_ITEMS, -np.inf), end)})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_not_available_in_the_period_is_no_negative_but_may_be_a_positive(data, protocol):
+    is_gone = np.arange(NUM_ITEMS) % 2 == 0
+    limited = evaluation.Evaluator(with_windows(data, is_gone), "buy", CONFIG)
+    answers = code_matrix(data, [schema.TEST])
+    # Everything that is gone is scored above every answer.
+    row = limited.evaluate(MatrixScorer(answers + 2 * (is_gone * (1 - answers))), "test", protocol)
+    assert row.metrics["ndcg@10"] == pytest.approx(1)
+    assert "60 that are not available" in row.description or "of the 60 available in the period" in row.description
+    every = evaluation.Evaluator(data, "buy", CONFIG).evaluate(MatrixScorer(answers), "test", protocol)
+    assert row.num_users == every.num_users
+    everything = evaluation.Evaluator(data, "buy", CONFIG)
+    assert (
+        everything.evaluate(MatrixScorer(answers + 2 * is_gone * (1 - answers)), "test", protocol).metrics["ndcg@10"]
+        < 0.9
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_windows_that_are_always_open_change_no_metric(data, protocol):
+    scorer = MatrixScorer(np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS)))
+    one, other = (
+        evaluation.Evaluator(d, "buy", CONFIG).evaluate(scorer, "test", protocol)
+        for d in (data, with_windows(data, np.zeros(NUM_ITEMS, bool)))
+    )
+    for name, values in one.per_user.items():
+        np.testing.assert_array_equal(values, other.per_user[name])
+
+
+def test_a_period_in_which_nothing_is_available_is_refused(data):
+    evaluator = evaluation.Evaluator(with_windows(data, np.ones(NUM_ITEMS, bool)), "buy", CONFIG)
+    with pytest.raises(schema.DataError, match="no user has both a positive and something to rank it against"):
+        evaluator.check("test", "full_ranking")
+    with pytest.raises(schema.DataError, match="or few are available in the period; evaluate with the full_ranking"):
+        evaluator.check("test", "candidates")
+
+
+def test_published_lists_stay_as_they_are_whatever_is_available(data):
+    lists = schema.Candidates(np.array([5]), np.array([[0, 1, 2]]), np.array([[True, False, False]]), "published")
+    gone = with_windows(data, np.ones(NUM_ITEMS, bool)).replace(candidates={("buy", schema.TEST): lists})
+    assert evaluation.Evaluator(gone, "buy", CONFIG).candidate_lists("test") is lists

@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 import pytest
 
+from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import interactions
-from lsec_jax.schema import TRAIN, DataError
+from lsec_jax.schema import TRAIN, Availability, DataError
 from lsec_jax.training import serving
 from lsec_jax.training.run import prepare
 from tests import runs
@@ -205,3 +208,43 @@ def test_user_ids_are_read_as_written(tmp_path):
     ):
         path.write_text(text, encoding="utf-8")
         assert serving.read_users(path).tolist() == expected
+
+
+def available(run, start, end):
+    """The run, with the same data and windows of its items."""
+    windows = Availability(np.asarray(start, np.float64), np.asarray(end, np.float64))
+    return dataclasses.replace(run, data=run.data.replace(availability={"item": windows}))
+
+
+def test_lists_at_a_time_are_those_of_the_items_available_then(ready, tmp_path):
+    run, state, _, _ = ready
+    start = np.where(np.arange(NUM_ITEMS) < 10, 0.0, 100.0)
+    run = available(run, start, np.where(np.arange(NUM_ITEMS) < 5, 50.0, np.inf))
+    items = run.data.nodes["item"].ids
+    every = lists(recommend(ready, tmp_path / "all.parquet", k=NUM_ITEMS))
+    for time, offered in ((0, range(10)), (50, range(5, 10)), (100, range(5, NUM_ITEMS))):
+        path = tmp_path / f"{time}.parquet"
+        serving.write_recommendations(run, state, None, NUM_ITEMS, path, False, serving.offered_at(run, time))
+        names = {items[i] for i in offered}
+        found = lists(read(path))
+        for user, rows in every.items():  # cold users' popularity lists too
+            assert [row[1:] for row in found.get(user, [])] == [row[1:] for row in rows if row[1] in names]
+
+
+def test_a_time_that_cannot_be_served_is_refused(ready):
+    run = ready[0]
+    with pytest.raises(ConfigError, match=r"--at=5: this run's data does not say when each item is available; leave"):
+        serving.offered_at(run, 5.0)
+    run = available(run, np.full(NUM_ITEMS, 10.0), np.full(NUM_ITEMS, 20.0))
+    with pytest.raises(DataError, match=r"--at=20: no item is available then; windows start at 10 to 10 and end at 20"):
+        serving.offered_at(run, 20.0)
+
+
+def test_times_are_numbers_or_dates():
+    assert serving.read_time("12.5") == 12.5
+    assert serving.read_time("2024-05-01") == 1714521600
+    assert serving.read_time("2024-05-01T02:00:00+02:00") == 1714521600
+    assert serving.read_time("2024-05-01T00:00:01Z") == 1714521601
+    for text in ("soon", "nan", "-1", "inf", "2024-13-01"):
+        with pytest.raises(ConfigError, match=f"--at={text}: "):
+            serving.read_time(text)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lsec_jax.data import ids, tables
 from lsec_jax.data.files import expand_path
-from lsec_jax.schema import NAME_RULE, SPLITS, DataError, LiveCommerceData, Relation, is_name
+from lsec_jax.schema import NAME_RULE, SPLITS, Availability, DataError, LiveCommerceData, NodeTable, Relation, is_name
 
 
 @dataclasses.dataclass
@@ -72,6 +72,29 @@ class RelationSpec:
 
 
 @dataclasses.dataclass
+class AvailabilitySpec:
+    """Where it is written when the nodes of one type can be bought; nodes that are not listed always can.
+
+    Attributes:
+        node: node type, e.g. "item".
+        path: its file, one row per node, inside `Config.path`, or absolute.
+        id_column: column with the external ids.
+        start_column, end_column: the window [start, end), in the unit of the relations' times: numbers >= 0 or ISO 8601
+            dates; an empty start or end is open.
+        column_names, delimiter, format: as in `RelationSpec`.
+    """
+
+    node: str = ""
+    path: str = ""
+    id_column: str = "id"
+    start_column: str = "start"
+    end_column: str = "end"
+    column_names: tuple[str, ...] = ()
+    delimiter: str = ""
+    format: str = ""
+
+
+@dataclasses.dataclass
 class Config:
     """Reads interaction files.
 
@@ -79,16 +102,19 @@ class Config:
         path: base directory of the files; `~` and `${VARIABLES}` are expanded.
         relations: one spec per relation.
         name: of the data set, for reports; "" = the directory's name.
+        availability: one spec per node type that has windows in which it can be bought; () = all always can.
     """
 
     path: str = ""
     relations: tuple[RelationSpec, ...] = ()
     name: str = ""
+    availability: tuple[AvailabilitySpec, ...] = ()
 
     def load(self) -> LiveCommerceData:
         """Reads all relations; raises DataError naming file, line and column, or the config key."""
         root = expand_path(self.path)
         _check_specs(self.relations)
+        _check_availability(self.availability, self.relations)
         rows = [_read_relation(root, spec, f"data.relations[{i}]") for i, spec in enumerate(self.relations)]
         _check_one_time_unit(self.relations, rows)
         nodes, indices = ids.build_nodes(
@@ -103,7 +129,13 @@ class Config:
                 counts[f"{spec.name}: line breaks inside quoted values"] = row.num_line_breaks
             relations[spec.name] = _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
         _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
-        data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
+        units = {row.has_dates for row in rows if row.time is not None}
+        availability = {
+            spec.node: _read_availability(root, spec, nodes[spec.node], units, counts) for spec in self.availability
+        }
+        data = LiveCommerceData(
+            self.name or root.resolve().name, nodes, relations, availability=availability, counts=counts
+        )
         data.validate()
         return data
 
@@ -129,6 +161,58 @@ def _check_specs(specs: tuple[RelationSpec, ...]) -> None:
     names = [spec.name for spec in specs]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise DataError(f"config key data.relations: the name '{repeated[0]}' is used twice; names must differ")
+
+
+def _check_availability(specs: tuple[AvailabilitySpec, ...], relations: tuple[RelationSpec, ...]) -> None:
+    known = sorted({end for spec in relations for end in (spec.source, spec.target)})
+    for i, spec in enumerate(specs):
+        place = f"config key data.availability[{i}]"
+        if spec.node not in known:
+            raise DataError(f"{place}.node = '{spec.node}' is no node type of the relations ({', '.join(known)})")
+        if spec.node in [other.node for other in specs[:i]]:
+            raise DataError(f"{place}.node = '{spec.node}' is given twice; put its windows into one file")
+        if not spec.path:
+            raise DataError(f"{place}.path is empty; give it, e.g. --config.data.availability[{i}].path=...")
+    if specs and not any(spec.time_column for spec in relations):
+        raise DataError(
+            "config key data.availability: no relation has times to compare the windows with; name a time_column, or "
+            "leave the availability out"
+        )
+
+
+def _read_availability(
+    root: Path, spec: AvailabilitySpec, nodes: NodeTable, units: set[bool], counts: dict[str, int]
+) -> Availability:
+    """Reads one file; `units` says whether the relations' times are dates."""
+    columns = [spec.id_column, spec.start_column, spec.end_column]
+    table = tables.read_table(
+        root / expand_path(spec.path),
+        columns,
+        delimiter=spec.delimiter,
+        file_format=spec.format,
+        column_names=spec.column_names,
+    )
+    at = nodes.index_of(table.unique_ids(spec.id_column))
+    bounds = []
+    for column, missing in ((spec.start_column, -np.inf), (spec.end_column, np.inf)):
+        values, dates = table.optional_times(column, missing)
+        if dates is not None and {dates} != units:
+            found, other = ("dates", "numbers") if dates else ("numbers", "dates")
+            table.fail(0, column, f"{found}, but the relations' times are {other}; use one unit")
+        bounds.append(values)
+    empty = np.flatnonzero(bounds[0] >= bounds[1])
+    if len(empty):
+        row = int(empty[0])
+        ends = f"{table.columns[spec.start_column][row]} is not before {table.columns[spec.end_column][row]}"
+        table.fail(row, spec.end_column, f"the start {ends}; windows are half-open, [start, end); correct the row")
+    if unknown := int((at < 0).sum()):
+        counts[f"{spec.node}: windows of ids that are in no relation, dropped"] = unknown
+    if without := len(nodes) - (len(at) - unknown):
+        counts[f"{spec.node}: nodes without a window, always available"] = without
+    windows = np.full(len(nodes), -np.inf), np.full(len(nodes), np.inf)
+    for window, values in zip(windows, bounds, strict=True):
+        window[at[at >= 0]] = values[at >= 0]
+    return Availability(*windows)
 
 
 def _read_relation(root: Path, spec: RelationSpec, place: str) -> _Rows:

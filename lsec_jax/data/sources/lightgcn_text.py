@@ -17,6 +17,7 @@ import numpy as np
 from lsec_jax.config import ConfigError
 from lsec_jax.data import ids, tables
 from lsec_jax.data.files import expand_path, find_file, read_text
+from lsec_jax.data.splits import hold_out
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, LiveCommerceData, NodeTable, Relation
 
 _IS_DIGIT = np.zeros(256, bool)
@@ -82,7 +83,7 @@ class Config:
         keep = ids.distinct_pairs(self.relation, source_ids, target_ids, split, None, counts)
         source_ids, target_ids, split = source_ids[keep], target_ids[keep], split[keep]
         if self.validation_fraction:
-            split = _hold_out(source_ids, split, self.validation_fraction, self.seed)
+            split = hold_out(source_ids, split, self.validation_fraction, self.seed)
         relation = Relation(self.relation, self.source, self.target, source_ids, target_ids, split=split)
         nodes = {self.source: source_table.nodes, self.target: target_table.nodes}
         data = LiveCommerceData(self.name or root.resolve().name, nodes, {self.relation: relation}, counts=counts)
@@ -185,20 +186,3 @@ def _refuse_unlisted(parts: list[_Parsed], end: int, size: int, list_path: Path)
                         f"{part.path}, line {number}, token {index + 1}: {int(token)} is not in {list_path.name}, "
                         f"which ends at {size - 1}; add it there, or remove the list file"
                     )
-
-
-def _hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Moves a random share of each source's training pairs to VALIDATION; [e] int8.
-
-    A source with n training pairs gives floor(fraction n + u), u uniform in [0, 1), so that the share is right on
-    average for short lists too, but never its last one.
-    """
-    rng = np.random.default_rng(seed)
-    train = np.flatnonzero(split == TRAIN)
-    order = train[np.lexsort((rng.random(len(train)), source_ids[train]))]
-    _, first, sizes = np.unique(source_ids[order], return_index=True, return_counts=True)
-    num_held = np.minimum(np.floor(fraction * sizes + rng.random(len(sizes))).astype(np.int64), sizes - 1)
-    rank = np.arange(len(order)) - np.repeat(first, sizes)
-    split = split.copy()
-    split[order[rank < np.repeat(num_held, sizes)]] = VALIDATION
-    return split

@@ -121,6 +121,7 @@ def write(
         os.replace(unfinished, directory)
     timed = [relation for relation in data.relations.values() if relation.time is not None]
     lost = {f"{relation.name}: times not written": len(relation) for relation in timed}
+    lost |= {f"{name}: windows not written": len(data.nodes[name]) for name in data.availability}
     return lost | _count_unlisted_edges(data, candidates)
 
 
