@@ -9,6 +9,7 @@ import numpy as np
 from lsec_jax.config import ConfigError
 from lsec_jax.nn.propagation import BipartiteGraph, bipartite_graph, graphs_tuple
 from lsec_jax.nn.sampling import PositiveEdges, Windows, positive_edges, windows
+from lsec_jax.nn.subgraphs import Fanout, quantile_fanout
 from lsec_jax.schema import TRAIN, DataError, LiveCommerceData, Relation
 
 
@@ -18,10 +19,12 @@ class Inputs(NamedTuple):
     Attributes:
         graphs: training graph by relation.
         positives: training positives by task relation; edge i is edge i of the relation's graph.
+        fanouts: of sampled training, by relation; empty for training on the whole graph.
     """
 
     graphs: Mapping[str, BipartiteGraph]
     positives: Mapping[str, PositiveEdges]
+    fanouts: Mapping[str, Fanout]
 
 
 def build_inputs(
@@ -47,7 +50,19 @@ def build_inputs(
         num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
         edges = positive_edges(*relation.edges(TRAIN), num_sources, num_targets)
         positives[name] = dataclasses.replace(edges, windows=_windows(data, relation))
-    return Inputs(graphs, positives)
+    return Inputs(graphs, positives, {})
+
+
+def quantile_fanouts(
+    data: LiveCommerceData, relations: Iterable[str], quantile: float, limits: tuple[int, int]
+) -> dict[str, Fanout]:
+    """The fan-outs of sampled training, from the degrees of the training graph (see `quantile_fanout`)."""
+    result = {}
+    for name in relations:
+        relation = data.relation(name)
+        num_sources, num_targets = len(data.nodes[relation.source]), len(data.nodes[relation.target])
+        result[name] = quantile_fanout(*relation.edges(TRAIN), num_sources, num_targets, quantile, limits)
+    return result
 
 
 def _windows(data: LiveCommerceData, relation: Relation) -> Windows | None:

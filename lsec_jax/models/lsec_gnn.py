@@ -9,7 +9,8 @@ predictor per task (Eq. 8), log loss (Eq. 9-10), BPR or softmax with sampled neg
 number of tasks (Eq. 11).
 
 Departures:
-- Full-graph training: every step propagates over the whole training graph (the paper samples neighbours, Sec. 6.2.3).
+- Training over the whole graph is the default (the paper samples neighbours, Sec. 6.2.3: `training_graph="sampled"`).
+- Sampled messages are scaled up to the whole neighbourhood, so that training and evaluation mean the same sums.
 - The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the
   model would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
 - A sampled negative that is a known training positive is masked (the authors' code keeps it), and, where the data says
@@ -17,7 +18,7 @@ Departures:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -28,47 +29,21 @@ from jaxtyping import Array, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
-from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
+from lsec_jax.models.edge_tasks import TaskConfig, task_loss
+from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges, quantile_fanouts
 from lsec_jax.nn.attention import AdditiveAttention
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import Backend, exclude_edges
-from lsec_jax.nn.sampling import PositiveEdges, hardest_targets, negative_mask
+from lsec_jax.nn.sampling import PositiveEdges
+from lsec_jax.nn.subgraphs import Selection, rows_of, sample_layers, select_ids
 from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
 
 EXCLUDED_SHARE_WARNING = 0.1
-_LOSSES = {
-    "bce": losses.binary_cross_entropy,
-    "bpr": losses.bayesian_personalized_ranking,
-    "sampled_softmax": losses.sampled_softmax,
-}
 
 Tables = Mapping[str, Float[Array, "_ d"]]
-
-
-@dataclasses.dataclass
-class TaskConfig:
-    """One prediction task: which edges of a relation exist.
-
-    Attributes:
-        relation: whose edges are predicted; its two node types must occur in some relation of the model.
-        weight: alpha of Eq. 11.
-        loss: "bce", "bpr" or "sampled_softmax".
-        num_negatives: negatives per positive.
-        hardest_of: each negative is the best-scored of this many uniform draws; 1 = plain uniform.
-        rows_per_draw: this many rows of a batch choose their negatives from the same draws. Above 1, scoring the draws
-            needs a gather of that many times fewer vectors, and with "dot" is a small matrix product; what each row
-            draws from keeps its distribution, but rows of a group are no longer independent of each other.
-    """
-
-    relation: str = "buy"
-    weight: float = 1.0
-    loss: str = "bce"
-    num_negatives: int = 4
-    hardest_of: int = 1
-    rows_per_draw: int = 1
 
 
 @dataclasses.dataclass
@@ -100,6 +75,10 @@ class Config:
         excluded_degrees: normalise by the degrees that "remain" without them, or by those of the "whole" graph ("gat"
             has none). With "whole", the vector of a node that lost an edge is too short, and a model can recognise
             positives by that.
+        training_graph: a step propagates over the "full" graph or over neighbours "sampled" for its batch (Sec.
+            6.2.3); evaluation always over the full one.
+        fanout_quantile: p of sampled training: neighbours drawn per node and layer, as a quantile of the degrees.
+        fanout_limits: smallest and largest number of them (512 in the paper; the smallest as in the authors' code).
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows; within each task's
             loss, so that the task's weight applies to it too.
         backend: of `propagate`.
@@ -125,6 +104,9 @@ class Config:
     edge_weights: bool = False
     exclude_batch_edges: bool = True
     excluded_degrees: str = "remain"
+    training_graph: str = "full"
+    fanout_quantile: float = 0.9
+    fanout_limits: tuple[int, int] = (4, 512)
     l2: float = 0.0
     backend: str = "auto"
 
@@ -136,6 +118,13 @@ class Config:
         require_choice("config.model.predictor", self.predictor, ("mlp", "dot"))
         require_choice("config.model.last_activation", self.last_activation, ("same", "none"))
         require_choice("config.model.excluded_degrees", self.excluded_degrees, ("remain", "whole"))
+        require_choice("config.model.training_graph", self.training_graph, ("full", "sampled"))
+        if not 0 < self.fanout_quantile <= 1:
+            raise ConfigError(f"config.model.fanout_quantile = {self.fanout_quantile} must be in (0, 1]")
+        if len(self.fanout_limits) != 2 or not 1 <= self.fanout_limits[0] <= self.fanout_limits[1]:
+            raise ConfigError(
+                f"config.model.fanout_limits = {self.fanout_limits} must be a smallest and a largest number >= 1"
+            )
         require_choice("config.model.backend", self.backend, ("auto", "segment", "bcsr"))
         if not self.relations or len(set(self.relations)) != len(self.relations):
             raise ConfigError(f"config.model.relations = {self.relations} must name at least one relation, each once")
@@ -169,11 +158,7 @@ class Config:
         for name in ("predictor_hidden", "num_heads", "attention_hidden"):
             require_at_least(f"config.model.{name}", getattr(self, name), 1)
         for i, task in enumerate(self.tasks):
-            require_choice(f"config.model.tasks[{i}].loss", task.loss, tuple(_LOSSES))
-            require_at_least(f"config.model.tasks[{i}].weight", task.weight, 0)
-            require_at_least(f"config.model.tasks[{i}].num_negatives", task.num_negatives, 1)
-            require_at_least(f"config.model.tasks[{i}].hardest_of", task.hardest_of, 1)
-            require_at_least(f"config.model.tasks[{i}].rows_per_draw", task.rows_per_draw, 1)
+            task.validate(f"config.model.tasks[{i}]")
 
     @property
     def name(self) -> str:
@@ -193,7 +178,10 @@ class Config:
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """Builds the model's big arrays from the training edges; raises as `build_inputs`."""
         self_loops = self.aggregator == "gcn" and self.self_loop  # "gat" takes no weights from the graph
-        return build_inputs(data, self.relations, self.task_relations, self.edge_weights, self_loops)
+        inputs = build_inputs(data, self.relations, self.task_relations, self.edge_weights, self_loops)
+        if self.training_graph == "full":
+            return inputs
+        return inputs._replace(fanouts=quantile_fanouts(data, self.relations, self.fanout_quantile, self.fanout_limits))
 
     def streams(self, inputs: Inputs) -> dict[str, int]:
         """One stream of batches per task: its training positives."""
@@ -227,6 +215,11 @@ class Config:
             for name, share in shares.items()
             if self.exclude_batch_edges and name in self.relations and share > EXCLUDED_SHARE_WARNING
         ]
+
+
+def _keys(key: Array, num_tasks: int) -> list[Array]:
+    """One key per task, and one more that no task's depends on."""
+    return [*jax.random.split(key, num_tasks), jax.random.fold_in(key, num_tasks)]
 
 
 def _relation_stack(config: Config, rngs: nnx.Rngs) -> GraphStack:
@@ -296,6 +289,9 @@ class LsecGnn(nnx.Module):
             vectors = self.stacks[relation](inputs.graphs[relation], tables[source], tables[target])
             for node_type, side in zip((source, target), vectors, strict=True):
                 parts.setdefault(node_type, []).append(side)
+        return self._combine(parts)
+
+    def _combine(self, parts: Mapping[str, list[Array]]) -> dict[str, Float[Array, "_ _"]]:
         if self.config.combination == "attention":
             return {node_type: self.attention[node_type](jnp.stack(vectors)) for node_type, vectors in parts.items()}
         return {node_type: jnp.concatenate(vectors, axis=1) for node_type, vectors in parts.items()}
@@ -314,47 +310,89 @@ class LsecGnn(nnx.Module):
         Returns:
             (loss, metrics by name).
         """
+        *task_keys, sampling_key = _keys(key, len(self.config.tasks))
+        draws = {
+            task.relation: task.draw(own_key, inputs.positives[task.relation], len(batch[task.relation]))
+            for task, own_key in zip(self.config.tasks, task_keys, strict=True)
+        }
         graphs = dict(inputs.graphs)
         if self.config.exclude_batch_edges:
             renormalize = self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
             excluded = {name: ids for name, ids in batch.items() if name in graphs}
             graphs |= {name: exclude_edges(graphs[name], ids, renormalize) for name, ids in excluded.items()}
-        vectors = self.encode(tables, inputs._replace(graphs=graphs))
+        inputs = inputs._replace(graphs=graphs)
+        if self.config.training_graph == "full":
+            vectors, positions = self.encode(tables, inputs), None
+        else:
+            vectors, positions = self._encode_sample(
+                sampling_key, tables, inputs, self._asked_for(inputs, batch, draws)
+            )
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}
-        for task, task_key in zip(self.config.tasks, jax.random.split(key, len(self.config.tasks)), strict=True):
+        for task in self.config.tasks:
             task_loss, task_metrics = self._task_loss(
-                task, tables, vectors, inputs.positives[task.relation], batch[task.relation], task_key
+                task,
+                tables,
+                vectors,
+                positions,
+                inputs.positives[task.relation],
+                batch[task.relation],
+                draws[task.relation],
             )
             total += task.weight * task_loss
             metrics |= {f"{task.relation}/{name}": value for name, value in task_metrics.items()}
         return total, {"loss": total, **metrics}
+
+    def _asked_for(
+        self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], draws: Mapping[str, Int[Array, "_ _"]]
+    ) -> dict[str, Selection]:
+        """The nodes whose vectors a step's tasks need, by type."""
+        ids: dict[str, list[Array]] = {node_type: [] for node_type in self.num_nodes}
+        for task in self.config.tasks:
+            edges, edge_ids = inputs.positives[task.relation], batch[task.relation]
+            source_type, target_type = self.ends[task.relation]
+            ids[source_type].append(edges.source_ids[edge_ids])
+            ids[target_type] += [edges.target_ids[edge_ids], draws[task.relation].ravel()]
+        return {node_type: select_ids(own, self.num_nodes[node_type]) for node_type, own in ids.items()}
+
+    def _encode_sample(
+        self, key: Array, tables: Tables, inputs: Inputs, asked_for: Mapping[str, Selection]
+    ) -> tuple[dict[str, Float[Array, "_ _"]], dict[str, Int[Array, " _"]]]:
+        """Vectors of the nodes asked for, from sampled neighbours, and where each node stands among them."""
+        parts: dict[str, list[Array]] = {}
+        num_layers = len(self.config.layer_dims)
+        for relation, own_key in zip(
+            self.config.relations, jax.random.split(key, len(self.config.relations)), strict=True
+        ):
+            ends = self.ends[relation]
+            sources, targets = (asked_for[end] for end in ends)
+            layers, *needed = sample_layers(
+                own_key, inputs.graphs[relation], sources, targets, inputs.fanouts[relation], num_layers
+            )
+            first = [rows_of(tables[end], selection) for end, selection in zip(ends, needed, strict=True)]
+            for node_type, side in zip(ends, self.stacks[relation](layers, *first), strict=True):
+                parts.setdefault(node_type, []).append(side)
+        return self._combine(parts), {node_type: selection.position for node_type, selection in asked_for.items()}
 
     def _task_loss(
         self,
         task: TaskConfig,
         tables: Tables,
         vectors: Mapping[str, Float[Array, "_ _"]],
+        positions: Mapping[str, Int[Array, " _"]] | None,
         edges: PositiveEdges,
         edge_ids: Int[Array, " b"],
-        key: Array,
+        draws: Int[Array, "g k"],
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        source_type, target_type = self.ends[task.relation]
-        source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
+        ends = self.ends[task.relation]
+        places: list[Callable[[Array], Array]] = [lambda ids: ids] * 2
+        if positions is not None:
+            places = [positions[end].__getitem__ for end in ends]
         predictor = self.predictors[task.relation]
-        sources = predictor.source_half(vectors[source_type][source_ids])
-        targets = predictor.target_half(vectors[target_type])
-        negative_ids = hardest_targets(
-            key, edges, predictor, sources, targets, task.num_negatives, task.hardest_of, task.rows_per_draw
-        )
-        mask, shares = negative_mask(edges, edge_ids, negative_ids)
-        pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
-        scores = predictor(sources[:, None], targets[pair_ids])[:, 0]
-        loss = _LOSSES[task.loss](scores[:, 0], scores[:, 1:], mask)
-        metrics = {"loss": loss, **shares}
+        loss, metrics, ids = task_loss(task, predictor, [vectors[end] for end in ends], places, edges, edge_ids, draws)
         if self.config.l2:
-            rows = (tables[source_type][source_ids], tables[target_type][pair_ids])
-            loss += self.config.l2 * losses.mean_squared_norm(*rows, num_rows=len(edge_ids))
+            embeddings = [tables[end][own] for end, own in zip(ends, ids, strict=True)]
+            loss += self.config.l2 * losses.mean_squared_norm(*embeddings, num_rows=len(edge_ids))
         return loss, metrics
 
     def scorer(self, tables: Tables, inputs: Inputs) -> DotScorer | MlpScorer:

@@ -1,4 +1,7 @@
-"""Message-passing layers on bipartite graphs: (graph, source vectors, target vectors) -> the next vectors of both."""
+"""Message-passing layers on bipartite graphs: (graph, source vectors, target vectors) -> the next vectors of both.
+
+On a whole graph (BipartiteGraph) the result has all nodes again; on a SampledGraph only those that were asked for.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,10 +13,13 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, add_self, propagate, weighted_sum
+from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, add_self, weighted_sum
+from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, gather_sum, neighbor_sums, receivers
 
+Graph = BipartiteGraph | SampledGraph
 Activation = Literal["relu", "elu", "leaky_relu", "none"]
 
+ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "elu": jax.nn.elu,
@@ -56,14 +62,15 @@ class GcnLayer(nnx.Module):
         self.self_loop, self.activation, self.backend = self_loop, activation, backend
 
     def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the next layer's vectors. The sum runs on the narrower side of the weights."""
         from_sources = self.source_weights[...]
         from_targets = from_sources if self.target_weights is None else self.target_weights[...]
         if self.narrows:
             sources, targets = sources @ from_sources, targets @ from_targets
-        to_sources, to_targets = propagate(graph, sources, targets, self.backend)
+        to_sources, to_targets = neighbor_sums(graph, sources, targets, self.backend)
+        sources, targets = receivers(graph, sources, targets)
         if not self.narrows:  # what arrives at a source was sent by targets
             to_sources, to_targets = to_sources @ from_targets, to_targets @ from_sources
             sources, targets = sources @ from_sources, targets @ from_targets
@@ -81,10 +88,10 @@ class LightGcnLayer(nnx.Module):
         self.backend = backend
 
     def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
+        self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "r d"], Float[Array, "q d"]]:
         """Returns the next layer's vectors."""
-        return propagate(graph, sources, targets, self.backend)
+        return neighbor_sums(graph, sources, targets, self.backend)
 
 
 class NgcfLayer(nnx.Module):
@@ -114,10 +121,11 @@ class NgcfLayer(nnx.Module):
         self.activation, self.backend = activation, backend
 
     def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the next layer's vectors; the graph must have been made without self_loops."""
-        to_sources, to_targets = propagate(graph, sources, targets, self.backend)
+        to_sources, to_targets = neighbor_sums(graph, sources, targets, self.backend)
+        sources, targets = receivers(graph, sources, targets)
         return self._combine(to_sources, sources), self._combine(to_targets, targets)
 
     def _combine(self, arrived: Float[Array, "n d"], own: Float[Array, "n d"]) -> Float[Array, "n f"]:
@@ -159,55 +167,102 @@ class GatLayer(nnx.Module):
         self.self_loop, self.activation, self.backend = self_loop, activation, backend
 
     def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
+        self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the next layer's vectors. Edges of value 0 (excluded ones) are not attended to."""
         heads = self.to_source_heads
-        projected_sources, projected_targets = heads.project(sources), heads.project(targets)
-        to_sources = self._attend(heads, graph, "source", projected_sources, projected_targets)
+        projected = heads.project(sources), heads.project(targets)
+        to_sources = self._attend(heads, graph, "source", receivers(graph, *projected)[0], projected[1])
         if self.to_target_heads is not None:
             heads = self.to_target_heads
-            projected_sources, projected_targets = heads.project(sources), heads.project(targets)
-        to_targets = self._attend(heads, graph, "target", projected_targets, projected_sources)
+            projected = heads.project(sources), heads.project(targets)
+        to_targets = self._attend(heads, graph, "target", receivers(graph, *projected)[1], projected[0])
         return to_sources, to_targets
 
     def _attend(
         self,
         heads: "_AttentionHeads",
-        graph: BipartiteGraph,
-        receiver: Literal["source", "target"],
-        receivers: Float[Array, "m h d"],
+        graph: Graph,
+        side: Literal["source", "target"],
+        own: Float[Array, "r h d"],
         senders: Float[Array, "n h d"],
-    ) -> Float[Array, "m f"]:
-        rows = graph.to_source if receiver == "source" else graph.to_target
-        num_receivers = receivers.shape[0]
-        receiver_logits = jnp.einsum("mhd,hd->mh", receivers, heads.receiver_vectors[...])
+    ) -> Float[Array, "r f"]:
+        own_logits = jnp.einsum("rhd,hd->rh", own, heads.receiver_vectors[...])
         sender_logits = jnp.einsum("nhd,hd->nh", senders, heads.sender_vectors[...])
-        is_there = (rows.values != 0)[:, None]
-        logits = jax.nn.leaky_relu(sender_logits[rows.senders] + receiver_logits[rows.receivers], 0.2)
-        logits = jnp.where(is_there, logits, -jnp.inf)  # [e, h]
-        largest = jraph.segment_max(logits, rows.receivers, num_receivers, indices_are_sorted=True)
+        loop_logits = None
         if self.self_loop:
-            own = jnp.einsum("mhd,hd->mh", receivers, heads.sender_vectors[...])
-            own_logits = jax.nn.leaky_relu(own + receiver_logits, 0.2)
-            largest = jnp.maximum(largest, own_logits)
-        # The softmax does not depend on what is subtracted, so neither does its gradient.
-        largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
-        weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[rows.receivers]), 0.0)
-        total = jraph.segment_sum(weights, rows.receivers, num_receivers, indices_are_sorted=True)
-        if self.self_loop:
-            own_weights = jnp.exp(own_logits - largest)
-            total += own_weights
-        total = jnp.where(total > 0, total, 1.0)
-        weights /= total[rows.receivers]
+            to_self = jnp.einsum("rhd,hd->rh", own, heads.sender_vectors[...])
+            loop_logits = jax.nn.leaky_relu(own_logits + to_self, ATTENTION_SLOPE)
+        if isinstance(graph, BipartiteGraph):
+            rows = graph.to_source if side == "source" else graph.to_target
+            weights, loop_weights = _edge_attention(rows, own_logits, sender_logits, loop_logits)
 
-        def one_head(head: tuple[Array, Array]) -> Array:
-            return weighted_sum(graph, *head, receiver, self.backend)
+            def one_head(head: tuple[Array, Array]) -> Array:
+                return weighted_sum(graph, *head, side, self.backend)
 
-        arrived = lax.map(one_head, (weights.T, senders.swapaxes(0, 1))).swapaxes(0, 1)  # [m, h, d]
-        if self.self_loop:
-            arrived += (own_weights / total)[:, :, None] * receivers
-        return _ACTIVATIONS[self.activation](arrived.reshape(num_receivers, -1))
+            per_head = (weights.T, senders.swapaxes(0, 1))
+        else:
+            neighbors = graph.to_source if side == "source" else graph.to_target
+            weights, loop_weights = _slot_attention(neighbors, own_logits, sender_logits, loop_logits)
+
+            def one_head(head: tuple[Array, Array]) -> Array:
+                return gather_sum(neighbors.senders, *head, True)
+
+            per_head = (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))
+        arrived = lax.map(one_head, per_head).swapaxes(0, 1)  # [r, h, d]
+        if loop_weights is not None:
+            arrived += loop_weights[:, :, None] * own
+        return _ACTIVATIONS[self.activation](arrived.reshape(len(own), -1))
+
+
+def _edge_attention(
+    rows: Rows,
+    own_logits: Float[Array, "m h"],
+    sender_logits: Float[Array, "n h"],
+    loop_logits: Float[Array, "m h"] | None,
+) -> tuple[Float[Array, "e h"], Float[Array, "m h"] | None]:
+    """Softmax over each receiver's edges (and its self-loop): the weights of the edges and of the loops."""
+    is_there = (rows.values != 0)[:, None]
+    logits = jax.nn.leaky_relu(sender_logits[rows.senders] + own_logits[rows.receivers], ATTENTION_SLOPE)
+    logits = jnp.where(is_there, logits, -jnp.inf)
+    largest = jraph.segment_max(logits, rows.receivers, len(own_logits), indices_are_sorted=True)
+    largest, loop_weights = _with_loops(largest, loop_logits)
+    weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[rows.receivers]), 0.0)
+    total = jraph.segment_sum(weights, rows.receivers, len(own_logits), indices_are_sorted=True)
+    total = _nonzero(total if loop_weights is None else total + loop_weights)
+    return weights / total[rows.receivers], None if loop_weights is None else loop_weights / total
+
+
+def _slot_attention(
+    neighbors: Neighbors,
+    own_logits: Float[Array, "r h"],
+    sender_logits: Float[Array, "n h"],
+    loop_logits: Float[Array, "r h"] | None,
+) -> tuple[Float[Array, "r f h"], Float[Array, "r h"] | None]:
+    """The same over the slots of sampled neighbours; the drawn ones stand for all."""
+    is_there = (neighbors.values != 0)[:, :, None]
+    logits = jax.nn.leaky_relu(sender_logits[neighbors.senders] + own_logits[:, None, :], ATTENTION_SLOPE)
+    logits = jnp.where(is_there, logits, -jnp.inf)
+    largest, loop_weights = _with_loops(logits.max(axis=1), loop_logits)
+    weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[:, None, :]), 0.0)
+    total = weights.sum(axis=1)
+    total = _nonzero(total if loop_weights is None else total + loop_weights)
+    return weights / total[:, None, :], None if loop_weights is None else loop_weights / total
+
+
+def _with_loops(
+    largest: Float[Array, "m h"], loop_logits: Float[Array, "m h"] | None
+) -> tuple[Float[Array, "m h"], Float[Array, "m h"] | None]:
+    """What to subtract from a receiver's logits, and the exponentials of its self-loop's."""
+    if loop_logits is not None:
+        largest = jnp.maximum(largest, loop_logits)
+    # The softmax does not depend on what is subtracted, so neither does its gradient.
+    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    return largest, None if loop_logits is None else jnp.exp(loop_logits - largest)
+
+
+def _nonzero(total: Float[Array, "m h"]) -> Float[Array, "m h"]:
+    return jnp.where(total > 0, total, 1.0)
 
 
 class _AttentionHeads(nnx.Module):

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.graph_layers import Activation, GatLayer, GcnLayer, LightGcnLayer, NgcfLayer
-from lsec_jax.nn.propagation import Backend, BipartiteGraph
+from lsec_jax.nn.graph_layers import Activation, GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.propagation import Backend
+from lsec_jax.nn.subgraphs import SampledGraph, receivers
 
 AGGREGATORS = ("gcn", "lightgcn", "ngcf", "gat")
 LAYER_COMBINATIONS = ("last", "mean", "concat")
@@ -71,12 +72,20 @@ class GraphStack(nnx.Module):
         self.width = sum(widths) if layer_combination == "concat" else widths[-1]
 
     def __call__(
-        self, graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
-        """Returns the vectors of the graph's source and target nodes."""
+        self, graphs: Graph | list[SampledGraph], sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
+        """Returns the vectors of the graph's source and target nodes.
+
+        Args:
+            graphs: one whole graph for all layers, or a SampledGraph for each.
+            sources: input vectors of all source nodes, or of those that the first layer needs.
+            targets: likewise.
+        """
+        per_layer: list[Any] = graphs if isinstance(graphs, list) else [graphs] * len(self.layers)
         outputs: list[Any] = [(sources, targets)]
-        for layer in self.layers:
-            outputs.append(layer(graph, *outputs[-1]))
+        for layer, graph in zip(self.layers, per_layer, strict=True):
+            arrived = layer(graph, *outputs[-1])
+            outputs = [*(receivers(graph, *output) for output in outputs), arrived]
         match self.layer_combination:
             case "mean":
                 source_vectors, target_vectors = (sum(side) / len(outputs) for side in zip(*outputs, strict=True))

@@ -121,39 +121,42 @@ def uniform_targets(key: Array, edges: PositiveEdges, num_rows: int, num_draws: 
     return jax.random.randint(key, (num_rows, num_draws), 0, edges.num_targets, jnp.int32)
 
 
+def draw_targets(
+    key: Array, edges: PositiveEdges, num_rows: int, num_negatives: int, hardest_of: int, rows_per_draw: int
+) -> Int[Array, "g k"]:
+    """Draws the uniform candidates of `hardest_targets`, k = num_negatives x hardest_of for each group of rows."""
+    return uniform_targets(key, edges, -(-num_rows // rows_per_draw), num_negatives * hardest_of)
+
+
 def hardest_targets(
-    key: Array,
-    edges: PositiveEdges,
     predictor: Callable[[Array, Array], Array],
     sources: Float[Array, "b d"],
-    targets: Float[Array, "n d"],
+    draws: Int[Array, "g k"],
+    drawn: Float[Array, "g k d"] | None,
     num_negatives: int,
-    hardest_of: int,
     rows_per_draw: int,
 ) -> Int[Array, "b m"]:
-    """Draws m targets for every row, each the best-scored of `hardest_of` uniform draws.
+    """Chooses m targets for every row, each the best-scored of an equal part of its group's draws.
 
     Known positives among the draws are likely to be chosen: the more draws, the more rows lose their negative to
     `negative_mask`.
 
     Args:
-        key: of the draws.
-        edges: give the number of targets.
         predictor: (sources [g, r, d], targets [g, k, d]) -> scores [g, r, k]; gets no gradient here.
         sources: of the batch's rows.
-        targets: all of them.
+        draws: from `draw_targets`.
+        drawn: their vectors; not used (may be None) where there is nothing to choose: k = m.
         num_negatives: m.
-        hardest_of: 1 = plain uniform draws.
         rows_per_draw: this many rows choose from the same draws.
     """
-    num_rows = len(sources)
-    num_groups = -(-num_rows // rows_per_draw)
-    draws = uniform_targets(key, edges, num_groups, num_negatives * hardest_of)
-    if hardest_of == 1:
+    num_rows, (num_groups, num_draws) = len(sources), draws.shape
+    if num_draws == num_negatives:
         return jnp.repeat(draws, rows_per_draw, axis=0)[:num_rows]
+    assert drawn is not None, "the choice needs the drawn targets' vectors"
+    hardest_of = num_draws // num_negatives
     padding = num_groups * rows_per_draw - num_rows
     grouped = jnp.pad(sources, ((0, padding), (0, 0))).reshape(num_groups, rows_per_draw, -1)
-    scores = jax.lax.stop_gradient(predictor(grouped, targets[draws]))
+    scores = jax.lax.stop_gradient(predictor(grouped, drawn))
     best = scores.reshape(num_groups, rows_per_draw, num_negatives, hardest_of).argmax(axis=3)
     first = hardest_of * jnp.arange(num_negatives)
     chosen = jnp.take_along_axis(draws[:, None, :], best + first[None, None, :], axis=2)

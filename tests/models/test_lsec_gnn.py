@@ -12,7 +12,7 @@ from flax import nnx
 from lsec_jax.config import ConfigError
 from lsec_jax.models.lsec_gnn import Config, TaskConfig
 from lsec_jax.nn.propagation import exclude_edges
-from lsec_jax.nn.sampling import hardest_targets, uniform_targets
+from lsec_jax.nn.sampling import draw_targets, hardest_targets, uniform_targets
 from lsec_jax.schema import DataError, Relation
 from lsec_jax.training.state import Keys, TrainableModel
 from tests.worlds import ENDS, NUM_NODES, random_edges, world
@@ -228,6 +228,50 @@ def test_gat_does_not_attend_to_excluded_edges(changes):
         np.testing.assert_allclose(found[name], vectors, rtol=1e-5, atol=1e-6)
 
 
+SAMPLED = [
+    {},
+    {"self_loop": False, "weights_per_direction": True, "layer_dims": (8, 9)},
+    {"aggregator": "lightgcn", "layer_dims": (6, 6), "layer_combination": "mean"},
+    {"aggregator": "ngcf", "layer_combination": "concat"},
+    {"aggregator": "gat", "num_heads": 2},
+    {"aggregator": "gat", "num_heads": 2, "self_loop": False, "weights_per_direction": True},
+    {"combination": "attention"},
+    {"tasks": (TaskConfig("buy", hardest_of=3, rows_per_draw=2, loss="bpr"),), "l2": 0.1},
+]
+
+
+@pytest.mark.parametrize("changes", SAMPLED)
+@pytest.mark.parametrize("exclude", [False, True])
+def test_sampled_training_with_wide_fanouts_equals_training_on_the_full_graph(changes, exclude):
+    found = []
+    for training_graph in ("full", "sampled"):
+        config, model, params = build(
+            **changes, exclude_batch_edges=exclude, training_graph=training_graph, fanout_limits=(64, 64)
+        )
+        arguments = config.inputs(world()), batch_of(config, [0, 5, 9, 5]), jax.random.key(0)
+
+        def loss(params, model=model, arguments=arguments):
+            return model.module(params.dense).loss(params.tables, *arguments)[0]
+
+        found.append(jax.value_and_grad(loss)(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6), *found)
+
+
+def test_sampled_training_compiles_once_and_draws_anew_each_step():
+    config, model, params = build(training_graph="sampled", fanout_limits=(1, 1))
+    inputs = config.inputs(world())
+    assert {fanout.to_source for fanout in inputs.fanouts.values()} == {1}
+
+    @jax.jit
+    def loss(params, inputs, batch, key):
+        return model.module(params.dense).loss(params.tables, inputs, batch, key)[0]
+
+    losses = [
+        float(loss(params, inputs, batch_of(config, [step, 2 * step, 7]), jax.random.key(step))) for step in range(5)
+    ]
+    assert loss._cache_size() == 1 and len(set(losses)) == 5
+
+
 def test_a_model_that_sees_its_own_positives_in_the_graph_learns_to_read_them_off():
     """The leak at work: on edges without any structure, only the leaking model separates its batch from new pairs."""
     edges = random_edges()
@@ -266,8 +310,10 @@ def test_each_negative_is_the_best_scored_of_its_own_draws(rows_per_draw):
     vectors, edges, key = module.encode(params.tables, inputs), inputs.positives["buy"], jax.random.key(0)
     predictor = module.predictors["buy"]
     sources, targets = predictor.source_half(vectors["user"][:5]), predictor.target_half(vectors["item"])
-    chosen = np.asarray(hardest_targets(key, edges, predictor, sources, targets, 3, 4, rows_per_draw))
-    draws = np.asarray(uniform_targets(key, edges, -(-5 // rows_per_draw), 12))
+    draws = draw_targets(key, edges, 5, 3, 4, rows_per_draw)
+    chosen = np.asarray(hardest_targets(predictor, sources, draws, targets[draws], 3, rows_per_draw))
+    draws = np.asarray(draws)
+    np.testing.assert_array_equal(draws, uniform_targets(key, edges, -(-5 // rows_per_draw), 12))
     all_scores = np.asarray(predictor(sources[None], targets[None]))[0]
     assert chosen.shape == (5, 3)
     for row in range(5):
@@ -370,6 +416,9 @@ def test_l2_is_half_the_mean_squared_norm_of_the_batchs_initial_embeddings():
         ({"aggregator": "ngcf", "weights_per_direction": True}, "no weights per direction"),
         ({"aggregator": "gat", "num_heads": 0}, "config.model.num_heads = 0 must be at least 1"),
         ({"combination": "sum"}, "concat, attention"),
+        ({"training_graph": "minibatch"}, "full, sampled"),
+        ({"fanout_quantile": 0.0}, "must be in"),
+        ({"fanout_limits": (5, 4)}, "smallest and a largest"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_the_key(changes, message):

@@ -1,0 +1,88 @@
+"""One task of a model: predict which edges of a relation exist, from positives and sampled negatives."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lsec_jax import losses
+from lsec_jax.config import require_at_least, require_choice
+from lsec_jax.nn.sampling import PositiveEdges, draw_targets, hardest_targets, negative_mask
+
+_LOSSES = {
+    "bce": losses.binary_cross_entropy,
+    "bpr": losses.bayesian_personalized_ranking,
+    "sampled_softmax": losses.sampled_softmax,
+}
+
+
+@dataclasses.dataclass
+class TaskConfig:
+    """One prediction task: which edges of a relation exist.
+
+    Attributes:
+        relation: whose edges are predicted; its two node types must occur in some relation of the model.
+        weight: alpha of Eq. 11.
+        loss: "bce", "bpr" or "sampled_softmax".
+        num_negatives: negatives per positive.
+        hardest_of: each negative is the best-scored of this many uniform draws; 1 = plain uniform.
+        rows_per_draw: this many rows of a batch choose their negatives from the same draws. Above 1, scoring the draws
+            needs a gather of that many times fewer vectors, and with "dot" is a small matrix product; what each row
+            draws from keeps its distribution, but rows of a group are no longer independent of each other.
+    """
+
+    relation: str = "buy"
+    weight: float = 1.0
+    loss: str = "bce"
+    num_negatives: int = 4
+    hardest_of: int = 1
+    rows_per_draw: int = 1
+
+    def validate(self, key: str) -> None:
+        """Checks its values; raises ConfigError naming `key`, for example "config.model.tasks[0]"."""
+        require_choice(f"{key}.loss", self.loss, tuple(_LOSSES))
+        require_at_least(f"{key}.weight", self.weight, 0)
+        for name in ("num_negatives", "hardest_of", "rows_per_draw"):
+            require_at_least(f"{key}.{name}", getattr(self, name), 1)
+
+    def draw(self, key: Array, edges: PositiveEdges, num_rows: int) -> Int[Array, "g k"]:
+        """Draws what a batch's negatives are chosen from."""
+        return draw_targets(key, edges, num_rows, self.num_negatives, self.hardest_of, self.rows_per_draw)
+
+
+def task_loss(
+    task: TaskConfig,
+    predictor: Any,
+    vectors: Sequence[Float[Array, "_ _"]],
+    places: Sequence[Callable[[Array], Array]],
+    edges: PositiveEdges,
+    edge_ids: Int[Array, " b"],
+    draws: Int[Array, "g k"],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], tuple[Int[Array, " b"], Int[Array, "b m"]]]:
+    """The loss of one batch of a task.
+
+    Args:
+        task: the task.
+        predictor: scores pairs from the halves of their ends.
+        vectors: of the source nodes and of the target nodes, or of a selection of them.
+        places: where a source's and a target's vector stands in them, node ids -> rows.
+        edges: the training positives.
+        edge_ids: the batch's positions in them.
+        draws: from `TaskConfig.draw`.
+
+    Returns:
+        (loss, metrics, the ids of the batch's sources [b] and of its positives and negatives [b, 1 + num_negatives]).
+    """
+    of_source, of_target = places
+    source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
+    sources = predictor.source_half(vectors[0][of_source(source_ids)])
+    targets = predictor.target_half(vectors[1])
+    drawn = targets[of_target(draws)] if task.hardest_of > 1 else None
+    negative_ids = hardest_targets(predictor, sources, draws, drawn, task.num_negatives, task.rows_per_draw)
+    mask, shares = negative_mask(edges, edge_ids, negative_ids)
+    pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
+    scores = predictor(sources[:, None], targets[of_target(pair_ids)])[:, 0]
+    loss = _LOSSES[task.loss](scores[:, 0], scores[:, 1:], mask)
+    return loss, {"loss": loss, **shares}, (source_ids, pair_ids)

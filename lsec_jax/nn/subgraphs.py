@@ -1,0 +1,255 @@
+"""Sampled subgraphs with fixed fan-outs: messages for a selection of nodes, in static shapes, drawn on the device.
+
+Hamilton et al., "Inductive Representation Learning on Large Graphs", NeurIPS 2017 (GraphSAGE, Alg. 2). From the nodes
+that a step asks for, each layer adds the neighbours drawn for the one above. A node with at most `fanout` neighbours
+takes all of them, so that wide fan-outs give the whole graph's sums; of more neighbours it draws `fanout`, one from
+each of as many equal parts of its list, and scales them up so that the sum is right on average.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, propagate
+
+
+class Neighbors(NamedTuple):
+    """Messages to r receivers, f slots each.
+
+    Attributes:
+        senders: positions among the other side's vectors, [r, f] int32.
+        values: weights, scaled up where only some neighbours were drawn; 0 = no message, [r, f] float32.
+    """
+
+    senders: Int[Array, "r f"]
+    values: Float[Array, "r f"]
+
+
+class SampledGraph(NamedTuple):
+    """What one layer needs in place of a BipartiteGraph: it has vectors of m' and n' nodes and gives those of r and q.
+
+    Attributes:
+        to_source, to_target: messages to the r sources and q targets.
+        source_position, target_position: where those nodes stand among the layer's own input, [r], [q] int32.
+        source_self, target_self: weights of their messages to themselves, [r], [q].
+    """
+
+    to_source: Neighbors
+    to_target: Neighbors
+    source_position: Int[Array, " r"]
+    target_position: Int[Array, " q"]
+    source_self: Float[Array, " r"]
+    target_self: Float[Array, " q"]
+
+
+class Selection(NamedTuple):
+    """Some nodes of one type.
+
+    Attributes:
+        ids: ascending, padded with the number of nodes, [s] int32.
+        position: where each node of the type stands in `ids`, if it does, [n] int32.
+    """
+
+    ids: Int[Array, " s"]
+    position: Int[Array, " n"]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["to_source", "to_target"])
+@dataclasses.dataclass(frozen=True)
+class Fanout:
+    """Slots per receiving node; static: it decides shapes.
+
+    Attributes:
+        to_source: of a source node.
+        to_target: of a target node.
+    """
+
+    to_source: int
+    to_target: int
+
+
+def quantile_fanout(
+    source_ids: np.ndarray,
+    target_ids: np.ndarray,
+    num_sources: int,
+    num_targets: int,
+    quantile: float,
+    limits: tuple[int, int] = (4, 512),
+) -> Fanout:
+    """The quantile of each side's degrees, nodes without edges included, within limits (LSEC-GNN Sec. 6.2.3).
+
+    Args:
+        source_ids: sources of the training edges, [e].
+        target_ids: their targets, [e].
+        num_sources: m.
+        num_targets: n.
+        quantile: p, in (0, 1].
+        limits: smallest and largest fan-out.
+    """
+    degrees = np.bincount(source_ids, minlength=num_sources), np.bincount(target_ids, minlength=num_targets)
+    return Fanout(*(int(np.clip(np.ceil(np.quantile(of, quantile)), *limits)) for of in degrees))
+
+
+def select(mask: Bool[Array, " n"], size: int) -> Selection:
+    """Lists the nodes of a mask; `size` must be at least their number."""
+    ids = jnp.nonzero(mask, size=size, fill_value=mask.shape[0])[0]
+    return Selection(ids.astype(jnp.int32), jnp.cumsum(mask, dtype=jnp.int32) - 1)
+
+
+def select_ids(ids: Sequence[Int[Array, "..."]], num_nodes: int) -> Selection:
+    """Lists the different nodes among some ids; of no ids, a selection that holds padding only."""
+    mask = jnp.zeros(num_nodes, bool)
+    for some in ids:
+        mask = mask.at[some].set(True)
+    return select(mask, max(1, min(num_nodes, sum(some.size for some in ids))))
+
+
+def rows_of(vectors: Float[Array, "n d"], selection: Selection) -> Float[Array, "s d"]:
+    """The selection's rows of a table; padding repeats the last row, which nothing refers to."""
+    return vectors[jnp.minimum(selection.ids, vectors.shape[0] - 1)]
+
+
+def sample_layers(
+    key: Array,
+    graph: BipartiteGraph,
+    sources: Selection,
+    targets: Selection,
+    fanout: Fanout,
+    num_layers: int,
+) -> tuple[list[SampledGraph], Selection, Selection]:
+    """Draws the messages of all layers, from the last to the first.
+
+    Args:
+        key: of the draws.
+        graph: to draw from; edges of value 0 (excluded ones) send nothing.
+        sources: source nodes whose vectors are asked for.
+        targets: target nodes whose vectors are asked for.
+        fanout: of every layer.
+        num_layers: how many.
+
+    Returns:
+        (one SampledGraph per layer, the first layer first; the sources and the targets whose input vectors it needs).
+    """
+    layers: list[SampledGraph] = []
+    for layer_key in jax.random.split(key, num_layers):
+        source_key, target_key = jax.random.split(layer_key)
+        to_source = _draw(source_key, graph.to_source, sources.ids, fanout.to_source)
+        to_target = _draw(target_key, graph.to_target, targets.ids, fanout.to_target)
+        more_sources, more_targets = _with_senders(sources, to_target), _with_senders(targets, to_source)
+        layers.append(
+            SampledGraph(
+                to_source._replace(senders=_positions(more_targets, to_source.senders)),
+                to_target._replace(senders=_positions(more_sources, to_target.senders)),
+                _positions(more_sources, sources.ids),
+                _positions(more_targets, targets.ids),
+                _at(graph.source_self, sources.ids),
+                _at(graph.target_self, targets.ids),
+            )
+        )
+        sources, targets = more_sources, more_targets
+    return layers[::-1], sources, targets
+
+
+def _draw(key: Array, rows: Rows, receivers: Int[Array, " r"], fanout: int) -> Neighbors:
+    """Draws slots; senders are node ids here, and the number of nodes where there is no message."""
+    is_node = receivers < rows.indptr.shape[0] - 1
+    start = rows.indptr[receivers]
+    degree = jnp.where(is_node, rows.indptr[receivers + 1] - start, 0)[:, None]  # padding reads past the end: clamped
+    slot = jnp.arange(fanout, dtype=jnp.int32)[None, :]
+    part = (slot + jax.random.uniform(key, (len(receivers), fanout))) * (degree / fanout)
+    index = jnp.where(degree <= fanout, slot, jnp.minimum(part.astype(jnp.int32), degree - 1))
+    edges = jnp.where(index < degree, start[:, None] + index, 0)
+    scale = jnp.maximum(degree / fanout, 1.0)
+    values = jnp.where(index < degree, rows.values[edges] * scale, 0.0)
+    return Neighbors(rows.senders[edges], values)
+
+
+def _with_senders(selection: Selection, neighbors: Neighbors) -> Selection:
+    """The selection and everybody who sends to the other side."""
+    num_nodes, (num_receivers, fanout) = len(selection.position), neighbors.senders.shape
+    mask = jnp.zeros(num_nodes, bool).at[selection.ids].set(True, mode="drop")
+    sending = jnp.where(neighbors.values != 0, neighbors.senders, num_nodes)
+    mask = mask.at[sending.ravel()].set(True, mode="drop")
+    return select(mask, min(num_nodes, len(selection.ids) + num_receivers * fanout))
+
+
+def _positions(selection: Selection, ids: Int[Array, "*s"]) -> Int[Array, "*s"]:
+    """Positions of node ids; padding and slots without a message get any valid position."""
+    return jnp.maximum(selection.position[jnp.minimum(ids, len(selection.position) - 1)], 0)
+
+
+def _at(values: Float[Array, " n"], ids: Int[Array, " s"]) -> Float[Array, " s"]:
+    return values[jnp.minimum(ids, len(values) - 1)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gather_sum(
+    senders: Int[Array, "r f"], values: Float[Array, "r f"], vectors: Float[Array, "n d"], learnt_values: bool
+) -> Float[Array, "r d"]:
+    """Sums each receiver's weighted messages, slot by slot: no [r, f, d] array in either direction.
+
+    Args:
+        senders: rows of `vectors`.
+        values: weights.
+        vectors: of the senders.
+        learnt_values: whether the weights get a gradient; it costs a second gather.
+    """
+
+    def add_slot(slot: Array, total: Array) -> Array:
+        return total + values[:, slot][:, None] * vectors[senders[:, slot]]
+
+    start = jnp.zeros((senders.shape[0], vectors.shape[1]), vectors.dtype)
+    return jax.lax.fori_loop(0, senders.shape[1], add_slot, start)
+
+
+def _gather_sum_forward(
+    senders: Array, values: Array, vectors: Array, learnt_values: bool
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return gather_sum(senders, values, vectors, learnt_values), (senders, values, vectors)
+
+
+def _gather_sum_backward(
+    learnt_values: bool, saved: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[None, Array | None, Array]:
+    senders, values, vectors = saved
+
+    def add_slot(slot: Array, total: Array) -> Array:
+        return total.at[senders[:, slot]].add(values[:, slot][:, None] * cotangent)
+
+    def slot_dots(slot: Array) -> Array:
+        return jnp.sum(cotangent * vectors[senders[:, slot]], axis=1)
+
+    to_vectors = jax.lax.fori_loop(0, senders.shape[1], add_slot, jnp.zeros_like(vectors))
+    to_values = jax.lax.map(slot_dots, jnp.arange(senders.shape[1])).T if learnt_values else None
+    return None, to_values, to_vectors
+
+
+gather_sum.defvjp(_gather_sum_forward, _gather_sum_backward)
+
+
+def neighbor_sums(
+    graph: BipartiteGraph | SampledGraph,
+    sources: Float[Array, "m d"],
+    targets: Float[Array, "n d"],
+    backend: Backend = "auto",
+) -> tuple[Float[Array, "r d"], Float[Array, "q d"]]:
+    """`propagate` on a whole graph, or the sampled messages of one layer."""
+    if isinstance(graph, BipartiteGraph):
+        return propagate(graph, sources, targets, backend)
+    to_sources = gather_sum(graph.to_source.senders, graph.to_source.values, targets, False)
+    return to_sources, gather_sum(graph.to_target.senders, graph.to_target.values, sources, False)
+
+
+def receivers(
+    graph: BipartiteGraph | SampledGraph, sources: Float[Array, "m ..."], targets: Float[Array, "n ..."]
+) -> tuple[Float[Array, "r ..."], Float[Array, "q ..."]]:
+    """The rows of a layer's input that belong to the nodes of its output: all of them on a whole graph."""
+    if isinstance(graph, BipartiteGraph):
+        return sources, targets
+    return sources[graph.source_position], targets[graph.target_position]

@@ -1,0 +1,125 @@
+"""Sampled subgraphs against the whole graph's sums."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple, propagate
+from lsec_jax.nn.subgraphs import (
+    Fanout,
+    gather_sum,
+    neighbor_sums,
+    quantile_fanout,
+    receivers,
+    rows_of,
+    sample_layers,
+    select,
+    select_ids,
+)
+
+NUM_SOURCES, NUM_TARGETS, WIDTH = 9, 7, 3
+
+
+def random_graph(count=30, seed=0):
+    pairs = np.random.default_rng(seed).choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
+    ids = pairs // NUM_TARGETS, pairs % NUM_TARGETS
+    return bipartite_graph(graphs_tuple(*ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES, self_loops=True)
+
+
+def random_vectors(seed=1):
+    first, second = jax.random.split(jax.random.key(seed))
+    return jax.random.normal(first, (NUM_SOURCES, WIDTH)), jax.random.normal(second, (NUM_TARGETS, WIDTH))
+
+
+def through_layers(graph, fanout, key, source_ids, target_ids, num_layers):
+    """What arrives at some nodes after layers of plain sums, from sampled messages."""
+    asked_for = select_ids([source_ids], NUM_SOURCES), select_ids([target_ids], NUM_TARGETS)
+    layers, *needed = sample_layers(key, graph, *asked_for, fanout, num_layers)
+    vectors = tuple(rows_of(table, own) for table, own in zip(random_vectors(), needed, strict=True))
+    for layer in layers:
+        vectors = neighbor_sums(layer, *vectors)
+    return vectors[0][asked_for[0].position[source_ids]], vectors[1][asked_for[1].position[target_ids]]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_wide_fanouts_give_the_sums_of_the_whole_graph(num_layers):
+    graph, source_ids, target_ids = random_graph(), jnp.array([4, 4, 0]), jnp.array([6])
+    expected = random_vectors()
+    for _ in range(num_layers):
+        expected = propagate(graph, *expected)
+    found = through_layers(
+        graph, Fanout(NUM_TARGETS, NUM_SOURCES), jax.random.key(0), source_ids, target_ids, num_layers
+    )
+    np.testing.assert_allclose(found[0], expected[0][source_ids], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1][target_ids], rtol=1e-4, atol=1e-6)
+
+
+def test_narrow_fanouts_give_them_on_average_and_differ_from_draw_to_draw():
+    graph, source_ids, target_ids = random_graph(), jnp.arange(NUM_SOURCES), jnp.arange(NUM_TARGETS)
+    draw = jax.jit(jax.vmap(lambda key: through_layers(graph, Fanout(2, 3), key, source_ids, target_ids, 1)))
+    found = draw(jax.random.split(jax.random.key(1), 4000))
+    for side, expected in zip(found, propagate(graph, *random_vectors()), strict=True):
+        error = np.asarray(side.std(axis=0)) / np.sqrt(4000)
+        assert (np.abs(side.mean(axis=0) - expected) <= 5 * error + 1e-6).all()
+        assert error.max() > 0
+
+
+def test_excluded_edges_send_nothing():
+    graph = random_graph()
+    thinned = exclude_edges(graph, jnp.arange(0, 30, 3))
+    source_ids, target_ids = jnp.arange(NUM_SOURCES), jnp.arange(NUM_TARGETS)
+    found = through_layers(thinned, Fanout(8, 9), jax.random.key(0), source_ids, target_ids, 1)
+    for side, expected in zip(found, propagate(thinned, *random_vectors()), strict=True):
+        np.testing.assert_allclose(side, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_node_without_edges_and_a_selection_without_nodes_receive_zeros():
+    graph = bipartite_graph(graphs_tuple(np.array([0]), np.array([0]), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    found = through_layers(graph, Fanout(2, 2), jax.random.key(0), jnp.array([5]), jnp.zeros(0, jnp.int32), 2)
+    assert not np.asarray(found[0]).any() and found[1].shape == (0, WIDTH)
+
+
+def test_the_rows_of_the_output_are_found_among_those_of_the_input():
+    graph = random_graph()
+    asked_for = select_ids([jnp.array([7, 2])], NUM_SOURCES), select_ids([jnp.array([3])], NUM_TARGETS)
+    (layer,), *needed = sample_layers(jax.random.key(0), graph, *asked_for, Fanout(3, 3), 1)
+    sources, targets = (rows_of(table, own) for table, own in zip(random_vectors(), needed, strict=True))
+    own = receivers(layer, sources, targets)
+    np.testing.assert_array_equal(own[0], random_vectors()[0][jnp.array([2, 7])])
+    np.testing.assert_array_equal(own[1], random_vectors()[1][jnp.array([3])])
+    np.testing.assert_allclose(layer.source_self, graph.source_self[jnp.array([2, 7])])
+
+
+def test_selections_are_sorted_padded_and_know_their_places():
+    found = select(jnp.array([False, True, True, False, True]), 4)
+    assert found.ids.tolist() == [1, 2, 4, 5]
+    assert found.position[jnp.array([1, 2, 4])].tolist() == [0, 1, 2]
+    assert select_ids([jnp.array([4, 1]), jnp.array([[1], [2]])], 5).ids.tolist() == [1, 2, 4, 5]
+
+
+def test_fanouts_are_quantiles_of_the_degrees_within_limits():
+    source_ids, target_ids = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 3, 0, 1, 0])
+    assert quantile_fanout(source_ids, target_ids, 4, 4, 1.0, (1, 512)) == Fanout(4, 3)
+    assert quantile_fanout(source_ids, target_ids, 4, 4, 0.5, (1, 512)) == Fanout(2, 2)  # medians 1.5, rounded up
+    assert quantile_fanout(source_ids, target_ids, 4, 4, 1.0, (5, 512)) == Fanout(5, 5)
+    assert quantile_fanout(source_ids, target_ids, 4, 4, 1.0, (1, 2)) == Fanout(2, 2)
+
+
+@pytest.mark.parametrize("learnt_values", [False, True])
+def test_gradients_of_a_gathered_sum_equal_those_of_the_plain_formula(learnt_values):
+    senders = jnp.array([[0, 3, 3], [2, 0, 1]])
+    values = jnp.array([[0.5, -1.0, 2.0], [0.0, 1.0, 3.0]])
+    vectors = random_vectors()[1]
+
+    def gathered(values, vectors):
+        return jnp.sum(jnp.sin(gather_sum(senders, values, vectors, learnt_values)))
+
+    def plain(values, vectors):
+        return jnp.sum(jnp.sin((values[:, :, None] * vectors[senders]).sum(axis=1)))
+
+    np.testing.assert_allclose(gathered(values, vectors), plain(values, vectors), rtol=1e-5)
+    found, wanted = jax.grad(gathered, (0, 1))(values, vectors), jax.grad(plain, (0, 1))(values, vectors)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+    if learnt_values:
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
