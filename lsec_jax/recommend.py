@@ -11,7 +11,6 @@ edge in any of the model's relations, gets the popularity list; the column `sour
 node type with their ids.
 """
 
-import os
 from pathlib import Path
 
 from absl import flags, logging
@@ -20,6 +19,7 @@ from lsec_jax import cli
 from lsec_jax.config import ConfigError
 from lsec_jax.training import serving
 from lsec_jax.training.run import load_config, prepare, restore_best
+from lsec_jax.training.writers import require_writable
 
 _WORKDIR = cli.define_workdir()
 _DATA = cli.define_data()
@@ -40,9 +40,7 @@ def main() -> None:
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise ConfigError(f"--export_embeddings={export}: this is a file or not empty; choose a new directory")
     if export is not None:
-        existing = next(parent for parent in export.absolute().parents if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise ConfigError(f"--export_embeddings={export}: cannot write into {existing}; choose another place")
+        require_writable(export.parent, f"--export_embeddings={export}")
     at = None if _AT.value is None else serving.read_time(_AT.value)
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))

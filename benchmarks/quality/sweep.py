@@ -22,7 +22,7 @@ from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig, require_choice, validate
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, reports
-from lsec_jax.training.writers import write_json
+from lsec_jax.training.writers import make_directory, write_json
 
 MAX_METRICS = 4
 
@@ -127,10 +127,7 @@ def main() -> None:
     for name in list(rows)[1:]:  # the floors are the same for all
         rows[name].evaluation.baselines = ()
     fingerprints = {seed: check(rows, seed) for seed in seeds}
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: cannot be created ({error.strerror}); choose another place") from None
+    make_directory(workdir, f"--workdir={workdir}")
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
     for seed in seeds:
         for i, (name, row) in enumerate(rows.items()):

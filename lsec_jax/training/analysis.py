@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from lsec_jax.data import analysis
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import analysis_plots, analysis_report, figure4, reports
 from lsec_jax.training.run import describe_data
-from lsec_jax.training.writers import write_json
+from lsec_jax.training.writers import make_directory, require_writable, write_json
 
 FILES = ("analysis.md", "influence.png", "users.png", "items.png", "figure4.json", "figure4.png")
 T = TypeVar("T")
@@ -102,10 +101,7 @@ def run(
 
 def _write(output: Path, content: Mapping[str, Any], text: str, pictures: Mapping[str, Figure]) -> None:
     """Writes an analysis; what an earlier one left goes first, so that nothing old stands beside the new."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output={output}: cannot be created ({error.strerror}); choose another place") from None
+    make_directory(output, f"--output={output}")
     for name in FILES:
         (output / name).unlink(missing_ok=True)
     write_json(output / "analysis.json", content)
@@ -131,9 +127,7 @@ def check_output(output: Path) -> None:
         raise ConfigError(f"--output={output}: this is a file; give a new or empty directory")
     if output.is_dir() and any(output.iterdir()) and not _is_analysis(output):
         raise ConfigError(f"--output={output}: not empty, and holds no earlier analysis; give a new or empty directory")
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"--output={output}: cannot write into {existing}; choose another place")
+    require_writable(output, f"--output={output}")
 
 
 def _is_analysis(output: Path) -> bool:

@@ -23,7 +23,7 @@ from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
-from lsec_jax.training.writers import write_json
+from lsec_jax.training.writers import make_directory, write_json
 
 
 @dataclasses.dataclass
@@ -170,10 +170,7 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     if (workdir / "config.json").exists():
         check_fingerprint(workdir, run.data)
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: cannot be created ({error.strerror}); choose another place") from None
+    make_directory(workdir, f"--workdir={workdir}")
     write_json(workdir / "data.json", describe_data(run.data))
     write_json(workdir / "config.json", config_lib.to_dict(run.config))
 

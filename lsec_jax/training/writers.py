@@ -11,12 +11,37 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from lsec_jax.config import ConfigError
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def require_writable(directory: Path, argument: str) -> None:
+    """Checks, before any work, that a directory can be written to or made.
+
+    Args:
+        directory: need not exist.
+        argument: the command line's, for the message, for example "--output=DIR".
+
+    Raises:
+        ConfigError: naming the nearest directory that exists.
+    """
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"{argument}: cannot write into {existing}; choose another place")
+
+
+def make_directory(directory: Path, argument: str) -> None:
+    """Makes a directory and its parents; raises ConfigError naming the command line's `argument`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{argument}: cannot be created ({error.strerror}); choose another place") from None
 
 
 class MetricWriter:
