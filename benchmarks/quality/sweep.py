@@ -3,9 +3,10 @@
 Example:
   python -m benchmarks.quality.sweep --sweep=relations --config=configs/lsec_gcn_synthetic.py --seeds=0,1,2,3,4
 
-Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, exclusion; sweep_rows.py says
-what their rows are. A seed is that of the model, and of the data source where it has one, so that differences between
-rows are paired. Finished cells are not run again. The result goes to results/sweep_<sweep>_<config>.json.
+Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, quantile (of sampled training),
+exclusion; sweep_rows.py says what their rows are and what a base needs. A seed is that of the model, and of the data
+source where it has one, so that differences between rows are paired. Finished cells are not run again. The result goes
+to results/sweep_<sweep>_<config>.json.
 """
 
 import copy
@@ -25,6 +26,7 @@ from lsec_jax.training import fit, reports
 from lsec_jax.training.writers import make_directory, write_json
 
 MAX_METRICS = 4
+TRAINING = ("best_step", "last_step", "train_seconds")
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -56,11 +58,11 @@ def check(rows: dict[str, RunConfig], seed: int) -> str:
 
 
 def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
-    """Trains (or resumes) one cell; returns the test "rows" of its report, "train_seconds" and "best_step"."""
+    """Trains (or resumes) one cell; returns the test "rows" of its report, and its TRAINING."""
     fit.run(config, workdir)
     report = reports.read(workdir)
     rows = [row for row in report["rows"] if row["split"] == "test"]
-    return {"rows": rows, "train_seconds": report["train_seconds"], "best_step": report["best_step"]}
+    return {"rows": rows, **{key: report[key] for key in TRAINING}}
 
 
 def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def main() -> None:
             "seeds": seeds,
             "protocols": collect(outcomes, base.evaluation.protocols),
             "training": {
-                name: {key: statistics.summary([o[key] for o in of]) for key in ("best_step", "train_seconds")}
+                name: {key: statistics.summary([o[key] for o in of]) for key in TRAINING}
                 for name, of in outcomes.items()
             },
             "rows": {name: runs.as_json(row) for name, row in rows.items()},
@@ -161,7 +163,7 @@ def main() -> None:
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_string("sweep", None, f"One of: {', '.join(sweep_rows.SWEEPS)}.", required=True)
-    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GCN with two tasks.")
+    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN.")
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
     flags.DEFINE_string("output", None, "JSON file to write.")
     flags.DEFINE_string("workdir", None, "Where the runs are; reused.")

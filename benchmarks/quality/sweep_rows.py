@@ -1,9 +1,9 @@
 """The rows of each sweep: variations of one base config, in the order of the paper's tables.
 
-Every function takes a config of LSEC-GCN with two tasks and returns the rows by name. Rows share data, split, steps,
+Every function takes a config of LSEC-GNN, on any source, and returns the rows by name. Rows share data, split, steps,
 batch size, early stopping and evaluation; they differ in what their names say. In `models` also the learning rate and
-the scale of the initial embeddings differ (NCF's is its authors', LightGCN's were chosen on validation), and NCF has
-log loss on uniform negatives whatever the base's first task has.
+the scale of the initial embeddings differ where a base with weights becomes LightGCN (both were chosen on validation),
+and NCF has its authors' initial scale, and log loss on uniform negatives whatever the base's first task has.
 """
 
 import copy
@@ -16,52 +16,66 @@ from lsec_jax.models import lsec_gnn, ncf
 
 Rows = dict[str, RunConfig]
 
+GAT_HEADS = 4
+
 
 def models(base: RunConfig) -> Rows:
     """Tables 5 and 6: NCF, three aggregators on one relation, and the same three on all relations."""
-    task, width, depth = base.model.tasks[0], base.model.embedding_dim, len(base.model.layer_dims)
+    _require(len(base.model.relations) > 1, "models", "two relations or more")
+    task, width = base.model.tasks[0], base.model.embedding_dim
     rows = {}
     for variant in ("gmf", "mlp", "neumf"):
         model = ncf.Config(
             variant,
             relation=task.relation,
             embedding_dim=max(1, width // 2) if variant == "neumf" else width,  # as wide as the others, all in all
-            mlp_dims=(base.model.predictor_hidden, *base.model.layer_dims),
-            num_negatives=task.num_negatives,
+            mlp_dims=(base.model.predictor_hidden, *_widths(base.model)),
+            num_negatives=4 if task.loss == "bpr" else task.num_negatives,  # BPR has one negative a pair
             l2=base.model.l2,
         )
         rows[f"ncf-{variant}"] = _with_model(base, model)
-    aggregators: dict[str, tuple[dict[str, Any], float]] = {
-        "gcn": ({}, base.optimizer.learning_rate),
-        # No weights scale the embeddings, so that they start smaller and move more slowly.
-        "lightgcn": (
-            {"layer_dims": (width,) * depth, "weights_per_direction": False, "embedding_std": 0.3},
-            0.4 * base.optimizer.learning_rate,
-        ),
-        # As wide as "gcn" with all heads together.
-        "gat": (
-            {"num_heads": 4, "layer_dims": tuple(max(1, dim // 4) for dim in base.model.layer_dims)},
-            base.optimizer.learning_rate,
-        ),
-    }
-    for prefix, relations in (("", base.model.relations[:0]), ("lsec-", base.model.relations)):
-        for aggregator, (changes, learning_rate) in aggregators.items():
-            model = dataclasses.replace(base.model, aggregator=aggregator, **changes)
-            if not relations:
-                model = _only(model, (model.tasks[0].relation,), 1)
-            row = _with_model(base, model)
+    for prefix, model in (("", _only(base.model, (task.relation,), 1)), ("lsec-", base.model)):
+        for aggregator in ("gcn", "lightgcn", "gat"):
+            changed, learning_rate = _with_aggregator(model, aggregator, base.optimizer.learning_rate)
+            row = _with_model(base, changed)
             row.optimizer.learning_rate = learning_rate
             rows[prefix + aggregator] = row
     return rows
 
 
+def _widths(model: lsec_gnn.Config) -> tuple[int, ...]:
+    heads = model.num_heads if model.aggregator == "gat" else 1
+    return tuple(heads * width for width in model.layer_dims)
+
+
+def _with_aggregator(model: lsec_gnn.Config, aggregator: str, learning_rate: float) -> tuple[lsec_gnn.Config, float]:
+    """The model with another aggregator, as wide in all, and the learning rate that goes with it."""
+    if aggregator == model.aggregator:
+        return model, learning_rate
+    widths = _widths(model)
+    if aggregator == "lightgcn":
+        # No weights scale the embeddings, so that they start smaller and move more slowly.
+        widths = (model.embedding_dim,) * len(widths)
+        changed = dataclasses.replace(model, aggregator=aggregator, layer_dims=widths, weights_per_direction=False)
+        return dataclasses.replace(changed, embedding_std=0.3), 0.4 * learning_rate
+    if model.aggregator == "lightgcn":  # it has none of these options: as in the authors' code
+        model = dataclasses.replace(model, self_loop=False, weights_per_direction=True, last_activation="none")
+    if aggregator == "gat":
+        widths = tuple(max(1, width // GAT_HEADS) for width in widths)
+        model = dataclasses.replace(model, num_heads=GAT_HEADS, edge_weights=False, excluded_degrees="remain")
+    return dataclasses.replace(model, aggregator=aggregator, layer_dims=widths), learning_rate
+
+
 def relations(base: RunConfig) -> Rows:
-    """Table 7: relations added one by one with the first task, then the second task."""
+    """Table 7: relations added one by one with the first task, then the other tasks."""
+    _require(len(base.model.relations) > 1, "relations", "two relations or more")
     first, *others = _by_task(base)
     groups = [(first,), *((first, other) for other in others)]
     if len(others) > 1:
         groups.append((first, *others))
     rows = {", ".join(names): _with_model(base, _only(base.model, names, 1)) for names in groups}
+    if len(base.model.tasks) == 1:
+        return rows
     tasks = " and ".join(base.model.task_relations)
     return {**rows, f"{', '.join(groups[-1])}; tasks {tasks}": copy.deepcopy(base)}
 
@@ -75,6 +89,7 @@ def layers(base: RunConfig) -> Rows:
 
 def alpha(base: RunConfig) -> Rows:
     """The weight of the first task against the second."""
+    _require(len(base.model.tasks) == 2, "alpha", "two tasks")
     rows = {}
     for value in (0.1, 0.3, 0.5, 0.7, 0.9):
         weights = (value, 1.0 - value)
@@ -82,6 +97,15 @@ def alpha(base: RunConfig) -> Rows:
             dataclasses.replace(task, weight=weight) for task, weight in zip(base.model.tasks, weights, strict=True)
         )
         rows[f"alpha={value}"] = _with_model(base, dataclasses.replace(base.model, tasks=tasks))
+    return rows
+
+
+def quantile(base: RunConfig) -> Rows:
+    """p: the quantile of the degrees that says how many neighbours are sampled, beside the whole graph."""
+    rows = {"full graph": _with_model(base, dataclasses.replace(base.model, training_graph="full"))}
+    for p in (0.5, 0.7, 0.9, 0.99):
+        model = dataclasses.replace(base.model, training_graph="sampled", fanout_quantile=p)
+        rows[f"p={p}"] = _with_model(base, model)
     return rows
 
 
@@ -100,6 +124,7 @@ SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
     "relations": relations,
     "layers": layers,
     "alpha": alpha,
+    "quantile": quantile,
     "exclusion": exclusion,
 }
 
@@ -108,12 +133,16 @@ def build(name: str, base: RunConfig) -> Rows:
     """Returns the rows of a sweep.
 
     Raises:
-        ConfigError: if the base is no LSEC-GCN with two tasks.
+        ConfigError: if the base is no LSEC-GNN, or lacks the relations or tasks that the sweep varies.
     """
-    model = base.model
-    if not isinstance(model, lsec_gnn.Config) or model.aggregator != "gcn" or len(model.tasks) != 2:
-        raise ConfigError("--config: sweeps vary a config of LSEC-GNN with aggregator 'gcn' and two tasks")
+    if not isinstance(base.model, lsec_gnn.Config):
+        raise ConfigError("--config: sweeps vary a config of LSEC-GNN (lsec_jax.models.lsec_gnn)")
     return SWEEPS[name](base)
+
+
+def _require(holds: bool, sweep: str, needed: str) -> None:
+    if not holds:
+        raise ConfigError(f"--sweep={sweep} needs a base with {needed}; give another --config")
 
 
 def _by_task(base: RunConfig) -> tuple[str, ...]:

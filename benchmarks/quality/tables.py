@@ -164,11 +164,10 @@ def sweep_section(result: Result) -> str:
             _table([f"row ({protocol})", *values["shown"]], models),
             _table([f"difference ({protocol})", *values["shown"]], differences),
         ]
-    rows = [
-        [name, _spread(values["best_step"], 0), _spread(values["train_seconds"], 0)]
-        for name, values in result["training"].items()
-    ]
-    return "\n".join([*parts, _table(["row", "best step", "training, s"], rows), _circumstances(result)])
+    columns = {"best_step": "best step", "last_step": "steps", "train_seconds": "training, s"}
+    columns = {key: title for key, title in columns.items() if key in next(iter(result["training"].values()))}
+    rows = [[name, *(_spread(of[key], 0) for key in columns)] for name, of in result["training"].items()]
+    return "\n".join([*parts, _table(["row", *columns.values()], rows), _circumstances(result)])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {

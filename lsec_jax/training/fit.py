@@ -27,18 +27,18 @@ def run(config: RunConfig, workdir: Path) -> str:
     for text in config.model.warnings(prepared.inputs, config.training.batch_size):
         logging.warning(text)
     claim_workdir(workdir, prepared)
-    state, progress = _train(prepared, workdir)
+    state, progress, last_step = _train(prepared, workdir)
     logging.info("evaluating the checkpoint of step %d and the baselines", int(state.step))
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
-    report = reports.write(workdir, prepared, rows, int(state.step), progress.train_seconds)
+    report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress.train_seconds)
     plots.draw(workdir, rows)
     return report
 
 
-def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
-    """Returns the best state."""
+def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress, int]:
+    """Returns the best state, and the last step."""
     config = run.config
     validate = _validator(run)
     state, progress = run.initial_state(), Progress()
@@ -62,7 +62,9 @@ def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
             )
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best, _ = checkpoints.restore(run.initial_state(), checkpoints.best_step())
-    return best, progress
+        last_step = checkpoints.latest_step()
+    assert last_step is not None
+    return best, progress, last_step
 
 
 def _validator(run: Run) -> loop.Validate:

@@ -90,11 +90,12 @@ def table(report_rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, train_seconds: float) -> str:
+def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_step: int, train_seconds: float) -> str:
     """Writes report.json and report.md; returns the latter."""
     content: dict[str, Any] = {
         "rows": report_rows,
         "best_step": best_step,
+        "last_step": last_step,
         "train_seconds": train_seconds,
         "data": describe_data(run.data),
         "environment": environment(),

@@ -283,9 +283,43 @@ def test_a_row_that_cannot_work_is_refused_with_its_name_before_any_training():
     assert sweep.check(rows, 0) == sweep.check(rows, 0) != sweep.check(rows, 1)
 
 
-def test_a_sweep_of_another_model_is_refused():
+def test_a_base_that_lacks_what_a_sweep_varies_is_refused():
     with pytest.raises(ConfigError, match="two tasks"):
         sweep_rows.build("alpha", runs.load_config("gcn_synthetic"))
+    for name in ("models", "relations"):
+        with pytest.raises(ConfigError, match="two relations or more"):
+            sweep_rows.build(name, runs.load_config("gcn_synthetic"))
+    with pytest.raises(ConfigError, match="LSEC-GNN"):
+        sweep_rows.build("layers", runs.load_config("ncf_synthetic"))
+
+
+@pytest.mark.parametrize("name", ["youshu", "twitch_follow", "mafengwo"])
+def test_the_models_sweep_has_valid_rows_of_equal_width_from_a_base_of_one_task(name):
+    base = runs.load_config(f"lsec_lightgcn_{name}")
+    rows = sweep_rows.build("models", base)
+    for row in rows.values():
+        validate(row)
+    assert runs.as_json(rows["lsec-lightgcn"]) == runs.as_json(base)
+    assert rows["gcn"].model.layer_dims == (64, 64) and not rows["gcn"].model.self_loop
+    gat = rows["lsec-gat"].model
+    assert gat.num_heads * gat.layer_dims[0] == 64 and gat.relations == base.model.relations
+    assert rows["ncf-gmf"].model.relation == base.model.tasks[0].relation
+
+
+def test_an_aggregator_with_weights_becomes_lightgcn_with_its_own_start_and_rate():
+    base = runs.load_config("lsec_gcn_synthetic")
+    base.model.aggregator, base.model.num_heads, base.model.layer_dims = "gat", 8, (25, 25)
+    rows = sweep_rows.build("models", base)
+    assert rows["lsec-gcn"].model.layer_dims == (200, 200)
+    assert rows["lsec-lightgcn"].model.embedding_std == 0.3
+    assert rows["lsec-lightgcn"].optimizer.learning_rate == pytest.approx(0.4 * base.optimizer.learning_rate)
+    assert runs.as_json(rows["lsec-gat"]) == runs.as_json(base)
+
+
+def test_the_quantile_sweep_samples_in_every_row_but_the_first():
+    rows = list(sweep_rows.build("quantile", runs.load_config("lsec_gcn_synthetic")).values())
+    assert [row.model.training_graph for row in rows] == ["full", *["sampled"] * 4]
+    assert [row.model.fanout_quantile for row in rows[1:]] == [0.5, 0.7, 0.9, 0.99]
 
 
 def sweep_result(protocol):
@@ -295,7 +329,7 @@ def sweep_result(protocol):
         "config": "configs/x.py",
         "seeds": [0, 1],
         "protocols": {"candidates": protocol},
-        "training": {key: {"best_step": spread, "train_seconds": spread} for key in ("gcn", "lsec-gcn")},
+        "training": {key: dict.fromkeys(sweep.TRAINING, spread) for key in ("gcn", "lsec-gcn")},
         "environments": [ENVIRONMENT],
         "command": "python -m x",
     }
