@@ -16,7 +16,7 @@ import matplotlib
 from absl import flags, logging
 from matplotlib.figure import Figure
 
-from benchmarks.quality import runs, statistics
+from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import RunConfig
 from lsec_jax.training import fit, reports
@@ -121,7 +121,7 @@ def main() -> None:
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, one run each.")
-    flags.DEFINE_string("output", str(runs.RESULTS / "gowalla.json"), "JSON file to write.")
+    flags.DEFINE_string("output", str(runs.QUALITY / "gowalla.json"), "JSON file to write.")
     flags.DEFINE_string("workdir", "workdirs/benchmarks/gowalla", "Where the runs are; reused.")
     flags.DEFINE_string("variant", "", "Variant of the config; 'tiny' to try the command.")
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from benchmarks.quality import runs, statistics
+from benchmarks import runs, statistics
 from lsec_jax import cli, metrics
 from lsec_jax.config import ConfigError, EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.candidates import generate_candidates
@@ -313,7 +313,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("positives", 1_600_000, "Positives per task seen at the end.", lower_bound=1)
     flags.DEFINE_integer("points", 4, "Equally spaced budgets at which both are compared.", lower_bound=1)
     flags.DEFINE_integer("num_candidates", 100, "Candidates per user.", lower_bound=2)
-    flags.DEFINE_string("output", str(runs.RESULTS / "rechub.json"), "JSON file to write.")
+    flags.DEFINE_string("output", str(runs.QUALITY / "rechub.json"), "JSON file to write.")
     flags.DEFINE_string("workdir", "workdirs/benchmarks/rechub_agreement", "Where data and runs are; reused.")
     flags.DEFINE_enum("variant", "", ["", "tiny"], "'tiny': a world of a few hundred nodes, to try the command.")
 

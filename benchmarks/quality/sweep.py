@@ -18,7 +18,8 @@ from absl import flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from benchmarks.quality import runs, statistics, sweep_rows
+from benchmarks import runs, statistics
+from benchmarks.quality import sweep_rows
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig, require_choice, validate
 from lsec_jax.schema import DataError
@@ -122,7 +123,7 @@ def main() -> None:
     base = cli.check_types(flags.FLAGS.config)
     file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     label = f"{sweep}_{Path(file).stem}{'_' + variant if variant else ''}"
-    output = Path(flags.FLAGS.output or runs.RESULTS / f"sweep_{label}.json")
+    output = Path(flags.FLAGS.output or runs.QUALITY / f"sweep_{label}.json")
     workdir = Path(flags.FLAGS.workdir or f"workdirs/benchmarks/sweep_{label}")
     runs.check_output(output)
     rows = sweep_rows.build(sweep, base)

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from benchmarks.quality import runs, statistics
+from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.training import fit, reports
@@ -154,7 +154,7 @@ def main() -> None:
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the world and of the models.")
-    flags.DEFINE_string("output", str(runs.RESULTS / "synthetic.json"), "JSON file to write.")
+    flags.DEFINE_string("output", str(runs.QUALITY / "synthetic.json"), "JSON file to write.")
     flags.DEFINE_string("workdir", "workdirs/benchmarks/synthetic", "Where the runs are; reused.")
     flags.DEFINE_string("variant", "", "Variant of the configs; 'tiny' to try the command.")
 

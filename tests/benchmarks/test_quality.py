@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.quality import gowalla, rechub_agreement, runs, statistics, sweep, sweep_rows, synthetic, tables
+from benchmarks import runs, statistics, tables
+from benchmarks.quality import gowalla, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
 
 ENVIRONMENT = {
@@ -217,16 +218,16 @@ def test_bad_seeds_are_refused(values):
 
 
 def test_the_committed_pages_are_what_the_committed_results_give():
-    results = tables.read_results(runs.RESULTS)
-    assert (runs.ROOT / "docs" / "results.md").read_text() == tables.page(results), "run benchmarks.quality.tables"
+    results = tables.read_results(runs.QUALITY)
+    assert (runs.ROOT / "docs" / "results.md").read_text() == tables.page(results), "run benchmarks.tables"
     readme = (runs.ROOT / "README.md").read_text()
-    assert readme == tables.fill_markers(readme, results), "run benchmarks.quality.tables"
+    assert readme == tables.fill_markers(readme, results), "run benchmarks.tables"
 
 
 @pytest.mark.parametrize("name", ["gowalla", "synthetic"])
 def test_the_committed_results_were_measured_with_the_shipped_configs(name):
     """Keys that are newer than a result are left out: their defaults must keep what was there before."""
-    result = json.loads((runs.RESULTS / f"{name}.json").read_text())
+    result = json.loads((runs.QUALITY / f"{name}.json").read_text())
     measured = (
         {"lightgcn_gowalla": result["config"]}
         if name == "gowalla"

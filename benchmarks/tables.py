@@ -1,8 +1,8 @@
 """Writes docs/results.md, and the result tables of README.md, from the JSON files of the quality benchmarks.
 
 Example:
-  python -m benchmarks.quality.tables           writes
-  python -m benchmarks.quality.tables --check   changes nothing; fails if a file is not what the JSON files give
+  python -m benchmarks.tables           writes
+  python -m benchmarks.tables --check   changes nothing; fails if a file is not what the JSON files give
 
 README.md gets the short table of NAME (gowalla, synthetic, rechub) between the lines
 `<!-- results:NAME -->` and `<!-- /results -->`, where it has them.
@@ -16,7 +16,8 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.quality import rechub_agreement, runs
+from benchmarks import runs
+from benchmarks.quality import rechub_agreement
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 
@@ -182,7 +183,7 @@ def page(results: Mapping[str, Result]) -> str:
     """The text of docs/results.md."""
     parts = [
         "# Results\n",
-        "Generated from `benchmarks/quality/results/*.json` by `python -m benchmarks.quality.tables`; do not edit. "
+        "Generated from `benchmarks/quality/results/*.json` by `python -m benchmarks.tables`; do not edit. "
         "Values are means +- standard deviations over seeds.\n",
     ]
     for name, (title, section, _) in SECTIONS.items():
@@ -287,7 +288,7 @@ def _circumstances(result: Result) -> str:
 
 def main() -> None:
     """Runs the command."""
-    results = read_results(runs.RESULTS)
+    results = read_results(runs.QUALITY)
     readme, document = runs.ROOT / "README.md", runs.ROOT / "docs" / "results.md"
     wanted = {document: page(results)}
     if readme.exists():
@@ -295,7 +296,7 @@ def main() -> None:
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(runs.ROOT)) for path in stale)
     if flags.FLAGS.check and stale:
-        raise ConfigError(f"{names}: not what the JSON files give; run python -m benchmarks.quality.tables")
+        raise ConfigError(f"{names}: not what the JSON files give; run python -m benchmarks.tables")
     for path in stale:
         path.write_text(wanted[path])
     print(f"wrote {names}" if stale else "everything is up to date")

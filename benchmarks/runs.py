@@ -1,4 +1,4 @@
-"""What the quality benchmarks share: configs by path, resumable pieces of work, and the circumstances of a result."""
+"""What the benchmarks share: configs by path, resumable pieces of work, and the circumstances of a result."""
 
 import importlib.util
 import json
@@ -15,8 +15,9 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.training import reports
 from lsec_jax.training.writers import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "quality" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+QUALITY = ROOT / "benchmarks" / "quality" / "results"
+THROUGHPUT = ROOT / "benchmarks" / "throughput" / "results"
 
 
 def load_config(name: str, variant: str = "") -> RunConfig:
