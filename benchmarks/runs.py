@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lsec_jax import cli
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.training import reports
@@ -49,7 +50,7 @@ def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[st
         ConfigError: if the file belongs to other settings, with the differences.
     """
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = _read_piece(path)
         if changed := config_lib.differences(stored["settings"], settings, "settings"):
             raise ConfigError(
                 f"{path} belongs to other settings (stored -> given):\n  "
@@ -62,6 +63,14 @@ def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[st
     outcome = {**work(), "environment": started_in}
     write_json(path, {"settings": settings, "outcome": outcome})
     return outcome
+
+
+def _read_piece(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text())
+        return {"settings": stored["settings"], "outcome": stored["outcome"]}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: damaged; delete it to run this piece again") from None
 
 
 def environment() -> dict[str, Any]:
@@ -103,8 +112,7 @@ def parse_seeds(values: Sequence[str]) -> list[int]:
 
 def check_output(path: Path) -> None:
     """Refuses an output path before hours of work; raises ConfigError."""
-    if path.suffix != ".json" or not path.parent.is_dir():
-        raise ConfigError(f"--output={path}: give a .json file in an existing folder")
+    cli.check_output(path, (".json",))
 
 
 def _git(*arguments: str) -> str:

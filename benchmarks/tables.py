@@ -1,4 +1,4 @@
-"""Writes docs/results.md, and the result tables of README.md, from the JSON files of the quality benchmarks.
+"""Writes docs/results.md, and the result tables of README.md, from the JSON files of the benchmarks.
 
 Example:
   python -m benchmarks.tables           writes
@@ -161,14 +161,29 @@ def sweep_section(result: Result) -> str:
             for pair, by_metric in values["differences"].items()
         ]
         parts += [
-            f"{protocol}: {values['description']}\n",
+            f"{_sentence(values['description'])}\n",
             _table([f"row ({protocol})", *values["shown"]], models),
             _table([f"difference ({protocol})", *values["shown"]], differences),
         ]
     columns = {"best_step": "best step", "last_step": "steps", "train_seconds": "training, s"}
     columns = {key: title for key, title in columns.items() if key in next(iter(result["training"].values()))}
     rows = [[name, *(_spread(of[key], 0) for key in columns)] for name, of in result["training"].items()]
-    return "\n".join([*parts, _table(["row", *columns.values()], rows), _circumstances(result)])
+    parts.append(_table(["row", *columns.values()], rows))
+    rates = result.get("learning_rates", {})
+    if any(of["validation_by_factor"] for of in rates.values()):
+        parts.append(_rates_table(rates))
+    return "\n".join([*parts, _circumstances(result)])
+
+
+def _rates_table(rates: Result) -> str:
+    """Each row's learning rate, and the validation metric that it was chosen by."""
+    factors = list(next(iter(rates.values()))["validation_by_factor"])
+    rows = [
+        [name, f"{of['rate']:g}", *(_number(of["validation_by_factor"][factor]) for factor in factors)]
+        for name, of in rates.items()
+    ]
+    header = ["row", "learning rate", *(f"validation at {factor} x base" for factor in factors)]
+    return _table(header, rows)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
@@ -267,6 +282,10 @@ def _pairs(values: Result, names: Any) -> str:
 
 def _list(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _seeds(result: Result) -> str:

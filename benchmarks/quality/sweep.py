@@ -5,25 +5,31 @@ Example:
 
 Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, quantile (of sampled training),
 exclusion; sweep_rows.py says what their rows are and what a base needs. A seed is that of the model, and of the data
-source where it has one, so that differences between rows are paired. Finished cells are not run again. The result goes
-to results/sweep_<sweep>_<config>.json.
+source where it has one, so that differences between rows are paired. With several --rate_factors, each row's learning
+rate is the base's times the factor that is best on validation with the first seed (an aggregator on all relations has
+that of its one-relation row, so that the two differ in relations and tasks alone). Finished cells are not run again.
+The result goes to results/sweep_<sweep>_<config>.json.
 """
 
+import contextlib
 import copy
 import functools
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from flax import nnx
 from ml_collections import config_flags
 
 from benchmarks import runs, statistics
 from benchmarks.quality import sweep_rows
 from lsec_jax import cli
-from lsec_jax.config import ConfigError, RunConfig, require_choice, validate
+from lsec_jax.config import ConfigError, RunConfig, require_choice
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, reports
+from lsec_jax.training.loop import NonFiniteError
+from lsec_jax.training.run import prepare
 from lsec_jax.training.writers import make_directory, write_json
 
 MAX_METRICS = 4
@@ -39,31 +45,72 @@ def with_seed(config: RunConfig, seed: int) -> RunConfig:
     return config
 
 
-def check(rows: dict[str, RunConfig], seed: int) -> str:
-    """Refuses rows that cannot work, before the first one trains; returns the fingerprint of the seed's data.
+def check(rows: dict[str, RunConfig], seeds: Sequence[int]) -> dict[int, str]:
+    """Refuses rows that cannot work, before the first one trains; returns the data's fingerprint by seed.
 
     Raises:
         ConfigError, DataError: naming the row.
     """
-    data = None
     for name, row in rows.items():
-        config = with_seed(row, seed)
-        try:
-            validate(config)
-            data = data or config.data.load()
-            config.model.build(data, nnx.Rngs(0))
-        except (ConfigError, DataError) as error:
-            raise type(error)(f"row '{name}': {error}") from error
-    assert data is not None
-    return data.fingerprint()
+        with _named(f"row '{name}'"):
+            prepare(with_seed(row, seeds[0]))
+    first = next(iter(rows.values()))
+    return {seed: with_seed(first, seed).data.load().fingerprint() for seed in seeds}
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Says in which row (and seed) something failed."""
+    try:
+        yield
+    except (ConfigError, DataError, NonFiniteError) as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
-    """Trains (or resumes) one cell; returns the test "rows" of its report, and its TRAINING."""
+    """Trains (or resumes) one cell.
+
+    Returns:
+        The test "rows" of its report, its TRAINING, and the "validation" metric of its checkpoint (None without
+        validation edges).
+    """
     fit.run(config, workdir)
     report = reports.read(workdir)
-    rows = [row for row in report["rows"] if row["split"] == "test"]
-    return {"rows": rows, **{key: report[key] for key in TRAINING}}
+    protocol, metric = config.evaluation.protocols[0], config.training.metric
+    validation = [row for row in report["rows"] if (row["split"], row["protocol"]) == ("validation", protocol)]
+    return {
+        "rows": [row for row in report["rows"] if row["split"] == "test"],
+        "validation": validation[0]["metrics"][metric] if validation else None,
+        **{key: report[key] for key in TRAINING},
+    }
+
+
+class Cells:
+    """The runs of a sweep in its workdir; finished ones are not run again."""
+
+    def __init__(self, rows: dict[str, RunConfig], fingerprints: dict[int, str], workdir: Path):
+        """Takes checked rows, the data's fingerprint by seed, and where the runs are."""
+        self._rows, self._fingerprints, self._workdir = rows, fingerprints, workdir
+
+    def outcome(self, name: str, seed: int, factor: float) -> dict[str, Any]:
+        """Measures a row with a seed and a factor of its learning rate, or reads what was measured."""
+        config = with_seed(self._rows[name], seed)
+        config.optimizer.learning_rate *= factor
+        cell = self._workdir / f"{list(self._rows).index(name)}_rate{factor:g}_seed{seed}"
+        settings = {"config": runs.as_json(config), "data": self._fingerprints[seed]}
+        place = f"row '{name}', seed {seed}, learning rate {config.optimizer.learning_rate:g}"
+        logging.info(place)
+        with _named(place):
+            outcome = runs.finished_or(cell.with_suffix(".json"), settings, functools.partial(measure, config, cell))
+        logging.info("%s: validation %s, test %s", place, outcome["validation"], outcome["rows"][0]["metrics"])
+        return outcome
+
+    def best_factor(self, name: str, seed: int, factors: Sequence[float]) -> tuple[float, dict[str, float]]:
+        """The factor with the highest validation metric in one seed, and the metric of each."""
+        if len(factors) == 1:
+            return factors[0], {}
+        found = {factor: self.outcome(name, seed, factor)["validation"] for factor in factors}
+        return max(found, key=found.__getitem__), {f"{factor:g}": value for factor, value in found.items()}
 
 
 def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...]) -> dict[str, Any]:
@@ -119,6 +166,7 @@ def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
 def main() -> None:
     """Runs the command."""
     sweep, seeds = flags.FLAGS.sweep, runs.parse_seeds(flags.FLAGS.seeds)
+    factors = _parse_factors(flags.FLAGS.rate_factors)
     require_choice("--sweep", sweep, tuple(sweep_rows.SWEEPS))
     base = cli.check_types(flags.FLAGS.config)
     file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
@@ -129,16 +177,15 @@ def main() -> None:
     rows = sweep_rows.build(sweep, base)
     for name in list(rows)[1:]:  # the floors are the same for all
         rows[name].evaluation.baselines = ()
-    fingerprints = {seed: check(rows, seed) for seed in seeds}
+    cells = Cells(rows, check(rows, seeds), workdir)
+    if len(factors) > 1 and base.training.patience == 0:
+        raise ConfigError(
+            "--rate_factors: the best one is chosen on validation, and this config does not validate "
+            "(config.training.patience = 0); give one factor"
+        )
     make_directory(workdir, f"--workdir={workdir}")
-    outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
-    for seed in seeds:
-        for i, (name, row) in enumerate(rows.items()):
-            config, cell = with_seed(row, seed), workdir / f"{i}_seed{seed}"
-            work = functools.partial(measure, config, cell)
-            settings = {"config": runs.as_json(config), "data": fingerprints[seed]}
-            outcomes[name].append(runs.finished_or(cell.with_suffix(".json"), settings, work))
-            logging.info("seed %d, %s: %s", seed, name, outcomes[name][-1]["rows"][0]["metrics"])
+    chosen = {name: cells.best_factor(sweep_rows.rate_row(name, rows), seeds[0], factors) for name in rows}
+    outcomes = {name: [cells.outcome(name, seed, chosen[name][0]) for seed in seeds] for name in rows}
     every = [outcome for of in outcomes.values() for outcome in of]
     write_json(
         output,
@@ -153,6 +200,10 @@ def main() -> None:
                 name: {key: statistics.summary([o[key] for o in of]) for key in TRAINING}
                 for name, of in outcomes.items()
             },
+            "learning_rates": {
+                name: {"rate": rows[name].optimizer.learning_rate * factor, "validation_by_factor": tried}
+                for name, (factor, tried) in chosen.items()
+            },
             "rows": {name: runs.as_json(row) for name, row in rows.items()},
             "environments": runs.distinct([outcome["environment"] for outcome in every]),
             "command": runs.command(),
@@ -161,11 +212,22 @@ def main() -> None:
     logging.info("wrote %s", output)
 
 
+def _parse_factors(values: Sequence[str]) -> list[float]:
+    try:
+        factors = [float(value) for value in values]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < math.inf for factor in factors) or len(set(factors)) < len(factors):
+        raise ConfigError(f"--rate_factors={','.join(values)}: give different numbers above 0, for example 1,0.4,0.2")
+    return factors
+
+
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_string("sweep", None, f"One of: {', '.join(sweep_rows.SWEEPS)}.", required=True)
     config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN.")
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
+    flags.DEFINE_list("rate_factors", ["1"], "Factors of the learning rate; each row gets the best of the first seed.")
     flags.DEFINE_string("output", None, "JSON file to write.")
     flags.DEFINE_string("workdir", None, "Where the runs are; reused.")
 

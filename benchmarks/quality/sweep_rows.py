@@ -1,9 +1,9 @@
 """The rows of each sweep: variations of one base config, in the order of the paper's tables.
 
-Every function takes a config of LSEC-GNN, on any source, and returns the rows by name. Rows share data, split, steps,
-batch size, early stopping and evaluation; they differ in what their names say. In `models` also the learning rate and
-the scale of the initial embeddings differ where a base with weights becomes LightGCN (both were chosen on validation),
-and NCF has its authors' initial scale, and log loss on uniform negatives whatever the base's first task has.
+Every function takes a config of LSEC-GNN, on any source, and returns the rows by name. Rows share data, split,
+optimizer, steps, batch size, early stopping and evaluation; they differ in what their names say. In `models` also the
+scale of the initial embeddings differs: where a base with weights becomes LightGCN it was chosen on validation, and
+NCF has its authors'. NCF has log loss on uniform negatives whatever the base's first task has.
 """
 
 import copy
@@ -36,10 +36,7 @@ def models(base: RunConfig) -> Rows:
         rows[f"ncf-{variant}"] = _with_model(base, model)
     for prefix, model in (("", _only(base.model, (task.relation,), 1)), ("lsec-", base.model)):
         for aggregator in ("gcn", "lightgcn", "gat"):
-            changed, learning_rate = _with_aggregator(model, aggregator, base.optimizer.learning_rate)
-            row = _with_model(base, changed)
-            row.optimizer.learning_rate = learning_rate
-            rows[prefix + aggregator] = row
+            rows[prefix + aggregator] = _with_model(base, _with_aggregator(model, aggregator))
     return rows
 
 
@@ -48,22 +45,22 @@ def _widths(model: lsec_gnn.Config) -> tuple[int, ...]:
     return tuple(heads * width for width in model.layer_dims)
 
 
-def _with_aggregator(model: lsec_gnn.Config, aggregator: str, learning_rate: float) -> tuple[lsec_gnn.Config, float]:
-    """The model with another aggregator, as wide in all, and the learning rate that goes with it."""
+def _with_aggregator(model: lsec_gnn.Config, aggregator: str) -> lsec_gnn.Config:
+    """The model with another aggregator, as wide in all."""
     if aggregator == model.aggregator:
-        return model, learning_rate
+        return model
     widths = _widths(model)
     if aggregator == "lightgcn":
-        # No weights scale the embeddings, so that they start smaller and move more slowly.
+        # No weights scale the embeddings, so that they start smaller.
         widths = (model.embedding_dim,) * len(widths)
         changed = dataclasses.replace(model, aggregator=aggregator, layer_dims=widths, weights_per_direction=False)
-        return dataclasses.replace(changed, embedding_std=0.3), 0.4 * learning_rate
+        return dataclasses.replace(changed, embedding_std=0.3)
     if model.aggregator == "lightgcn":  # it has none of these options: as in the authors' code
         model = dataclasses.replace(model, self_loop=False, weights_per_direction=True, last_activation="none")
     if aggregator == "gat":
         widths = tuple(max(1, width // GAT_HEADS) for width in widths)
         model = dataclasses.replace(model, num_heads=GAT_HEADS, edge_weights=False, excluded_degrees="remain")
-    return dataclasses.replace(model, aggregator=aggregator, layer_dims=widths), learning_rate
+    return dataclasses.replace(model, aggregator=aggregator, layer_dims=widths)
 
 
 def relations(base: RunConfig) -> Rows:
@@ -138,6 +135,12 @@ def build(name: str, base: RunConfig) -> Rows:
     if not isinstance(base.model, lsec_gnn.Config):
         raise ConfigError("--config: sweeps vary a config of LSEC-GNN (lsec_jax.models.lsec_gnn)")
     return SWEEPS[name](base)
+
+
+def rate_row(name: str, rows: Rows) -> str:
+    """The row whose validation chooses a row's learning rate: an aggregator's is that of its one-relation row."""
+    one_relation = name.removeprefix("lsec-")
+    return one_relation if one_relation in rows else name
 
 
 def _require(holds: bool, sweep: str, needed: str) -> None:

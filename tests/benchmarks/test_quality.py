@@ -9,6 +9,7 @@ import scipy.stats
 from benchmarks import runs, statistics, tables
 from benchmarks.quality import gowalla, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
+from lsec_jax.training.loop import NonFiniteError
 
 ENVIRONMENT = {
     "lsec_jax": "0.1.0",
@@ -279,9 +280,68 @@ def test_a_row_that_cannot_work_is_refused_with_its_name_before_any_training():
     base = runs.load_config("lsec_gcn_synthetic", "tiny")
     base.model.predictor = "dot"
     with pytest.raises(ConfigError, match="row 'buy, follow': predictor 'dot' needs equal widths"):
-        sweep.check(sweep_rows.build("relations", base), 0)
+        sweep.check(sweep_rows.build("relations", base), [0])
     rows = sweep_rows.build("relations", runs.load_config("lsec_gcn_synthetic", "tiny"))
-    assert sweep.check(rows, 0) == sweep.check(rows, 0) != sweep.check(rows, 1)
+    list(rows.values())[-1].model.edge_weights = True
+    with pytest.raises(ConfigError, match=r"row 'buy, follow, sell; tasks buy and follow': .*edge_weights"):
+        sweep.check(rows, [0])
+
+
+def test_the_datas_fingerprint_is_known_by_seed_before_any_training():
+    rows = sweep_rows.build("relations", runs.load_config("lsec_gcn_synthetic", "tiny"))
+    found = sweep.check(rows, [0, 1])
+    assert sweep.check(rows, [0])[0] == found[0] != found[1]
+
+
+class FakeCells(sweep.Cells):
+    def __init__(self, validation):
+        self.validation = validation
+
+    def outcome(self, name, seed, factor):
+        assert (name, seed) == ("gcn", 3)
+        return {"validation": self.validation[factor]}
+
+
+def test_the_learning_rate_is_the_best_on_validation():
+    chosen = FakeCells({1.0: 0.2, 0.4: 0.3, 0.2: 0.1}).best_factor("gcn", 3, [1.0, 0.4, 0.2])
+    assert chosen == (0.4, {"1": 0.2, "0.4": 0.3, "0.2": 0.1})
+    assert FakeCells({}).best_factor("gcn", 3, [0.4]) == (0.4, {})
+
+
+def test_an_aggregator_has_one_learning_rate_for_one_relation_and_for_all():
+    rows = sweep_rows.build("models", runs.load_config("lsec_gcn_synthetic"))
+    wanted = {"ncf-gmf": "ncf-gmf", "gat": "gat", "lsec-gat": "gat", "lsec-gcn": "gcn"}
+    assert {name: sweep_rows.rate_row(name, rows) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("values", [[], ["a"], ["0"], ["-1"], ["1", "1.0"], ["inf"], ["nan"]])
+def test_bad_rate_factors_are_refused(values):
+    with pytest.raises(ConfigError, match="--rate_factors"):
+        sweep._parse_factors(values)
+
+
+def test_a_cell_that_fails_is_named(tmp_path):
+    rows = sweep_rows.build("exclusion", runs.load_config("lsec_gcn_synthetic", "tiny"))
+    for row in rows.values():
+        row.optimizer.learning_rate = 1e30
+    with pytest.raises(NonFiniteError, match=r"row 'seen', seed 0, learning rate 1e\+30: step \d+"):
+        sweep.Cells(rows, {0: "x"}, tmp_path).outcome("seen", 0, 1.0)
+
+
+def test_a_damaged_piece_of_work_is_named_with_the_remedy(tmp_path):
+    path = tmp_path / "piece.json"
+    runs.finished_or(path, {"steps": 1}, dict)
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ConfigError, match=r"piece.json: damaged; delete it"):
+        runs.finished_or(path, {"steps": 1}, pytest.fail)
+
+
+@pytest.mark.parametrize("path", sorted(runs.QUALITY.glob("sweep_*.json")), ids=lambda path: path.stem)
+def test_the_committed_sweeps_compare_what_they_should(path):
+    result = json.loads(path.read_text())
+    for values in result["protocols"].values():
+        wanted = [f"{higher} - {lower}" for lower, higher in sweep._pairs(list(result["rows"]), list(values["models"]))]
+        assert list(values["differences"]) == wanted
 
 
 def test_a_base_that_lacks_what_a_sweep_varies_is_refused():
@@ -307,13 +367,12 @@ def test_the_models_sweep_has_valid_rows_of_equal_width_from_a_base_of_one_task(
     assert rows["ncf-gmf"].model.relation == base.model.tasks[0].relation
 
 
-def test_an_aggregator_with_weights_becomes_lightgcn_with_its_own_start_and_rate():
+def test_an_aggregator_with_weights_becomes_lightgcn_with_its_own_start():
     base = runs.load_config("lsec_gcn_synthetic")
     base.model.aggregator, base.model.num_heads, base.model.layer_dims = "gat", 8, (25, 25)
     rows = sweep_rows.build("models", base)
     assert rows["lsec-gcn"].model.layer_dims == (200, 200)
     assert rows["lsec-lightgcn"].model.embedding_std == 0.3
-    assert rows["lsec-lightgcn"].optimizer.learning_rate == pytest.approx(0.4 * base.optimizer.learning_rate)
     assert runs.as_json(rows["lsec-gat"]) == runs.as_json(base)
 
 
