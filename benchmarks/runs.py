@@ -19,6 +19,7 @@ from lsec_jax.training.writers import write_json
 ROOT = Path(__file__).resolve().parents[1]
 QUALITY = ROOT / "benchmarks" / "quality" / "results"
 THROUGHPUT = ROOT / "benchmarks" / "throughput" / "results"
+RESULTS = (QUALITY, THROUGHPUT)
 
 
 def load_config(name: str, variant: str = "") -> RunConfig:

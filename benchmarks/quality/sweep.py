@@ -101,7 +101,7 @@ class Cells:
         place = f"row '{name}', seed {seed}, learning rate {config.optimizer.learning_rate:g}"
         logging.info(place)
         with _named(place):
-            outcome = runs.finished_or(cell.with_suffix(".json"), settings, functools.partial(measure, config, cell))
+            outcome = runs.finished_or(Path(f"{cell}.json"), settings, functools.partial(measure, config, cell))
         logging.info("%s: validation %s, test %s", place, outcome["validation"], outcome["rows"][0]["metrics"])
         return outcome
 

@@ -219,7 +219,7 @@ def test_bad_seeds_are_refused(values):
 
 
 def test_the_committed_pages_are_what_the_committed_results_give():
-    results = tables.read_results(runs.QUALITY)
+    results = tables.read_results(runs.RESULTS)
     assert (runs.ROOT / "docs" / "results.md").read_text() == tables.page(results), "run benchmarks.tables"
     readme = (runs.ROOT / "README.md").read_text()
     assert readme == tables.fill_markers(readme, results), "run benchmarks.tables"
@@ -312,6 +312,17 @@ def test_an_aggregator_has_one_learning_rate_for_one_relation_and_for_all():
     rows = sweep_rows.build("models", runs.load_config("lsec_gcn_synthetic"))
     wanted = {"ncf-gmf": "ncf-gmf", "gat": "gat", "lsec-gat": "gat", "lsec-gcn": "gcn"}
     assert {name: sweep_rows.rate_row(name, rows) for name in wanted} == wanted
+
+
+def test_every_cell_has_a_place_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "measure", lambda config, cell: {"validation": None, "rows": [{"metrics": {}}]})
+    rows = sweep_rows.build("layers", runs.load_config("lsec_gcn_synthetic", "tiny"))
+    cells = sweep.Cells(rows, {0: "x", 1: "y"}, tmp_path)
+    for name in rows:
+        for seed in (0, 1):
+            for factor in (1.0, 0.4, 0.45):
+                cells.outcome(name, seed, factor)
+    assert len(list(tmp_path.iterdir())) == 4 * 2 * 3
 
 
 @pytest.mark.parametrize("values", [[], ["a"], ["0"], ["-1"], ["1", "1.0"], ["inf"], ["nan"]])

@@ -1,0 +1,288 @@
+"""What docs/results.md says about each result: its short table and its section."""
+
+from collections.abc import Callable, Sequence
+
+from benchmarks import markdown
+from benchmarks.markdown import Result
+from benchmarks.quality import rechub_agreement
+
+
+def gowalla_table(result: Result) -> str:
+    """Scores of LightGCN and its floors beside the paper's."""
+    names = list(result["metrics"])
+    rows = [
+        [model, *(markdown.number(metrics[name]) for name in names), "-"]
+        for model, metrics in result["baselines"].items()
+    ]
+    rows.append(["LightGCN, its paper", *(markdown.number(result["paper"][name]) for name in names), "-"])
+    minutes = markdown.scaled(result["train_seconds"], 1 / 60)
+    rows.append(
+        ["LightGCN, here", *(markdown.spread(result["metrics"][name]) for name in names), markdown.spread(minutes, 1)]
+    )
+    return markdown.table(["model", *names, "training, minutes"], rows)
+
+
+def gowalla_section(result: Result) -> str:
+    """All about Gowalla."""
+    target, check = result["target"], result["popularity_check"]
+    reached = ", ".join("not reached" if seconds is None else f"{seconds:.0f} s" for seconds in target["seconds"])
+    verdict = (
+        "it does"
+        if check["agrees"]
+        else f"IT DOES NOT, it gives {markdown.pairs(check['measured'], check['expected'])}"
+    )
+    steps = sorted({point["step"] for seed in result["seeds"] for point in seed["curve"]})
+    rows = []
+    for step in steps:
+        points = [p for seed in result["seeds"] for p in seed["curve"] if p["step"] == step]
+        columns = [markdown.mean(points, name) for name in result["metrics"]]
+        rows.append([str(step), f"{markdown.mean_value(points, 'train_seconds'):.0f}", *columns])
+    return "\n".join(
+        [
+            f"LightGCN, {markdown.seeds(result)}; {result['protocol']}; {result['users']} users.\n",
+            gowalla_table(result),
+            f"- Training time to {markdown.pairs(target, result['metrics'])}, by seed (measured at each point of the "
+            f"curve): {reached}.",
+            f"- Popularity must give {markdown.pairs(check['expected'], check['expected'])}: {verdict}.",
+            f"- One evaluation: {markdown.spread(result['evaluation_seconds'], 1)} s.",
+            "- The last checkpoint counts; the test curve below selects nothing.\n",
+            "![Test metrics over training time](../benchmarks/quality/results/gowalla_curve.png)\n",
+            markdown.table(["step", "training, s", *(f"{name}, mean" for name in result["metrics"])], rows),
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def synthetic_table(result: Result) -> str:
+    """Every model on the first protocol, in rising order of its first metric."""
+    protocol, values = next(iter(result["protocols"].items()))
+    return _models_table(values, list(next(iter(values["differences"].values()))), protocol)
+
+
+def synthetic_section(result: Result) -> str:
+    """All about the simulated worlds."""
+    parts = [
+        f"Simulated data, {markdown.seeds(result)}, each of {result['seed_of']}. The GCN sees purchases only; LSEC-GCN also follows and sales. Same optimizer, steps and early stopping. "
+        "Differences are paired by seed, with 95% t-intervals over seeds; 'seeds above 0' counts those whose own "
+        "interval over users (bootstrap) lies above 0.\n"
+    ]
+    for protocol, values in result["protocols"].items():
+        described = list(dict.fromkeys(of["description"] for of in values["of_each_seed"]))
+        names = list(next(iter(values["differences"].values())))
+        rows = []
+        for pair, by_metric in values["differences"].items():
+            for name, value in by_metric.items():
+                above = sum(users["low"] > 0 for users in value["users_of_each_seed"])
+                rows.append([pair, name, markdown.difference(value), f"{above} of {len(result['seeds'])}"])
+        parts += [
+            f"### Test, {protocol}\n",
+            f"{'; '.join(described)}; {markdown.joined([of['users'] for of in values['of_each_seed']])} users.\n",
+            _models_table(values, names, protocol),
+            markdown.table(["difference", "metric", "mean and 95% interval", "seeds above 0"], rows),
+        ]
+    rows = [
+        [model, markdown.spread(values["best_step"], 0), markdown.spread(values["train_seconds"], 0)]
+        for model, values in result["training"].items()
+    ]
+    return "\n".join(
+        [*parts, markdown.table(["model", "best step", "training, s"], rows), markdown.circumstances(result)]
+    )
+
+
+def rechub_agreement_table(result: Result) -> str:
+    """Validation metrics of both sides at each budget."""
+    metrics = list(result["points"][0]["difference"])
+    rows = []
+    for point in result["points"]:
+        positives = f"{point['ours']['positives']['buy'] / 1e6:.2f} M"
+        for metric in metrics:
+            sides = [markdown.spread(point[side][metric]) for side in ("theirs", "ours")]
+            rows.append([positives, metric, *sides, markdown.difference(point["difference"][metric])])
+    return markdown.table(["positives per task", "metric", "authors' code", "lsec_jax", "ours - theirs, 95%"], rows)
+
+
+def rechub_agreement_section(result: Result) -> str:
+    """All about the agreement with the authors' code."""
+    functions = result["metric_functions"]
+    verdict = "agree" if functions["agrees"] else "DO NOT AGREE"
+    rows = [
+        [name, metric, f"{values['theirs']:.8f}", f"{values['ours']:.8f}", f"{values['difference']:.1e}"]
+        for name, by_metric in functions["score_sets"].items()
+        for metric, values in by_metric.items()
+    ]
+    seconds = [
+        [
+            f"{point['ours']['positives']['buy'] / 1e6:.2f} M",
+            *(
+                markdown.joined([point[side]["steps"], markdown.spread(point[side]["train_seconds"], 0)])
+                for side in ("theirs", "ours")
+            ),
+        ]
+        for point in result["points"]
+    ]
+    return "\n".join(
+        [
+            f"LSEC-GCN on {result['data']['name']} (simulated), written in the LSEC format; validation, "
+            f"candidates: {result['data']['candidates']}; {markdown.seeds(result)} a side on one world, Welch "
+            f"intervals. Popularity: {markdown.pairs(result['popularity'], result['points'][0]['difference'])}.\n",
+            rechub_agreement_table(result),
+            *(f"- {note}" for note in rechub_agreement.NOTES),
+            f"- Authors' code: {markdown.joined([f'{name} {version}' for name, version in result['peer'].items()])}.",
+            f"\nSteps and seconds of training (threads: {result['settings']['peer_threads']} theirs, all cores ours; "
+            "ours with compilation):\n",
+            markdown.table(["positives per task", "authors' code", "lsec_jax"], seconds),
+            f"The metric functions {verdict}: the largest difference on the same scores without ties, "
+            f"{functions['users']} users, is {functions['largest']:.1e} (allowed: {functions['tolerance']:.0e}).\n",
+            markdown.table(["scores", "metric", "authors' code", "lsec_jax", "difference"], rows),
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def sweep_section(result: Result) -> str:
+    """All about one sweep."""
+    parts = [
+        f"{result['title']} Base: `{result['config']}`, {markdown.seeds(result)}; test, the "
+        "checkpoint chosen on validation. Differences are paired by seed, with 95% t-intervals.\n"
+    ]
+    for protocol, values in result["protocols"].items():
+        floors = [name for name in values["models"] if name not in result["training"] and name != "oracle"]
+        names = [*floors, *result["training"], *({"oracle"} & values["models"].keys())]
+        models = [[name, *(markdown.spread(values["models"][name][key]) for key in values["shown"])] for name in names]
+        differences = [
+            [pair, *(markdown.difference(by_metric[key]) for key in values["shown"])]
+            for pair, by_metric in values["differences"].items()
+        ]
+        parts += [
+            f"{markdown.sentence(values['description'])}\n",
+            markdown.table([f"row ({protocol})", *values["shown"]], models),
+            markdown.table([f"difference ({protocol})", *values["shown"]], differences),
+        ]
+    columns = {"best_step": "best step", "last_step": "steps", "train_seconds": "training, s"}
+    columns = {key: title for key, title in columns.items() if key in next(iter(result["training"].values()))}
+    rows = [[name, *(markdown.spread(of[key], 0) for key in columns)] for name, of in result["training"].items()]
+    parts.append(markdown.table(["row", *columns.values()], rows))
+    rates = result.get("learning_rates", {})
+    if any(of["validation_by_factor"] for of in rates.values()):
+        parts.append(_rates_table(rates))
+    return "\n".join([*parts, markdown.circumstances(result)])
+
+
+def _rates_table(rates: Result) -> str:
+    """Each row's learning rate, and the validation metric that it was chosen by."""
+    factors = list(next(iter(rates.values()))["validation_by_factor"])
+    rows = [
+        [name, f"{of['rate']:g}", *(markdown.number(of["validation_by_factor"][factor]) for factor in factors)]
+        for name, of in rates.items()
+    ]
+    header = ["row", "learning rate", *(f"validation at {factor} x base" for factor in factors)]
+    return markdown.table(header, rows)
+
+
+def influence_table(result: Result) -> str:
+    """How much more likely a purchase is with a followed streamer between, by world."""
+    columns = {
+        "joined": ("P(buy), followed streamer sells", 6),
+        "apart": ("P(buy), none does", 6),
+        "ratio": ("ratio, exact", 3),
+        "monte_carlo_ratio": ("ratio, Monte Carlo", 3),
+        "true_ratio": ("ratio, true", 3),
+        "z_score": ("z of exact against true", 2),
+    }
+    rows = [
+        [world, *(markdown.spread(values[key], digits) for key, (_, digits) in columns.items())]
+        for world, values in result["worlds"].items()
+    ]
+    return markdown.table(["world", *(title for title, _ in columns.values())], rows)
+
+
+def influence_section(result: Result) -> str:
+    """All about the analyses of planted worlds."""
+    rows = []
+    for world, values in result["worlds"].items():
+        for kind, joined, apart in (
+            ("users", "follow one streamer", "follow none in common"),
+            ("items", "sold by one streamer", "sold by none in common"),
+        ):
+            for measure in ("cosine", "jaccard"):
+                pair = [markdown.spread(values[f"{kind}_{measure}_{group}"], 5) for group in ("joined", "apart")]
+                rows.append([world, f"{kind}, {measure}", f"{pair[0]} ({joined})", f"{pair[1]} ({apart})"])
+    seconds = [value for values in result["worlds"].values() for value in values["seconds"]["values"]]
+    return "\n".join(
+        [
+            f"Worlds of LSEC-Small's size, {markdown.seeds(result)}; all edges. The paper's data has "
+            "0.000335 and 0.0000704, ratio 4.8.\n"
+            if result["size"] == "lsec_small"
+            else f"Worlds of size {result['size']}, {markdown.seeds(result)}.\n",
+            influence_table(result),
+            markdown.table(["world", "pairs of", "mean, joined", "mean, apart"], rows),
+            f"- One analysis with its world and pictures: {min(seconds):.0f} to {max(seconds):.0f} s.\n",
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def training_step_table(result: Result) -> str:
+    """Seconds and memory by size and mode."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["size"], row["mode"]), []).append(row)
+    rows = []
+    for (size, mode), of in groups.items():
+        steps = sorted(seconds for row in of for seconds in row["step_seconds"])
+        medians = [sorted(row["step_seconds"])[len(row["step_seconds"]) // 2] for row in of]
+        edges = sum(of[0]["train_edges"].values())
+        rows.append(
+            [
+                size,
+                mode,
+                f"{edges / 1e6:.2f} M",
+                f"{steps[len(steps) // 2]:.2f} ({markdown.joined([f'{median:.2f}' for median in medians])})",
+                f"{steps[0]:.2f} to {steps[-1]:.2f}",
+                f"{max(row['compile_seconds'] for row in of):.1f}",
+                f"{max(row['peak_gib'] for row in of):.1f}",
+            ]
+        )
+    header = ["size", "training graph", "training edges", "s a step, median (of each process)", "smallest to largest"]
+    return markdown.table([*header, "compilation, s", "peak memory, GiB"], rows)
+
+
+def training_step_section(result: Result) -> str:
+    """All about training steps at the published sizes."""
+    largest = max(row["peak_gib"] for row in result["rows"])
+    verdict = "below" if largest < result["limit_gib"] else "ABOVE"
+    fanouts = {row["size"]: row["fanouts"] for row in result["rows"] if row["fanouts"]}
+    lines = []
+    for size, by_relation in fanouts.items():
+        counts = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in by_relation.items()]
+        lines.append(
+            f"- {size}: neighbours drawn per node and layer: {markdown.joined(counts)} (to a source / a target)."
+        )
+    return "\n".join(
+        [
+            "LSEC-GCN of the paper on simulated worlds, batch 4,096 of each of two tasks with 4 negatives; a fresh "
+            "process for each row, twice, modes alternating.\n",
+            training_step_table(result),
+            f"- The largest peak, with the world and its graphs, is {largest:.1f} GiB: {verdict} "
+            f"{result['limit_gib']:.0f} GiB.",
+            *lines,
+            "",
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def _models_table(values: Result, names: Sequence[str], protocol: str) -> str:
+    models = sorted(values["models"].items(), key=lambda item: item[1][names[0]]["mean"])
+    rows = [[model, *(markdown.spread(metrics[name]) for name in names)] for model, metrics in models]
+    return markdown.table([f"model ({protocol})", *names], rows)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
+    "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
+    "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
+    "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
+    "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
+    "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
+    "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
+}
