@@ -62,7 +62,8 @@ def synthetic_table(result: Result) -> str:
 def synthetic_section(result: Result) -> str:
     """All about the simulated worlds."""
     parts = [
-        f"Simulated data, {markdown.seeds(result)}, each of {result['seed_of']}. The GCN sees purchases only; LSEC-GCN also follows and sales. Same optimizer, steps and early stopping. "
+        f"Simulated data, {markdown.seeds(result)}, each of {result['seed_of']}. The GCN sees purchases "
+        "only; LSEC-GCN also follows and sales. Same optimizer, steps and early stopping. "
         "Differences are paired by seed, with 95% t-intervals over seeds; 'seeds above 0' counts those whose own "
         "interval over users (bootstrap) lies above 0.\n"
     ]

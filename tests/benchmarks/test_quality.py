@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from benchmarks import runs, statistics, tables
-from benchmarks.quality import gowalla, rechub_agreement, sweep, sweep_rows, synthetic
+from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
 from lsec_jax.training.loop import NonFiniteError
 
@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "commit": "0123456789abcdef",
     "uncommitted_changes": False,
 }
+CIRCUMSTANCES = {"environments": [ENVIRONMENT], "command": "python -m x"}
 
 
 def gowalla_outcome(offset):
@@ -83,8 +84,38 @@ def agreement_result():
     }
 
 
+def influence_outcome(ratio):
+    group = {"probability": 0.1, "cosine": {"mean": 0.2}, "jaccard": {"mean": 0.1}}
+    found = {"joined": group, "apart": group, "ratio": ratio, "monte_carlo_ratio": {"mean": ratio + 0.1}}
+    found["truth"] = {"ratio": ratio - 0.1, "z_score": 0.5}
+    return {"influence": found, "users": found, "items": found, "seconds": 40.0}
+
+
+def influence_result():
+    outcomes = {"as planted": [influence_outcome(8.0), influence_outcome(9.0)], "off": [influence_outcome(1.0)] * 2}
+    return {**CIRCUMSTANCES, "size": "tiny", "seeds": [0, 1], "worlds": influence.collect(outcomes)}
+
+
+def training_step_result():
+    def row(mode, seconds, gib):
+        return {
+            "size": "lsec_large",
+            "mode": mode,
+            "train_edges": {"buy": 1_000_000, "sell": 500_000},
+            "fanouts": {} if mode == "full" else {"buy": {"to_source": 5, "to_target": 7}},
+            "step_seconds": seconds,
+            "compile_seconds": 3.0,
+            "peak_gib": gib,
+        }
+
+    rows = [row("full", [2.0, 3.0, 1.0], 9.0), row("sampled", [1.0, 1.5, 1.25], 17.0)]
+    return {**CIRCUMSTANCES, "limit_gib": 16.0, "rows": rows}
+
+
 def all_results():
     return {
+        "influence": influence_result(),
+        "training_step": training_step_result(),
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
@@ -177,6 +208,9 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "| LightGCN, here | 0.1810 +- 0.0014 | 0.1510 +- 0.0014 | 3.0 +- 0.0 |" in text
     assert "| lsec-gcn - gcn | auc | +0.0950 [+0.0315, +0.1585] | 2 of 2 |" in text
     assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
+    assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text
+    assert "| lsec_large | full | 1.50 M | 2.00 (2.00) | 1.00 to 3.00 | 3.0 | 9.0 |" in text
+    assert "is 17.0 GiB: ABOVE 16 GiB" in text and "buy 5/7" in text
     assert "2 cores of a cpu" in text and "0123456789ab," in text
 
 
