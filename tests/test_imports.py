@@ -16,7 +16,7 @@ _TRAINING = {"training", "parallel"}
 _COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare"}
 # What each first-level module or folder of the package may import of the package; "" is the package's __init__.
 ALLOWED: dict[str, set[str]] = {"": set(), "data": _FOUNDATION | {"data"}}
-ALLOWED |= {name: set() for name in _FOUNDATION}
+ALLOWED |= {name: {name} for name in _FOUNDATION}
 ALLOWED |= {name: _FOUNDATION | _LAYERS for name in _LAYERS}
 ALLOWED |= {name: _FOUNDATION | _LAYERS | _MODELS for name in _MODELS}
 ALLOWED |= {name: _FOUNDATION | _LAYERS | _MODELS | _TRAINING | {"data"} for name in _TRAINING}

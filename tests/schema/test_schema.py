@@ -44,7 +44,11 @@ def test_validation_reports_all_problems_at_once():
     data = data.replace(nodes={**data.nodes, "item": NodeTable("item", np.zeros(9, np.int64))})
     with pytest.raises(DataError) as error:
         data.validate()
-    for part in ("'item': ids are not unique", "user index 99 outside 0..11", "time is not finite"):
+    for part in (
+        "node table 'item', column 'ids', row 1 and 7 more: the id 0 is there already",
+        "relation 'buy', column 'source_ids', row 0 and 39 more: user index 99 outside 0..11",
+        "relation 'buy', column 'time', row 0 and 39 more: nan is not finite",
+    ):
         assert part in str(error.value)
 
 
@@ -88,7 +92,12 @@ def test_the_fingerprint_depends_on_availability_and_only_where_there_is_some():
 @pytest.mark.parametrize(
     ("node_type", "start", "end", "message"),
     [
-        ("item", 3.0, 3.0, "availability of 'item': item 0: start 3.0, end 3.0; the start must lie before the end"),
+        (
+            "item",
+            3.0,
+            3.0,
+            "availability of 'item', column 'start', row 0 and 8 more: item 0: start 3.0, end 3.0; the start must lie",
+        ),
         ("item", np.nan, 3.0, "item 0: start nan, end 3.0"),
         ("item", 3.0, np.nan, "item 0: start 3.0, end nan"),
         ("item", np.inf, np.inf, "item 0: start inf, end inf"),
@@ -96,7 +105,7 @@ def test_the_fingerprint_depends_on_availability_and_only_where_there_is_some():
             "user",
             0.0,
             1.0,
-            r"availability of 'user': start is float64 of shape \(9,\); give one float64 for each of the",
+            r"availability of 'user', column 'start': float64 of shape \(9,\); give one float64 for each of the",
         ),
         ("room", 0.0, 1.0, "availability of 'room': no such node table"),
     ],

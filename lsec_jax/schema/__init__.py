@@ -1,0 +1,184 @@
+"""What a data set is: node tables, relations, events, trees, availability, splits and candidate lists. No jax here."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lsec_jax.schema import validation
+from lsec_jax.schema.tables import (
+    FEATURE_KINDS,
+    NAME_RULE,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Availability,
+    Candidates,
+    DataError,
+    EventNodes,
+    Events,
+    Feature,
+    NodeTable,
+    Relation,
+    Tree,
+    Truth,
+    is_name,
+)
+
+__all__ = [
+    "FEATURE_KINDS",
+    "NAME_RULE",
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "Availability",
+    "Candidates",
+    "DataError",
+    "EventNodes",
+    "Events",
+    "Feature",
+    "LiveCommerceData",
+    "NodeTable",
+    "Relation",
+    "Tree",
+    "Truth",
+    "is_name",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveCommerceData:
+    """One live-commerce data set. Everything but the nodes is optional; a model names what it needs.
+
+    Attributes:
+        name: for reports.
+        nodes: node tables by type, with their features.
+        relations: relations by name.
+        events: tables of events by name, e.g. "impression", "gift", "response".
+        trees: over the nodes of a type, by type, e.g. "scenario".
+        candidates: published candidate lists by (relation, split code); generated ones are not stored here.
+        cut_times: (start of validation, start of test) where the split is chronological.
+        end_time: end of the observed period (exclusive), where there is time.
+        truth: true probabilities, for simulated worlds only.
+        availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
+        counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
+    """
+
+    name: str
+    nodes: Mapping[str, NodeTable]
+    relations: Mapping[str, Relation]
+    candidates: Mapping[tuple[str, int], Candidates] = dataclasses.field(default_factory=dict)
+    cut_times: tuple[float, float] | None = None
+    end_time: float | None = None
+    truth: Truth | None = None
+    availability: Mapping[str, Availability] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    events: Mapping[str, Events] = dataclasses.field(default_factory=dict)
+    trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
+
+    def relation(self, name: str) -> Relation:
+        """Returns a relation, or raises DataError naming the ones there are."""
+        if name not in self.relations:
+            raise DataError(
+                f"relation '{name}' is not in data set '{self.name}'; it has: {', '.join(sorted(self.relations))}. "
+                "Change the config's relations and tasks, or add the relation to the data source."
+            )
+        return self.relations[name]
+
+    def events_of(self, name: str) -> Events:
+        """Returns a table of events, or raises DataError naming the ones there are."""
+        if name not in self.events:
+            there = ", ".join(sorted(self.events)) or "none"
+            raise DataError(
+                f"data set '{self.name}' has no events '{name}'; it has: {there}. Choose a source that has them "
+                "(docs/data-formats.md, 'What each source has')."
+            )
+        return self.events[name]
+
+    def split_window(self, split: int) -> tuple[float, float] | None:
+        """Returns (start, end) of the validation or test period, or None where the split is not chronological."""
+        if self.cut_times is None or self.end_time is None:
+            return None
+        return self.cut_times if split == VALIDATION else (self.cut_times[1], self.end_time)
+
+    def offered(self, node_type: str, split: int) -> np.ndarray | None:
+        """Whether each node is available at some time of the validation or test period, [n] bool.
+
+        None = all of them: the node type has no availability, or the split is not chronological.
+        """
+        window = self.split_window(split)
+        if node_type not in self.availability or window is None:
+            return None
+        return self.availability[node_type].overlaps(*window)
+
+    def validate(self) -> None:
+        """Checks all tables; raises one DataError that lists every problem found."""
+        problems = validation.find_problems(self)
+        if problems:
+            raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(map(str, problems)))
+
+    def quarantined(self) -> "LiveCommerceData":
+        """Returns the data without the rows that `validate` would refuse, of relations and events; `counts` has them.
+
+        Raises:
+            DataError: for problems that leaving rows out does not solve, all at once.
+        """
+        return validation.quarantine(self)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but name, truth and counts, hex.
+
+        Equal for equal data, whatever the source's path and the order of the rows of relations and candidate lists.
+        """
+        digest = hashlib.sha256()
+        for text, values in self._hashed():
+            digest.update(text.encode())
+            digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def _hashed(self) -> Iterator[tuple[str, np.ndarray | None]]:
+        for name, table in sorted(self.nodes.items()):
+            yield f"{name}:{table.ids.dtype.kind}:{len(table)}", table.ids
+            yield from _hashed_features(table.features)
+        for name, relation in sorted(self.relations.items()):
+            order = np.lexsort((relation.target_ids, relation.source_ids))
+            text = f"{name}:{relation.source}:{relation.target}:{len(relation)}"
+            for column in ("source_ids", "target_ids", "time", "weight", "split"):
+                values = getattr(relation, column)
+                yield text, None if values is None else values[order]
+                text = ""
+        for (name, split), lists in sorted(self.candidates.items()):
+            order = np.argsort(lists.source_ids)
+            text = f"{name}:{split}:{lists.target_ids.shape}"
+            for values in (lists.source_ids, lists.target_ids, lists.labels):
+                yield text, values[order]
+                text = ""
+        for name, availability in sorted(self.availability.items()):
+            yield f"availability:{name}:{len(availability.start)}", availability.start
+            yield "", availability.end
+        for name, events in sorted(self.events.items()):
+            yield f"events:{name}:{len(events)}", events.time
+            for role, nodes in sorted(events.nodes.items()):
+                yield f"{role}:{nodes.node_type}", nodes.ids
+            for column, values in sorted(events.values.items()):
+                yield f"{column}:{values.dtype}", values
+            yield from _hashed_features(events.features)
+            for column in ("group", "split"):
+                yield column, getattr(events, column)
+            if events.parent is not None:
+                yield f"parent:{events.parent[0]}", events.parent[1]
+        for name, tree in sorted(self.trees.items()):
+            yield f"tree:{name}:{len(tree.parents)}", tree.parents
+
+    def replace(self, **changes: Any) -> "LiveCommerceData":
+        """Returns a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _hashed_features(features: Mapping[str, Feature]) -> Iterator[tuple[str, np.ndarray]]:
+    for name, feature in sorted(features.items()):
+        yield f"feature:{name}:{feature.kind}:{feature.values.shape}:{feature.vocabulary!r}", feature.values
