@@ -22,9 +22,15 @@ def csr_from_pairs(source_ids: np.ndarray, target_ids: np.ndarray, num_sources: 
     bad = np.flatnonzero((source_ids < 0) | (source_ids >= num_sources))
     if len(bad):
         raise ValueError(f"pair {bad[0]}: source {source_ids[bad[0]]} outside 0..{num_sources - 1}")
-    indptr = np.zeros(num_sources + 1, np.int64)
-    np.cumsum(np.bincount(source_ids, minlength=num_sources), out=indptr[1:])
-    return indptr, target_ids[np.lexsort((target_ids, source_ids))].astype(np.int32)
+    order = np.lexsort((target_ids, source_ids))
+    return row_starts(source_ids, num_sources), target_ids[order].astype(np.int32)
+
+
+def row_starts(source_ids: np.ndarray, num_sources: int) -> np.ndarray:
+    """Where each source's rows begin once they are sorted by source, and their number, [num_sources + 1] int64."""
+    starts = np.zeros(num_sources + 1, np.int64)
+    np.cumsum(np.bincount(source_ids, minlength=num_sources), out=starts[1:])
+    return starts
 
 
 def expand_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:

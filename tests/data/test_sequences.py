@@ -1,0 +1,92 @@
+"""Histories: against a slow definition, and never a look into the future."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsec_jax.data.sequences import audit_histories, build_histories, ends_before, last_items
+from lsec_jax.schema import DataError, EventNodes, Events
+
+
+def watches(owners, items, times):
+    nodes = {
+        "user": EventNodes("user", np.array(owners, np.int32)),
+        "room": EventNodes("room", np.array(items, np.int32)),
+    }
+    return Events("impression", nodes, np.array(times, float))
+
+
+def slow_history(events, owner, moment, delay=0.0):
+    rows = zip(events.ids("user"), events.ids("room"), events.time, strict=True)
+    return [item for who, item, time in rows if who == owner and item >= 0 and time + delay < moment]
+
+
+times = st.lists(st.integers(0, 12), min_size=0, max_size=30).map(sorted)
+
+
+@st.composite
+def logs(draw):
+    when = draw(times)
+    owners = draw(st.lists(st.integers(-1, 3), min_size=len(when), max_size=len(when)))
+    items = draw(st.lists(st.integers(-1, 5), min_size=len(when), max_size=len(when)))
+    return watches(owners, items, when)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logs(), st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 14)), max_size=20), st.sampled_from([0.0, 1.5, 3.0])
+)
+def test_a_history_is_what_the_slow_definition_says(events, moments, delay):
+    owners = np.array([owner for owner, _ in moments], np.int32)
+    at = np.array([moment for _, moment in moments], float)
+    histories = build_histories(events, "user", "room", 4)
+    ends = ends_before(histories, owners, at, delay)
+    audit_histories(histories, owners, at, ends)
+    for length in (1, 3, 40):
+        found = last_items(histories, owners, ends, length)
+        assert found.shape == (len(moments), length) and found.dtype == np.int32
+        for row, owner, moment in zip(found, owners, at, strict=True):
+            wanted = slow_history(events, owner, moment, delay)[-length:] if owner >= 0 else []
+            assert row.tolist() == [-1] * (length - len(wanted)) + wanted
+
+
+def test_a_hundred_thousand_moments_see_nothing_of_their_own_time_or_later():
+    rng = np.random.default_rng(0)
+    n = 100_000
+    events = watches(rng.integers(0, 500, n), rng.integers(0, 900, n), np.sort(rng.integers(0, 5_000, n)))
+    histories = build_histories(events, "user", "room", 500)
+    owners = events.ids("user")
+    ends = ends_before(histories, owners, events.time)
+    audit_histories(histories, owners, events.time, ends)
+    seen = ends > histories.starts[owners]
+    assert seen.mean() > 0.9
+    assert (histories.times[ends[seen] - 1] < events.time[seen]).all()
+    # Nothing is missed either: what comes next is of the moment or later, or another owner's.
+    more = ends < histories.starts[owners + 1]
+    assert (histories.times[ends[more]] >= events.time[more]).all()
+    np.testing.assert_array_equal(histories.items, events.ids("room")[histories.rows])
+
+
+def test_a_mask_picks_the_behaviours_that_count():
+    events = watches([0, 0, 0], [1, 2, 3], [1, 2, 3])
+    histories = build_histories(events, "user", "room", 1, np.array([True, False, True]))
+    assert histories.items.tolist() == [1, 3] and histories.rows.tolist() == [0, 2]
+
+
+def test_the_audit_finds_a_moment_that_sees_its_own_time():
+    histories = build_histories(watches([0, 0, 1], [1, 2, 3], [1, 2, 3]), "user", "room", 2)
+    with pytest.raises(DataError, match=r"row 1 and 0 more: at 2\.0 its history has a behaviour of 2\.0"):
+        audit_histories(histories, np.array([0, 0]), np.array([2.0, 2.0]), np.array([1, 2]))
+    with pytest.raises(DataError, match="row 0: its history ends at 3, outside that of its owner 0"):
+        audit_histories(histories, np.array([0]), np.array([9.0]), np.array([3]))
+    moved = dataclasses.replace(histories, times=histories.times + 5)
+    with pytest.raises(DataError, match="histories must end before the moment"):
+        audit_histories(moved, np.array([0]), np.array([2.0]), np.array([1]))
+
+
+def test_a_negative_delay_is_refused():
+    with pytest.raises(DataError, match="known before they happen"):
+        ends_before(build_histories(watches([], [], []), "user", "room", 1), np.array([0]), np.array([1.0]), -1.0)
