@@ -168,6 +168,7 @@ class LiveCommerceData:
         candidates: published candidate lists by (relation, split code); generated ones are not stored here.
         cut_times: (start of validation, start of test) where the split is chronological.
         end_time: end of the observed period (exclusive), where there is time.
+        has_dates: whether the source's times are dates; they are then in seconds since 1970 UTC.
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
@@ -179,6 +180,7 @@ class LiveCommerceData:
     candidates: Mapping[tuple[str, int], Candidates] = dataclasses.field(default_factory=dict)
     cut_times: tuple[float, float] | None = None
     end_time: float | None = None
+    has_dates: bool = False
     truth: Truth | None = None
     availability: Mapping[str, Availability] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
