@@ -23,7 +23,7 @@ from lsec_jax.schema import DataError
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
-_LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
+LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
 # A time of day and then a zone; the date's own "-01" is none.
 ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
 
@@ -139,7 +139,7 @@ class Table:
         array = self.columns[column]
         filler: Any = array[pc.index(is_empty, False).as_py()]
         if pa.types.is_large_string(array.type):
-            filler = pa.scalar("1970-01-01" if _LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
+            filler = pa.scalar("1970-01-01" if LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
         elif not pa.types.is_boolean(array.type):
             filler = pa.scalar(0, array.type)
         filled = dict(self.columns) | {column: pc.if_else(is_empty, filler, array)}
@@ -151,9 +151,9 @@ class Table:
         array, dates = self.columns[column], True
         if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
             stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
-        elif pa.types.is_large_string(array.type) and _LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
+        elif pa.types.is_large_string(array.type) and LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
             text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
-            stamps = self._checked(column, text, _parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
+            stamps = self._checked(column, text, parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
         else:
             dates = False
         expected = f"a number, and dates must all be ISO 8601 {DATE_EXAMPLES}"
@@ -352,8 +352,11 @@ def _plain_integers(array: pa.Array) -> np.ndarray | None:
     return values if values is not None and pa.array(values).cast(pa.large_string()).equals(array) else None
 
 
-def _parse_dates(array: pa.Array) -> pa.Array:
-    """Reads ISO 8601; dates without a zone count as UTC, also among dates with one."""
+def parse_dates(array: pa.Array) -> pa.Array:
+    """Reads ISO 8601 text as microseconds, without a zone; raises pa.ArrowInvalid where it is none.
+
+    Dates without a zone count as UTC, also among dates with one.
+    """
     try:
         return array.cast(pa.timestamp("us"))  # no date has a zone
     except pa.ArrowInvalid:
