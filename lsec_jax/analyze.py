@@ -22,8 +22,13 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory: new, empty or of an ea
 _PURCHASE = flags.DEFINE_string("purchase", "buy", "Relation of users and the items that they buy.")
 _FOLLOW = flags.DEFINE_string("follow", "follow", "Relation of users and the streamers whom they follow.")
 _SELL = flags.DEFINE_string("sell", "sell", "Relation of streamers and the items that they sell.")
-_DRAWS = flags.DEFINE_integer("draws", 20_000_000, "Pairs of each Monte Carlo repeat.", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 1_000_000, "Drawn pairs of users, and of items, in each group.", lower_bound=1)
+_DRAWS = flags.DEFINE_integer(
+    "draws", 20_000_000, "Pairs of each Monte Carlo repeat.", lower_bound=1, upper_bound=10_000_000_000
+)
+# A drawn pair takes 32 bytes as long as the analysis runs.
+_PAIRS = flags.DEFINE_integer(
+    "pairs", 1_000_000, "Drawn pairs of users, and of items, in each group.", lower_bound=1, upper_bound=50_000_000
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.", lower_bound=0)
 _WORKDIRS = {role: flags.DEFINE_string(role, None, f"Workdir of a trained {role} run.") for role in figure4.ROLES}
 _PLUGINS = cli.define_plugins()

@@ -29,7 +29,7 @@ def write_twitch_follow(world, folder):
     write_rows(
         folder / "user_streamer_follow_train.tsv", follow.source_ids, follow.target_ids, header=("user", "streamer")
     )
-    weights = 0.5 + np.arange(len(sell)) % 2
+    weights = 0.5 + np.arange(len(sell)) % 2 / 2
     header = ("streamer", "game", "pct_airtime")
     write_rows(folder / "streamer_game_airtime.tsv", sell.source_ids, sell.target_ids, weights, header=header)
     write_rows(folder / "streamer_features.tsv", np.arange(len(world.nodes["streamer"])), header=("streamer",))

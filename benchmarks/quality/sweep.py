@@ -174,10 +174,11 @@ def main() -> None:
     output = Path(flags.FLAGS.output or runs.QUALITY / f"sweep_{label}.json")
     workdir = Path(flags.FLAGS.workdir or f"workdirs/benchmarks/sweep_{label}")
     runs.check_output(output)
-    rows = sweep_rows.build(sweep, base)
+    every_row = sweep_rows.build(sweep, base)
+    rows = {name: every_row[name] for name in _wanted(flags.FLAGS.row, every_row)}
     for name in list(rows)[1:]:  # the floors are the same for all
         rows[name].evaluation.baselines = ()
-    cells = Cells(rows, check(rows, seeds), workdir)
+    cells = Cells(every_row, check(rows, seeds), workdir)
     if len(factors) > 1 and base.training.patience == 0:
         raise ConfigError(
             "--rate_factors: the best one is chosen on validation, and this config does not validate "
@@ -212,6 +213,14 @@ def main() -> None:
     logging.info("wrote %s", output)
 
 
+def _wanted(names: Sequence[str], rows: sweep_rows.Rows) -> list[str]:
+    """The rows asked for, in the sweep's order; all of them if none is named."""
+    unknown = [name for name in names if name not in rows]
+    if unknown or len(set(names)) < len(names):
+        raise ConfigError(f"--row={' --row='.join(names)}: name rows of the sweep, each once: {'; '.join(rows)}")
+    return [name for name in rows if name in names or not names]
+
+
 def _parse_factors(values: Sequence[str]) -> list[float]:
     try:
         factors = [float(value) for value in values]
@@ -227,6 +236,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("sweep", None, f"One of: {', '.join(sweep_rows.SWEEPS)}.", required=True)
     config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN.")
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
+    flags.DEFINE_multi_string("row", [], "Only this row of the sweep (repeatable); none = all.")
     flags.DEFINE_list("rate_factors", ["1"], "Factors of the learning rate; each row gets the best of the first seed.")
     flags.DEFINE_string("output", None, "JSON file to write.")
     flags.DEFINE_string("workdir", None, "Where the runs are; reused.")

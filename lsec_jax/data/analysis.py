@@ -22,6 +22,7 @@ from lsec_jax.schema import DataError, LiveCommerceData, Relation
 
 APART, JOINED = 0, 1  # places of the two groups in every array over groups: Q and P of the paper
 USER_LEVELS, ITEM_LEVELS = (0.5, 0.75, 0.9, 0.99), (0.98, 0.99, 0.999, 0.9999)  # Tables 2 and 3
+DRAWS_AT_ONCE = 1 << 22  # of a block: memory does not grow with the number of draws
 TRUTH_PAIRS = 150_000_000  # beyond so many pairs, the true probabilities are those of some users
 
 
@@ -55,6 +56,12 @@ def tripartite(data: LiveCommerceData, purchase: str, follow: str, sell: str) ->
                 f"{', '.join(sorted(data.relations))}"
             )
     buys, follows, sells = (data.relations[name] for name in (purchase, follow, sell))
+    remedy = "name another relation, or, if its ends are named in the config (source interactions), swap them there"
+    if follows.target == buys.target:
+        raise DataError(
+            f"--follow={follows.name}: runs from {follows.source} to {follows.target}, but must run from {buys.source} "
+            f"to who sells each {buys.target}; {remedy}"
+        )
     for role, relation, ends in (
         ("follow", follows, (buys.source, follows.target)),
         ("sell", sells, (follows.target, buys.target)),
@@ -63,7 +70,7 @@ def tripartite(data: LiveCommerceData, purchase: str, follow: str, sell: str) ->
             raise DataError(
                 f"--{role}={relation.name}: runs from {relation.source} to {relation.target}, but must run from "
                 f"{ends[0]} to {ends[1]}, as --purchase={buys.name} runs from {buys.source} to {buys.target} and "
-                f"--follow={follows.name} to {follows.target}; name another relation or swap its ends"
+                f"--follow={follows.name} to {follows.target}; {remedy}"
             )
     sizes = (len(data.nodes[name]) for name in (buys.source, buys.target, follows.target))
     return Tripartite(buys, follows, sells, *sizes)
@@ -168,10 +175,9 @@ def influence(
         bought = _dense(bought_of, first, len(joined), graph.num_items)
         pairs += _by_group(joined)
         purchases += _by_group(joined[bought])
-        draws = per_user[:, first : first + len(joined)].sum(axis=1)
-        at = rng.integers(joined.size, size=draws.sum())
-        codes = np.repeat(np.arange(num_repeats) * 4, draws) + 2 * joined.ravel()[at] + bought.ravel()[at]
-        drawn += np.bincount(codes, minlength=drawn.size).reshape(drawn.shape)
+        codes = (2 * joined.view(np.uint8) + bought).ravel()
+        for repeat, count in enumerate(per_user[:, first : first + len(joined)].sum(axis=1).tolist()):
+            drawn[repeat] += _count_drawn(rng, codes, count)
         users = chosen[slice(*np.searchsorted(chosen, (first, first + len(joined))))]
         if true_probabilities is not None and len(users):
             truth += _true_sums(true_probabilities(users), joined[users - first], bought[users - first])
@@ -208,6 +214,15 @@ def _dense(pairs: tuple[np.ndarray, np.ndarray], first: int, num_rows: int, num_
     degrees = np.diff(indptr[first : first + num_rows + 1])
     dense[np.repeat(np.arange(num_rows), degrees), indices[indptr[first] : indptr[first + num_rows]]] = True
     return dense
+
+
+def _count_drawn(rng: np.random.Generator, codes: np.ndarray, num_draws: int) -> np.ndarray:
+    """Draws from codes 2 * group + bought, with replacement, and counts what was drawn, [2, 2] int64."""
+    counts = np.zeros(4, np.int64)
+    for start in range(0, num_draws, DRAWS_AT_ONCE):
+        at = rng.integers(len(codes), size=min(DRAWS_AT_ONCE, num_draws - start))
+        counts += np.bincount(codes[at], minlength=4)
+    return counts.reshape(2, 2)
 
 
 def _by_group(joined: np.ndarray) -> np.ndarray:
@@ -376,9 +391,10 @@ class _PairsOfNodes:
             Their (cosine, Jaccard), [2, 2, num_pairs] float32; ascending node by node, not in random order.
         """
         per_node = [rng.multinomial(num_pairs, counts[:, group] / counts[:, group].sum()) for group in (APART, JOINED)]
-        parts: list[list[np.ndarray]] = [[], []]
+        ends = [np.concatenate([[0], np.cumsum(of_group)]) for of_group in per_node]  # of each node's draws
+        drawn = np.empty((2, 2, num_pairs), np.float32)
         for first, joined, common in self.blocks():
-            rows = slice(first, first + len(joined))
+            last = first + len(joined)
             overlap = common.toarray()
             for group in (APART, JOINED):
                 members = joined
@@ -388,9 +404,12 @@ class _PairsOfNodes:
                     members[own, own + first] = False
                 # The pairs of a node are neighbours in the flat list: one of them is a start and a random step.
                 places = np.flatnonzero(members)
-                starts = np.cumsum(counts[rows, group]) - counts[rows, group]
-                row_ids = np.repeat(np.arange(len(joined)), per_node[group][rows])
-                steps = rng.integers(counts[rows, group][row_ids])
-                column_ids = places[starts[row_ids] + steps] - row_ids * self.num_nodes
-                parts[group].append(self.similarities(row_ids + first, column_ids, overlap[row_ids, column_ids]))
-        return np.stack([np.concatenate(part, axis=1) for part in parts])
+                sizes = counts[first:last, group]
+                starts = np.cumsum(sizes) - sizes
+                for start in range(ends[group][first], ends[group][last], DRAWS_AT_ONCE):
+                    stop = min(start + DRAWS_AT_ONCE, ends[group][last])
+                    row_ids = np.searchsorted(ends[group][first + 1 : last + 1], np.arange(start, stop), side="right")
+                    column_ids = places[starts[row_ids] + rng.integers(sizes[row_ids])] - row_ids * self.num_nodes
+                    common_of = overlap[row_ids, column_ids]
+                    drawn[group, :, start:stop] = self.similarities(row_ids + first, column_ids, common_of)
+        return drawn

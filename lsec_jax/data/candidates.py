@@ -34,7 +34,7 @@ def generate_candidates(
         Lists of equal length for all evaluated users, ascending by user.
 
     Raises:
-        DataError: the split has no edges, or a user has more positives than N.
+        DataError: the split has no edges, a user has more positives than N, or nothing is available in the period.
     """
     edges = data.relation(relation)
     num_targets = len(data.nodes[edges.target])

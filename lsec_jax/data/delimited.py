@@ -35,6 +35,7 @@ class Layout:
         width: the number of columns that every row must have.
         skip: the number of lines before the first row.
         row_word: what the numbers of rows count: "line", or "record" where quoted values hold line breaks.
+        expected: what the file must look like, for errors; "" where the config decides it.
     """
 
     delimiter: str
@@ -42,6 +43,7 @@ class Layout:
     width: int
     skip: int
     row_word: str
+    expected: str = ""
 
 
 def header_of(path: Path, delimiter: str, *, has_quotes: bool) -> list[str]:
@@ -162,6 +164,15 @@ def _explain_malformed(path: Path, data: bytes, layout: Layout, parsing: dict, r
             f"{path}: a row is longer than {MAX_ROW_BYTES >> 20} MiB; check the file's line ends and quotes, and "
             "correct or drop the row"
         ) from None
+    # Before the second reading, whose handler could not be given a row that is no text.
+    try:
+        data.decode()
+    except UnicodeDecodeError as undecodable:
+        line = data.count(files.NEWLINE, 0, undecodable.start) + 1
+        raise DataError(
+            f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
+            f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"
+        ) from None
     found: list[str] = []
     skip, row_word = layout.skip, layout.row_word
 
@@ -183,17 +194,8 @@ def _explain_malformed(path: Path, data: bytes, layout: Layout, parsing: dict, r
     except pa.ArrowInvalid:
         pass
     if found:
-        raise DataError(
-            f"{path}, {found[0]}; correct or drop the {row_word}, and check the delimiter {layout.delimiter!r}"
-        ) from None
-    try:
-        data.decode()
-    except UnicodeDecodeError as undecodable:
-        line = data.count(files.NEWLINE, 0, undecodable.start) + 1
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
-            f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"
-        ) from None
+        remedy = f"; {layout.expected}" if layout.expected else f", and check the delimiter {layout.delimiter!r}"
+        raise DataError(f"{path}, {found[0]}; correct or drop the {row_word}{remedy}") from None
     raise DataError(
         f"{path}: cannot be parsed ({problem}); check quotes and the delimiter {layout.delimiter!r}"
     ) from None

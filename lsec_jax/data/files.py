@@ -75,8 +75,12 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
-def read_text(path: Path) -> bytes:
+def read_text(path: Path, if_empty: str = "write it again, or take it out of the config") -> bytes:
     """Reads a whole text file, unpacking .gz, without its byte order mark.
+
+    Args:
+        path: of the file.
+        if_empty: the remedy for an empty file.
 
     Raises:
         DataError: it is missing, empty, cut, not text, in UTF-16, or has carriage returns without a line feed.
@@ -84,7 +88,7 @@ def read_text(path: Path) -> bytes:
     path = find_file(path)
     data = read_bytes(path).removeprefix(BYTE_ORDER_MARK)
     if not data.strip():
-        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+        raise DataError(f"{path}: empty file; {if_empty}")
     if problem := _not_utf_8_text(data, path.name):
         raise DataError(f"{path}: {problem}")
     if lone := _LONE_CARRIAGE_RETURN.search(data):

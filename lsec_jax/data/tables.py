@@ -23,7 +23,7 @@ from lsec_jax.schema import DataError
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
-_LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
+LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
 # A time of day and then a zone; the date's own "-01" is none.
 ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
 
@@ -139,7 +139,7 @@ class Table:
         array = self.columns[column]
         filler: Any = array[pc.index(is_empty, False).as_py()]
         if pa.types.is_large_string(array.type):
-            filler = pa.scalar("1970-01-01" if _LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
+            filler = pa.scalar("1970-01-01" if LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
         elif not pa.types.is_boolean(array.type):
             filler = pa.scalar(0, array.type)
         filled = dict(self.columns) | {column: pc.if_else(is_empty, filler, array)}
@@ -151,9 +151,9 @@ class Table:
         array, dates = self.columns[column], True
         if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
             stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
-        elif pa.types.is_large_string(array.type) and _LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
+        elif pa.types.is_large_string(array.type) and LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
             text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
-            stamps = self._checked(column, text, _parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
+            stamps = self._checked(column, text, parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
         else:
             dates = False
         expected = f"a number, and dates must all be ISO 8601 {DATE_EXAMPLES}"
@@ -195,6 +195,7 @@ def read_table(
     column_names: Sequence[str] = (),
     has_quotes: bool = True,
     delimiter_key: str = "",
+    expected: str = "",
 ) -> Table:
     """Reads some columns of a CSV, TSV (also .gz) or Parquet file.
 
@@ -206,6 +207,8 @@ def read_table(
         column_names: names of the columns of a text file without header; () = the first record is the header.
         has_quotes: whether values of a text file may be in quotes; without, a quote is a character like others.
         delimiter_key: config key that sets the delimiter, for errors; "" = none does.
+        expected: what a text file of a fixed format must look like, for errors, e.g. "a line is 'user<tab>item'"; "" =
+            the config decides it, and errors name its keys.
 
     Raises:
         DataError: missing, empty, cut or malformed file, or a column that it does not have.
@@ -220,40 +223,58 @@ def read_table(
         known = ", ".join((*DELIMITERS, *PARQUET_SUFFIXES))
         raise DataError(f"{path}: cannot tell the format from '{suffix}' (known: {known}); set delimiter or format")
     delimiter = delimiter or DELIMITERS[suffix]
-    return _read_delimited(path, columns, delimiter, list(column_names), has_quotes, delimiter_key)
+    return _read_delimited(path, columns, delimiter, list(column_names), has_quotes, delimiter_key, expected)
 
 
 def _read_delimited(
-    path: Path, columns: Sequence[str | int], delimiter: str, names: list[str], has_quotes: bool, delimiter_key: str
+    path: Path,
+    columns: Sequence[str | int],
+    delimiter: str,
+    names: list[str],
+    has_quotes: bool,
+    delimiter_key: str,
+    expected: str,
 ) -> Table:
-    data = files.read_text(path)
+    data = files.read_text(path, f"write or copy it again; {expected}") if expected else files.read_text(path)
     num_line_breaks = delimited.check_quotes(path, data, delimiter, has_quotes)
     first, num_lines = delimited.split_first_record(path, data, delimiter, has_quotes)
     skip = 0 if names else num_lines
-    hint = delimited.delimiter_hint(first, delimiter, delimiter_key)
-    if names and len(names) != len(first):
-        raise DataError(
-            f"{path}, line 1: {len(first)} fields, but column_names has {len(names)}: {_listed(names)}{hint}"
-        )
-    if names == first:
-        raise DataError(
-            f"{path}, line 1: the first line is column_names ({_listed(names)}), so the file has a header; leave "
-            "column_names out"
-        )
-    if skip and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in first):
+    hint = delimited.delimiter_hint(first, delimiter, delimiter_key) + (f"; {expected}" if expected else "")
+    if names:
+        line = data[: data.index(files.NEWLINE)].rstrip(b"\r")
+        _check_first(f"{path}, line 1", line, first, names, hint, bool(expected))
+    elif not expected and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in first):
         hint += "; if the first line is data and not a header, set column_names"
     names = names or first
     if skip and data.count(files.NEWLINE) == skip:
-        raise DataError(f"{path}: empty table: a header ({_listed(names)}) and no rows; write it again or remove it")
+        remedy = "write or copy it again" if expected else "write it again or remove it"
+        raise DataError(f"{path}: empty table: a header ({_listed(names)}) and no rows; {remedy}")
     positions = [_position(path, names, column, hint) for column in columns]
     if skip:
         num_line_breaks -= skip - 1  # those of the header
     row_word, first_line = ("record", 1 + min(skip, 1)) if num_line_breaks else ("line", 1 + skip)
-    layout = delimited.Layout(delimiter, has_quotes, len(names), skip, row_word)
+    layout = delimited.Layout(delimiter, has_quotes, len(names), skip, row_word, expected)
     arrays = delimited.read_columns(path, data, layout, positions)
     by_column = {column: arrays[position] for column, position in zip(columns, positions, strict=True)}
     refuses_quotes = not has_quotes and delimited.QUOTE in data
     return Table(path, by_column, first_line, row_word, num_line_breaks, refuses_quotes)
+
+
+def _check_first(
+    place: str, line: bytes, first: list[str], names: list[str], hint: str, has_fixed_format: bool
+) -> None:
+    """Refuses a first record of a file without header that has not one field for each name, or is the names."""
+    if len(names) != len(first):
+        if has_fixed_format:
+            raise DataError(f"{place}: {len(first)} fields ({files.quote(line)}), expected {len(names)}{hint}")
+        raise DataError(f"{place}: {len(first)} fields, but column_names has {len(names)}: {_listed(names)}{hint}")
+    if names == first:
+        if has_fixed_format:
+            raise DataError(f"{place}: a header ({files.quote(line)}), which this format does not have; remove it")
+        raise DataError(
+            f"{place}: the first line is column_names ({_listed(names)}), so the file has a header; leave column_names "
+            "out"
+        )
 
 
 def _read_parquet(path: Path, columns: Sequence[str | int]) -> Table:
@@ -331,8 +352,11 @@ def _plain_integers(array: pa.Array) -> np.ndarray | None:
     return values if values is not None and pa.array(values).cast(pa.large_string()).equals(array) else None
 
 
-def _parse_dates(array: pa.Array) -> pa.Array:
-    """Reads ISO 8601; dates without a zone count as UTC, also among dates with one."""
+def parse_dates(array: pa.Array) -> pa.Array:
+    """Reads ISO 8601 text as microseconds, without a zone; raises pa.ArrowInvalid where it is none.
+
+    Dates without a zone count as UTC, also among dates with one.
+    """
     try:
         return array.cast(pa.timestamp("us"))  # no date has a zone
     except pa.ArrowInvalid:

@@ -63,6 +63,7 @@ class LiveCommerceData:
         candidates: published candidate lists by (relation, split code); generated ones are not stored here.
         cut_times: (start of validation, start of test) where the split is chronological.
         end_time: end of the observed period (exclusive), where there is time.
+        has_dates: whether the source's times are dates; they are then in seconds since 1970 UTC.
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
@@ -74,6 +75,7 @@ class LiveCommerceData:
     candidates: Mapping[tuple[str, int], Candidates] = dataclasses.field(default_factory=dict)
     cut_times: tuple[float, float] | None = None
     end_time: float | None = None
+    has_dates: bool = False
     truth: Truth | None = None
     availability: Mapping[str, Availability] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -109,11 +111,27 @@ class LiveCommerceData:
         """Whether each node is available at some time of the validation or test period, [n] bool.
 
         None = all of them: the node type has no availability, or the split is not chronological.
+
+        Raises:
+            DataError: none is.
         """
         window = self.split_window(split)
         if node_type not in self.availability or window is None:
             return None
-        return self.availability[node_type].overlaps(*window)
+        found = self.availability[node_type].overlaps(*window)
+        if not found.any():
+            name, period = "validation" if split == VALIDATION else "test", " to ".join(map(self.time_text, window))
+            raise DataError(
+                f"no {node_type} is available at any time of the {name} period ({period}); check the windows"
+            )
+        return found
+
+    def time_text(self, time: float) -> str:
+        """Returns a finite time as sources read it: an ISO 8601 date where they are dates, else the number."""
+        if not self.has_dates:
+            return repr(float(time))
+        date = np.datetime64(round(time * 1e6), "us")
+        return str(np.datetime_as_string(date, unit="auto", timezone="UTC"))
 
     def validate(self) -> None:
         """Checks all tables; raises one DataError that lists every problem found."""

@@ -62,9 +62,12 @@ def similarity(found: Similarity, joined: str) -> Figure:
             text = f"{label}, mean {found.means[group, m]:.2e}"
             panel.step(values[above], shares[above], where="pre", color=COLORS[group], label=text, linewidth=1.8)
         panel.set(xlabel=f"{name} similarity of purchases", yscale="log", xlim=(0, None))
+        if not found.drawn[:, m].any():
+            panel.text(0.5, 0.5, "no drawn pair has anything in common", transform=panel.transAxes, ha="center")
         panel.legend(frameon=False, fontsize=9)
         _clean(panel)
     panels[0].set_ylabel("share of pairs that are at least so similar")
+    panels[0].set_ylim(top=1)  # also of the other panel
     figure.suptitle(f"Pairs of {found.node_type}s")
     return figure
 

@@ -134,8 +134,8 @@ class Evaluator:
             labels = self._candidates(code).labels
             rankable = labels.any(axis=1) & ~labels.all(axis=1)
         else:
-            offered = self._offered(code)
-            rankable = (np.diff(self._pairs(code)[0]) > 0) & (offered is None or bool(offered.any()))
+            self._offered(code)  # refuses a period in which nothing is available
+            rankable = np.diff(self._pairs(code)[0]) > 0
         if not rankable.any():
             raise schema.DataError(
                 f"relation '{self._relation.name}', split '{split}', protocol '{protocol}': no "

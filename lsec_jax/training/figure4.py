@@ -27,8 +27,9 @@ POINTS_PER_STREAMER = 200
 MIN_POINTS = 5  # of each streamer, in each panel
 RULE = (
     "streamers are chosen one after the other, each time the one with the most followers who follow none chosen "
-    "before; points are the users who follow exactly one of them, and the items that exactly one of them sells, of "
-    "those that every model was trained on"
+    f"before; those with fewer than {MIN_POINTS} users or items that none of the others has are left out; points are "
+    "the users who follow exactly one of the rest, and the items that exactly one of the rest sells; all of this among "
+    "the users and items that every model was trained on"
 )
 
 
@@ -151,7 +152,7 @@ def choose_streamers(
         graph: follows and sales.
         may_be_user: which users may become points, [n_users] bool.
         may_be_item: which items, [n_items] bool.
-        count: streamers wanted; those with fewer than MIN_POINTS users or items are left out.
+        count: streamers wanted; those with fewer than MIN_POINTS users or items of their own are left out.
 
     Returns:
         (streamers [s] int64, (streamer of each user [n_users], of each item [n_items])): places among the chosen
@@ -169,20 +170,22 @@ def choose_streamers(
         chosen.append(int(counts.argmax()))
         is_free[follow.source_ids[follow.target_ids == chosen[-1]]] = False
     streamers = np.array(chosen, np.int64)
-    labels = (
-        _only_streamer(follow.source_ids, follow.target_ids, may_be_user, streamers),
-        _only_streamer(sell.target_ids, sell.source_ids, may_be_item, streamers),
-    )
-    sizes = np.array([[np.count_nonzero(of == s) for s in range(len(streamers))] for of in labels])
-    kept = np.flatnonzero((sizes >= MIN_POINTS).all(axis=0)) if len(streamers) else streamers
+
+    def labels_of(streamers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            _only_streamer(follow.source_ids, follow.target_ids, may_be_user, streamers),
+            _only_streamer(sell.target_ids, sell.source_ids, may_be_item, streamers),
+        )
+
+    sizes = [np.bincount(of[of >= 0], minlength=len(streamers)) for of in labels_of(streamers)]
+    kept = streamers[np.minimum(*sizes) >= MIN_POINTS]
     if len(kept) < 2:
         raise DataError(
             f"Figure 4 needs two {follow.target}s with {MIN_POINTS} {follow.source}s and {sell.target}s of their "
             f"own, and there are {len(kept)}; leave --ncf, --gcn and --lsec out, or give more data"
         )
-    number = np.full(len(streamers) + 1, -1)
-    number[kept] = np.arange(len(kept))
-    return streamers[kept], (number[labels[0]], number[labels[1]])
+    # What a streamer who is left out shares with one of the rest is now that one's own; nobody loses a point.
+    return kept, labels_of(kept)
 
 
 def _only_streamer(

@@ -1,7 +1,7 @@
 """Recommendation lists and vectors of a trained run, in the data's own ids."""
 
 import contextlib
-import datetime
+import dataclasses
 import math
 import os
 import re
@@ -12,15 +12,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
+from absl import logging
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.csr import csr_from_pairs
-from lsec_jax.data.tables import DATE_EXAMPLES
+from lsec_jax.data.tables import DATE_EXAMPLES, LOOKS_LIKE_DATE, parse_dates
 from lsec_jax.models.popularity import PopularityScorer
 from lsec_jax.ranking import Scorer, top_k
-from lsec_jax.schema import TRAIN, DataError
+from lsec_jax.schema import TRAIN, DataError, LiveCommerceData
 from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 
@@ -59,51 +61,68 @@ def read_users(path: Path) -> np.ndarray:
     return np.array(users)
 
 
-def read_time(text: str) -> float:
-    """Reads --at: a number as it is, an ISO 8601 date in seconds since 1970 (UTC where it has no zone), as sources do.
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What --at says.
+
+    Attributes:
+        text: as it was given.
+        time: in seconds since 1970 UTC if it is a date, else as it is.
+        is_date: whether it is one.
+    """
+
+    text: str
+    time: float
+    is_date: bool
+
+
+def read_time(text: str) -> Moment:
+    """Reads --at as sources read times: a number, or an ISO 8601 date (UTC where it has no zone).
 
     Raises:
         ConfigError: if it is neither, or not finite and >= 0.
     """
+    array = pc.utf8_trim_whitespace(pa.array([text], pa.large_string()))
+    is_date = LOOKS_LIKE_DATE.match(text) is not None
     try:
-        time = float(text)
-    except ValueError:
-        try:
-            date = datetime.datetime.fromisoformat(text)
-        except ValueError:
-            raise ConfigError(f"--at={text}: neither a number nor an ISO 8601 date {DATE_EXAMPLES}") from None
-        time = (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()
+        time = parse_dates(array)[0].value / 1e6 if is_date else array.cast(pa.float64())[0].as_py()
+    except pa.ArrowInvalid:
+        raise ConfigError(f"--at={text}: neither a number nor an ISO 8601 date {DATE_EXAMPLES}") from None
     if not 0 <= time < math.inf:
         raise ConfigError(f"--at={text}: times are finite and >= 0; give one in the unit of the data")
-    return time
+    return Moment(text, time, is_date)
 
 
-def offered_at(run: Run, time: float) -> np.ndarray:
-    """Returns which targets of the primary task are available at a time, [n] bool.
+def offered_at(run: Run, at: Moment) -> np.ndarray:
+    """Returns which targets of the primary task are available at a time, [n] bool, and logs how many.
 
     Raises:
-        ConfigError: the data does not say when targets are available.
+        ConfigError: the data does not say when targets are available, or has dates and this is none, or the reverse.
         DataError: none is available then.
     """
-    name = run.data.relations[run.task].target
-    availability = run.data.availability.get(name)
+    data, name = run.data, run.data.relations[run.task].target
+    availability = data.availability.get(name)
     if availability is None:
         raise ConfigError(
-            f"--at={time:g}: this run's data does not say when each {name} is available; leave --at out, or give the "
+            f"--at={at.text}: this run's data does not say when each {name} is available; leave --at out, or give the "
             "data source a file that does (docs/data-formats.md)"
         )
-    offered = availability.at(time)
+    spans = f"windows start at {_span(data, availability.start)} and end at {_span(data, availability.end)}"
+    if at.is_date != data.has_dates:
+        found, wanted = ("a date", "numbers") if at.is_date else ("a number", "dates")
+        example = f"date {DATE_EXAMPLES}" if data.has_dates else "number in their unit"
+        raise ConfigError(f"--at={at.text}: {found}, but this data's times are {wanted}; {spans}; give a {example}")
+    offered = availability.at(at.time)
     if not offered.any():
-        known = availability.start[availability.start > -np.inf], availability.end[availability.end < np.inf]
-        raise DataError(
-            f"--at={time:g}: no {name} is available then; windows start at {_span(known[0])} and end at "
-            f"{_span(known[1])}; give a time in the data's own unit"
-        )
+        raise DataError(f"--at={at.text}: no {name} is available then; {spans}; give a time between")
+    read_as = data.time_text(at.time)
+    logging.info("--at=%s (%s): %d of %d %ss available", at.text, read_as, offered.sum(), len(offered), name)
     return offered
 
 
-def _span(values: np.ndarray) -> str:
-    return f"{values.min():g} to {values.max():g}" if len(values) else "an unknown time"
+def _span(data: LiveCommerceData, times: np.ndarray) -> str:
+    known = times[np.isfinite(times)]
+    return f"{data.time_text(known.min())} to {data.time_text(known.max())}" if len(known) else "an unknown time"
 
 
 def write_recommendations(

@@ -359,6 +359,15 @@ def test_every_cell_has_a_place_of_its_own(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 4 * 2 * 3
 
 
+def test_rows_are_picked_by_name_in_the_sweeps_order():
+    rows = sweep_rows.build("models", runs.load_config("lsec_gcn_synthetic"))
+    assert sweep._wanted(["lsec-gcn", "ncf-gmf"], rows) == ["ncf-gmf", "lsec-gcn"]
+    assert sweep._wanted([], rows) == list(rows)
+    for names in (["sasrec"], ["gcn", "gcn"]):
+        with pytest.raises(ConfigError, match="--row="):
+            sweep._wanted(names, rows)
+
+
 @pytest.mark.parametrize("values", [[], ["a"], ["0"], ["-1"], ["1", "1.0"], ["inf"], ["nan"]])
 def test_bad_rate_factors_are_refused(values):
     with pytest.raises(ConfigError, match="--rate_factors"):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -238,7 +239,14 @@ def test_a_ratio_to_nothing_is_no_number():
         (("bought", "follow", "sell"), r"--purchase=bought: .*no relation 'bought'; name one of: buy, follow, sell"),
         (("buy", "follows", "sell"), r"--follow=follows: "),
         (("buy", "follow", "follow"), r"--sell=follow: runs from user to streamer, but must run from streamer to item"),
-        (("buy", "sell", "sell"), r"--follow=sell: runs from streamer to item, but must run from user to item"),
+        (
+            ("buy", "sell", "sell"),
+            r"--follow=sell: runs from streamer to item, but must run from user to who sells each ",
+        ),
+        (
+            ("buy", "buy", "sell"),
+            r"--follow=buy: runs from user to item, but must run from user to who sells each item; ",
+        ),
         (("follow", "buy", "sell"), r"--sell=sell: runs from streamer to item, but must run from item to streamer"),
     ],
 )
@@ -276,6 +284,28 @@ def test_groups_without_a_pair_are_refused(edges, part, message):
     with pytest.raises(DataError, match=message) as caught:
         call(np.random.default_rng(0))
     assert "\n" not in str(caught.value)
+
+
+def test_memory_does_not_grow_with_the_draws_and_chunks_change_nothing(monkeypatch):
+    graph = graph_of(worlds.world())
+
+    def draw_all():
+        tracemalloc.start()
+        found = analysis.influence(graph, np.random.default_rng(0), 500_000)
+        peaks = [tracemalloc.get_traced_memory()[1]]
+        tracemalloc.reset_peak()
+        pairs = analysis.user_similarity(graph, np.random.default_rng(0), 200_000).drawn
+        peaks.append(tracemalloc.get_traced_memory()[1] - pairs.nbytes)
+        tracemalloc.stop()
+        return found, pairs, max(peaks)
+
+    whole, pairs, _ = draw_all()
+    monkeypatch.setattr(analysis, "DRAWS_AT_ONCE", 10_001)
+    parts, pairs_in_parts, peak = draw_all()
+    assert peak < 3_000_000
+    np.testing.assert_array_equal(parts.drawn_pairs, whole.drawn_pairs)
+    np.testing.assert_array_equal(parts.drawn_purchases, whole.drawn_purchases)
+    np.testing.assert_array_equal(pairs_in_parts, pairs)
 
 
 def test_too_few_draws_for_a_group_are_refused():

@@ -79,6 +79,13 @@ def test_rows_after_line_breaks_in_quotes_are_counted_as_records(tmp_path):
         read(put(tmp_path, text + "c\n", "a.csv"), "user")
 
 
+def test_a_malformed_row_that_is_no_utf_8_is_refused_in_one_message(tmp_path, capfd):
+    path = put(tmp_path, "user,t\nann,1\njos\u00e9,1,2\n".encode("latin1"), "a.csv")
+    with pytest.raises(DataError, match=r"a.csv, line 3: not UTF-8 text; convert the file"):
+        read(path, "user")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("header", ["user,t", "user,t" + ",t" * 700_000], ids=["row", "header"])
 def test_rows_of_more_than_a_megabyte_are_read(tmp_path, header):
     width = header.count(",")

@@ -268,6 +268,12 @@ def test_windows_may_be_dates_like_the_times(folder):
     assert windows.end[0] == 1714521601 and windows.start[1] == 1714608000
 
 
+def test_the_data_says_whether_its_times_are_dates(folder):
+    assert not load(folder, buy_spec()).has_dates and not load(folder, sell_spec()).has_dates
+    (folder / "buy.csv").write_text("user,item,when,price\nu2,7,2024-05-01,1\n")
+    assert load(folder, buy_spec(), sell_spec()).has_dates
+
+
 def test_a_file_without_any_start_leaves_all_starts_open(folder):
     windows = load_available(folder, "id,start,end\n7,,4\n8,,5\n").availability["item"]
     assert np.isneginf(windows.start).all() and windows.end.tolist() == [4, 5, np.inf, np.inf]
@@ -283,7 +289,19 @@ def test_windows_are_read_from_parquet_with_nulls(folder):
 
 BAD_WINDOWS = {
     "backwards": ("id,start,end\n7,1,2\n8,9,5\n", r"items.csv, line 3, column 'end': the start 9 is not before 5; win"),
-    "empty": ("id,start,end\n7,5,5\n", r"line 2, column 'end': the start 5 is not before 5"),
+    "empty": ("id,start,end\n7,5,5\n", r"line 2, column 'end': the start 5 and the end 5 are one time"),
+    "too fine": (
+        "id,start,end\n7,1700000000000000001,1700000000000000002\n",
+        r"the start 1700000000000000001 and the end 1700000000000000002 are one time, in double precision; windows",
+    ),
+    "other ids": (
+        "id,start,end\nA7,1,2\nA8,1,2\n",
+        r"items.csv, line 2, column 'id': no id of the file, such as A7, is of type item in the relations, such as 7;",
+    ),
+    "another delimiter": (
+        "id;start;end\n7;1;2\n",
+        r"no column 'id'; if ';' separates .*set the delimiter \(--config.data.availability\[0\].delimiter=';'\)",
+    ),
     "word": ("id,start,end\n7,,5\n8,soon,\n", r"line 3, column 'start': 'soon' is not a number, and dates must all be"),
     "nan": ("id,start,end\n7,nan,5\n", r"line 2, column 'start': value nan; expected a finite number"),
     "negative": ("id,start,end\n7,-1,5\n", r"line 2, column 'start': negative time -1; times must be >= 0"),
@@ -302,12 +320,21 @@ def test_bad_windows_are_refused_with_file_line_and_column(folder, case):
 
 def test_windows_that_fit_no_relation_are_refused_with_their_key(folder):
     good = "id,start,end\n7,1,2\n"
-    message = r"config key data.availability\[0\].node = 'room' is no node type of the relations \(item, shop, user\)"
-    with pytest.raises(DataError, match=message):
-        load_available(folder, good, node="room")
+    message = r"config key data.availability\[0\].node = '{}' is the target of no relation, .*; choose one of: item$"
+    for node in ("room", "user", ""):
+        with pytest.raises(DataError, match=message.format(node)):
+            load_available(folder, good, node=node)
     with pytest.raises(DataError, match=r"data.availability\[1\].node = 'item' is given twice"):
         load_available(folder, good, AvailabilitySpec("item", "items.csv"))
-    with pytest.raises(DataError, match=r"data.availability\[0\].path is empty; give it"):
-        load_available(folder, good, path="")
+    for changes, problem in (
+        ({"path": ""}, r"path is empty; give it"),
+        ({"id_column": ""}, r"id_column is empty; give it"),
+        ({"start_column": "id"}, r"start_column = 'id' is id_column too; name the column of the starts"),
+        ({"end_column": "start"}, r"end_column = 'start' is start_column too; name the column of the ends"),
+        ({"delimiter": ";;"}, r"delimiter = ';;': must be one ASCII character"),
+        ({"column_names": ("id", "start")}, r"end_column: 'end' is not among column_names \(id, start\)"),
+    ):
+        with pytest.raises(DataError, match=r"config key data.availability\[0\]." + problem):
+            load_available(folder, good, **changes)
     with pytest.raises(DataError, match=r"data.availability: no relation has times to compare the windows with"):
         load_available(folder, good, buy=buy_spec(time_column=None))

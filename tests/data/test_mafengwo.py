@@ -110,9 +110,64 @@ BAD_FILES = {
     ),
     "missing list": ("groupRatingNegative.txt", "(0,5) 5 1 6 6\n", r"1 lines, but groupRatingTest.txt has 2; give one"),
     "no negatives": ("groupRatingNegative.txt", "(0,5)\n(4,0)\n", r"line 1: no negatives; a line is '\(group,place\)"),
-    "no list of users": ("groupMember.txt", "0 10,x\n4 11\n", r"column 'members': '10,x' is not a list of user"),
+    "no list of users": (
+        "groupMember.txt",
+        "0 10,x\n4 11\n",
+        r"line 1, column 'members': '10,x' is not a list of user numbers 'user,user,...'; correct the row",
+    ),
+    "user with a leading zero": ("groupMember.txt", "0 10,11\n4 011\n", r"line 2, column 'members': '011' is not a li"),
+    "group of letters": (
+        "groupMember.txt",
+        "0 10,11\n4 11\n1O 10\n",
+        r"groupMember.txt, line 3, column 'group': group '1O' is no number \(plain digits, 18 at most\); correct",
+    ),
+    "place of letters": (
+        "userRatingTrain.txt",
+        "10 6\n10 7\n11 1O\n",
+        r"userRatingTrain.txt, line 3, column 'place': place '1O' is no number .*; correct the row",
+    ),
+    "place with a leading zero": (
+        "groupRatingTest.txt",
+        "0 05\n4 0\n",
+        r"line 1, column 'place': place '05' is no num",
+    ),
+    "test pair in training": (
+        "groupRatingTrain.txt",
+        "0 1\n0 2\n4 3\n4 0\n",
+        r"groupRatingTest.txt, line 2, column 'place': this pair is in groupRatingTrain.txt too; take it out of one",
+    ),
+    "space at a line's end": (
+        "groupRatingNegative.txt",
+        "(0,5) 5 1 6 6 \n(4,0) 1 2 5 6\n",
+        r"groupRatingNegative.txt, line 1: two spaces together, or one at the line's end; a line is '\(group,place\) ",
+    ),
+    "tab between": (
+        "groupRatingTrain.txt",
+        "0\t1\n",
+        r"line 1: 1 fields \('0\\t1'\), expected 2; if '\\t' separates .*; a line is 'group place', one space between$",
+    ),
+    "three fields": (
+        "userRatingTrain.txt",
+        "10 6\n10 7 8\n",
+        r"line 2: malformed row: .*; a line is 'user place', one ",
+    ),
+    "header": (
+        "groupRatingTrain.txt",
+        "group place\n0 1\n",
+        r"line 1: a header \('group place'\), which this format do",
+    ),
+    "empty file": (
+        "groupMember.txt",
+        "",
+        r"empty file; write or copy it again; a line is 'group user,user,...', one spa",
+    ),
     "a group twice": ("groupMember.txt", "0 10\n0 11\n", r"groupMember.txt, line 2, column 'group': id 0 occurs twice"),
 }
+
+
+def test_user_numbers_have_up_to_eighteen_digits(folder):
+    (folder / "groupMember.txt").write_text("0 10,11\n4 11,1234567890,123456789012345678\n")
+    assert load(folder).nodes["user"].ids.tolist() == [10, 11, 1234567890, 123456789012345678]
 
 
 @pytest.mark.parametrize("case", BAD_FILES)

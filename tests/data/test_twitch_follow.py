@@ -50,6 +50,17 @@ BAD_FILES = {
         "streamer\tgame\tpct_airtime\n0\t1\t0\n",
         r"line 2, column 'pct_airtime': weight 0.0; weights must be finite and > 0",
     ),
+    "more than all air time": (
+        "streamer_game_airtime.tsv",
+        "streamer\tgame\tpct_airtime\n0\t1\t1\n2\t1\t2\n",
+        r"line 3, column 'pct_airtime': share 2.0; shares of the air time are in \(0, 1\]; correct or drop the row",
+    ),
+    "no header": (
+        "games.tsv",
+        "0\n1\n",
+        r"no column 'game'; the first line is a header with the columns game, tabs between; it has: 0$",
+    ),
+    "no rows": ("games.tsv", "game\n", r"empty table: a header \(game\) and no rows; write or copy it again$"),
     "a streamer twice": ("streamer_features.tsv", "streamer\n0\n2\n0\n", r"line 4, column 'streamer': id 0 occurs tw"),
     "no such column": ("games.tsv", "id\n0\n1\n", r"games.tsv: no column 'game'"),
     "malformed": ("user_streamer_follow_train.tsv", "user\tstreamer\n7\t0\t1\n", r"line 2: malformed row: 3 fields"),

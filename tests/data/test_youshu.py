@@ -47,10 +47,11 @@ BAD_FILES = {
     "word": ("bundle_item.txt", "2\tx\n", r"bundle_item.txt, line 1, column 'item': item x is not in"),
     "negative": ("user_item.txt", "-1\t4\n", r"user_item.txt, line 1, column 'user': negative id -1"),
     "missing field": ("user_item.txt", "0\t1\n2\n", r"user_item.txt, line 2: malformed row: 1 fields, expected 2"),
-    "spaces between": ("user_item.txt", "0 1\n", r"user_item.txt, line 1: 1 fields, but column_names has 2"),
+    "spaces between": ("user_item.txt", "0 1\n", r"user_item.txt, line 1: 1 fields \('0 1'\), expected 2; a line is"),
     "no size": ("Youshu_data_size.txt", "0\t3\t5\n", r"line 1, column 'user': 0 nodes; give the number of user nodes"),
-    "two lines of sizes": ("Youshu_data_size.txt", "4\t3\t5\n4\t3\t5\n", r"2 lines; give one, the numbers of user, "),
-    "empty": ("user_bundle_tune.txt", "", r"user_bundle_tune.txt: empty file"),
+    "a digit too many": ("Youshu_data_size.txt", "4\t3\t99999999999\n", r"'item': 99999999999 nodes; .*1 to 10000000$"),
+    "two lines of sizes": ("Youshu_data_size.txt", "4\t3\t5\n4\t3\t5\n", r"2 lines; give one line, the numbers of us"),
+    "empty": ("user_bundle_tune.txt", "", r"user_bundle_tune.txt: empty file; write or copy it again; a line is"),
 }
 
 

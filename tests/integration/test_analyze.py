@@ -136,6 +136,8 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(here, wor
         (("--output=out", "--purchase=bought"), "--purchase=bought: data set"),
         (("--output=out", "--sell=follow"), "--sell=follow: runs from user to streamer"),
         (("--output=out", "--draws=0"), "--draws=0"),
+        (("--output=out", "--draws=1000000000000"), "is not an integer in the range [1, 10000000000]"),
+        (("--output=out", "--pairs=1000000000"), "is not an integer in the range [1, 50000000]"),
         (("--output=out", "--config.data.num_follow=1"), "no two users have a streamer in common"),
         (("--output=out", f"--ncf={ncf_run}", f"--gcn={gcn_run}"), "--lsec missing: give all three or none"),
         (trained_on("nowhere", gcn_run, lsec_run), "nowhere: no config.json here"),

@@ -296,7 +296,7 @@ AVAILABLE_CONFIG = CSV_CONFIG.replace(
 )
 
 
-def test_items_with_windows_train_evaluate_and_are_recommended_at_a_time(here, world, without_pictures):
+def test_items_with_windows_train_evaluate_and_are_recommended_at_a_time(here, world, without_pictures, caplog):
     write_csv(world, here / "data")
     items = world.nodes["item"].ids.tolist()
     windows = [(0, 30) if i % 2 else (20, "") for i in range(len(items))]
@@ -312,7 +312,9 @@ def test_items_with_windows_train_evaluate_and_are_recommended_at_a_time(here, w
     report = json.loads((here / "w" / "evaluation_test_full_ranking.json").read_text())
     assert "20 that are not available in the period" in json.dumps(report)
     for time, left in (("10", 1), ("40", 0)):
+        caplog.clear()
         assert runs.command("recommend", "--workdir=w", f"--at={time}", "--output=r.parquet").code == 0
+        assert f"--at={time} ({time}.0): {len(items) // 2} of {len(items)} items available" in caplog.text
         found = set(pa_parquet.read_table("r.parquet").to_pydict()["item_id"])
         assert found <= {name for i, name in enumerate(items) if i % 2 == left}
     assert runs.command("recommend", "--workdir=w", "--k=40", "--output=all.parquet").code == 0
@@ -320,4 +322,8 @@ def test_items_with_windows_train_evaluate_and_are_recommended_at_a_time(here, w
     message = runs.refusal("recommend", "--workdir=w", "--at=yesterday", "--output=r.parquet")
     assert message == (
         "--at=yesterday: neither a number nor an ISO 8601 date such as 2021-05-01 or 2021-05-01T20:15:00"
+    )
+    message = runs.refusal("recommend", "--workdir=w", "--at=2024-05-01", "--output=r.parquet")
+    assert message.startswith(
+        "--at=2024-05-01: a date, but this data's times are numbers; windows start at 0.0 to 20.0"
     )

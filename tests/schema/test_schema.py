@@ -132,3 +132,10 @@ def test_what_is_offered_follows_the_period_of_the_split():
     assert np.flatnonzero(data.offered("item", VALIDATION)).tolist() == [4, 5]
     assert np.flatnonzero(data.offered("item", TEST)).tolist() == [6, 7]
     assert data.offered("user", TEST) is None
+    late = data.replace(cut_times=(20.0, 25.5), end_time=30.0)
+    with pytest.raises(
+        DataError, match=r"no item is available at any time of the validation period \(20.0 to 25.5\); ch"
+    ):
+        late.offered("item", VALIDATION)
+    with pytest.raises(DataError, match=r"the test period \(1970-01-01T00:00:25.500Z to 1970-01-01T00:00:30Z\); check"):
+        late.replace(has_dates=True).offered("item", TEST)

@@ -242,12 +242,12 @@ def test_windows_that_are_always_open_change_no_metric(data, protocol):
         np.testing.assert_array_equal(values, other.per_user[name])
 
 
-def test_a_period_in_which_nothing_is_available_is_refused(data):
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_period_in_which_nothing_is_available_is_refused(data, protocol):
     evaluator = evaluation.Evaluator(with_windows(data, np.ones(NUM_ITEMS, bool)), "buy", CONFIG)
-    with pytest.raises(schema.DataError, match="no user has both a positive and something to rank it against"):
-        evaluator.check("test", "full_ranking")
-    with pytest.raises(schema.DataError, match="or few are available in the period; evaluate with the full_ranking"):
-        evaluator.check("test", "candidates")
+    message = r"^no item is available at any time of the test period \(9.0 to 11.0\); check the windows$"
+    with pytest.raises(schema.DataError, match=message):
+        evaluator.check("test", protocol)
 
 
 def test_published_lists_stay_as_they_are_whatever_is_available(data):

@@ -50,6 +50,16 @@ def test_streamers_without_points_enough_and_nodes_without_training_are_left_out
         figure4.choose_streamers(graph_of(follow, sell), is_user, is_item)
 
 
+def test_what_is_shared_with_a_streamer_who_is_left_out_is_a_point_of_the_other(monkeypatch):
+    monkeypatch.setattr(figure4, "MIN_POINTS", 2)
+    follow = [*((u, 1) for u in range(5)), *((u, 0) for u in (4, 5, 6, 7)), (8, 3), (9, 3)]
+    sell = [(1, 0), (1, 1), (1, 2), (0, 2), (0, 5), (3, 3), (3, 4)]  # streamer 0 has one item of its own
+    streamers, (users, items) = figure4.choose_streamers(graph_of(follow, sell), *everybody())
+    assert streamers.tolist() == [1, 3]
+    assert users.tolist() == [0, 0, 0, 0, 0, -1, -1, -1, 1, 1, -1, -1]  # user 4 follows 0 too
+    assert items.tolist() == [0, 0, 0, 1, 1, -1, -1, -1, -1]  # 0 sells item 2 too
+
+
 def test_points_are_drawn_from_every_streamer_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(figure4, "POINTS_PER_STREAMER", 4)
     labels = np.array([0] * 10 + [1] * 3 + [-1] * 5)

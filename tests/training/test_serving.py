@@ -210,10 +210,10 @@ def test_user_ids_are_read_as_written(tmp_path):
         assert serving.read_users(path).tolist() == expected
 
 
-def available(run, start, end):
+def available(run, start, end, has_dates=False):
     """The run, with the same data and windows of its items."""
     windows = Availability(np.asarray(start, np.float64), np.asarray(end, np.float64))
-    return dataclasses.replace(run, data=run.data.replace(availability={"item": windows}))
+    return dataclasses.replace(run, data=run.data.replace(availability={"item": windows}, has_dates=has_dates))
 
 
 def test_lists_at_a_time_are_those_of_the_items_available_then(ready, tmp_path):
@@ -224,7 +224,9 @@ def test_lists_at_a_time_are_those_of_the_items_available_then(ready, tmp_path):
     every = lists(recommend(ready, tmp_path / "all.parquet", k=NUM_ITEMS))
     for time, offered in ((0, range(10)), (50, range(5, 10)), (100, range(5, NUM_ITEMS))):
         path = tmp_path / f"{time}.parquet"
-        serving.write_recommendations(run, state, None, NUM_ITEMS, path, False, serving.offered_at(run, time))
+        serving.write_recommendations(
+            run, state, None, NUM_ITEMS, path, False, serving.offered_at(run, serving.read_time(str(time)))
+        )
         names = {items[i] for i in offered}
         found = lists(read(path))
         for user, rows in every.items():  # cold users' popularity lists too
@@ -234,17 +236,42 @@ def test_lists_at_a_time_are_those_of_the_items_available_then(ready, tmp_path):
 def test_a_time_that_cannot_be_served_is_refused(ready):
     run = ready[0]
     with pytest.raises(ConfigError, match=r"--at=5: this run's data does not say when each item is available; leave"):
-        serving.offered_at(run, 5.0)
-    run = available(run, np.full(NUM_ITEMS, 10.0), np.full(NUM_ITEMS, 20.0))
-    with pytest.raises(DataError, match=r"--at=20: no item is available then; windows start at 10 to 10 and end at 20"):
-        serving.offered_at(run, 20.0)
+        serving.offered_at(run, serving.read_time("5"))
+    run = available(run, np.full(NUM_ITEMS, 10.0), np.full(NUM_ITEMS, np.inf))
+    spans = r"windows start at 10.0 to 10.0 and end at an unknown time; give a"
+    with pytest.raises(DataError, match=rf"--at=9.50: no item is available then; {spans} time between"):
+        serving.offered_at(run, serving.read_time("9.50"))
+    with pytest.raises(
+        ConfigError, match=rf"--at=2024-05-01: a date, but this data's times are numbers; {spans} number"
+    ):
+        serving.offered_at(run, serving.read_time("2024-05-01"))
 
 
-def test_times_are_numbers_or_dates():
-    assert serving.read_time("12.5") == 12.5
-    assert serving.read_time("2024-05-01") == 1714521600
-    assert serving.read_time("2024-05-01T02:00:00+02:00") == 1714521600
-    assert serving.read_time("2024-05-01T00:00:01Z") == 1714521601
-    for text in ("soon", "nan", "-1", "inf", "2024-13-01"):
+def test_a_time_of_dates_is_a_date_and_is_shown_as_one(ready, caplog):
+    start, end = np.full(NUM_ITEMS, 1714521600.0), np.full(NUM_ITEMS, 1714564800.0)
+    start[:3] = 1714521601
+    run = available(ready[0], start, end, has_dates=True)
+    spans = r"windows start at 2024-05-01 to 2024-05-01T00:00:01Z and end at 2024-05-01T12:00Z to 2024-05-01T12:00Z"
+    with pytest.raises(
+        ConfigError, match=rf"--at=20240501: a number, but this data's times are dates; {spans}; give a da"
+    ):
+        serving.offered_at(run, serving.read_time("20240501"))
+    with pytest.raises(DataError, match=rf"--at=2024-05-02T01: no item is available then; {spans}; give a time"):
+        serving.offered_at(run, serving.read_time("2024-05-02T01"))
+    with caplog.at_level("INFO"):
+        assert serving.offered_at(run, serving.read_time("2024-05-01T02:00+02:00")).sum() == NUM_ITEMS - 3
+    assert f"--at=2024-05-01T02:00+02:00 (2024-05-01): {NUM_ITEMS - 3} of {NUM_ITEMS} items available" in caplog.text
+
+
+def test_times_are_numbers_or_dates_as_sources_take_them():
+    for text, time, is_date in (
+        ("12.5", 12.5, False),
+        ("20240501", 20240501, False),
+        ("2024-05-01", 1714521600, True),
+        ("2024-05-01T02:00:00+02:00", 1714521600, True),
+        (" 2024-05-01 00:00:01Z", 1714521601, True),
+    ):
+        assert serving.read_time(text) == serving.Moment(text, time, is_date)
+    for text in ("soon", "nan", "-1", "inf", "1_000", "2024-13-01", "2024-W18-3", "2024-05", "1969-01-01"):
         with pytest.raises(ConfigError, match=f"--at={text}: "):
             serving.read_time(text)

@@ -48,27 +48,12 @@ class RelationSpec:
 
     def check(self, place: str) -> None:
         """Raises DataError for the first field that is missing or cannot be used, with its key and the remedy."""
-        for field in ("name", "source", "target", "path", "source_column", "target_column"):
-            if not getattr(self, field):
-                raise DataError(f"config key {place}.{field} is empty; give it, e.g. --config.{place}.{field}=...")
         for field in ("name", "source", "target"):
+            _require_given(self, place, field)
             if not is_name(getattr(self, field)):
                 raise DataError(f"config key {place}.{field} = {getattr(self, field)!r}: {NAME_RULE}")
-        if self.source_column == self.target_column:
-            raise DataError(
-                f"config key {place}.target_column = '{self.target_column}' is source_column too; name the column of "
-                f"the {self.target} ids"
-            )
-        for field in ("source_column", "target_column", "time_column", "weight_column"):
-            column = getattr(self, field)
-            if self.column_names and column and column not in self.column_names:
-                listed = ", ".join(self.column_names)
-                raise DataError(f"config key {place}.{field}: '{column}' is not among column_names ({listed})")
-        if self.delimiter and (len(self.delimiter) > 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n\0'):
-            raise DataError(
-                f"config key {place}.delimiter = {self.delimiter!r}: must be one ASCII character, no quote or line "
-                f"break (for a tab on the command line: --config.{place}.delimiter=$'\\t'); convert other files"
-            )
+        columns = {"source_column": f"the {self.source} ids", "target_column": f"the {self.target} ids"}
+        _check_file(self, place, columns, ("time_column", "weight_column"))
 
 
 @dataclasses.dataclass
@@ -92,6 +77,11 @@ class AvailabilitySpec:
     column_names: tuple[str, ...] = ()
     delimiter: str = ""
     format: str = ""
+
+    def check(self, place: str) -> None:
+        """Raises DataError for the first field of the file that is missing or cannot be used."""
+        columns = {"id_column": f"the {self.node} ids", "start_column": "the starts", "end_column": "the ends"}
+        _check_file(self, place, columns)
 
 
 @dataclasses.dataclass
@@ -131,10 +121,16 @@ class Config:
         _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
         units = {row.has_dates for row in rows if row.time is not None}
         availability = {
-            spec.node: _read_availability(root, spec, nodes[spec.node], units, counts) for spec in self.availability
+            spec.node: _read_availability(root, spec, f"data.availability[{i}]", nodes[spec.node], units, counts)
+            for i, spec in enumerate(self.availability)
         }
         data = LiveCommerceData(
-            self.name or root.resolve().name, nodes, relations, availability=availability, counts=counts
+            self.name or root.resolve().name,
+            nodes,
+            relations,
+            has_dates=True in units,
+            availability=availability,
+            counts=counts,
         )
         data.validate()
         return data
@@ -163,16 +159,58 @@ def _check_specs(specs: tuple[RelationSpec, ...]) -> None:
         raise DataError(f"config key data.relations: the name '{repeated[0]}' is used twice; names must differ")
 
 
+def _require_given(spec: RelationSpec | AvailabilitySpec, place: str, field: str) -> None:
+    if not getattr(spec, field):
+        raise DataError(f"config key {place}.{field} is empty; give it, e.g. --config.{place}.{field}=...")
+
+
+def _check_file(
+    spec: RelationSpec | AvailabilitySpec, place: str, columns: dict[str, str], optional: tuple[str, ...] = ()
+) -> None:
+    """Checks the fields that say where a file is and how it is read.
+
+    Args:
+        spec: with the fields.
+        place: its config key.
+        columns: fields of columns that must be given and differ, and what each column holds.
+        optional: fields of other columns.
+
+    Raises:
+        DataError: for the first field that is missing or cannot be used, with its key and the remedy.
+    """
+    taken: dict[str, str] = {}
+    for field in ("path", *columns):
+        _require_given(spec, place, field)
+    for field, content in columns.items():
+        column = getattr(spec, field)
+        if column in taken:
+            problem = f"'{column}' is {taken[column]} too; name the column of {content}"
+            raise DataError(f"config key {place}.{field} = {problem}")
+        taken[column] = field
+    for field in (*columns, *optional):
+        column = getattr(spec, field)
+        if spec.column_names and column and column not in spec.column_names:
+            listed = ", ".join(spec.column_names)
+            raise DataError(f"config key {place}.{field}: '{column}' is not among column_names ({listed})")
+    if spec.delimiter and (len(spec.delimiter) > 1 or not spec.delimiter.isascii() or spec.delimiter in '"\r\n\0'):
+        raise DataError(
+            f"config key {place}.delimiter = {spec.delimiter!r}: must be one ASCII character, no quote or line "
+            f"break (for a tab on the command line: --config.{place}.delimiter=$'\\t'); convert other files"
+        )
+
+
 def _check_availability(specs: tuple[AvailabilitySpec, ...], relations: tuple[RelationSpec, ...]) -> None:
-    known = sorted({end for spec in relations for end in (spec.source, spec.target)})
+    targets = sorted({spec.target for spec in relations})
     for i, spec in enumerate(specs):
-        place = f"config key data.availability[{i}]"
-        if spec.node not in known:
-            raise DataError(f"{place}.node = '{spec.node}' is no node type of the relations ({', '.join(known)})")
+        place = f"data.availability[{i}]"
+        if spec.node not in targets:
+            raise DataError(
+                f"config key {place}.node = '{spec.node}' is the target of no relation, so that its windows would have "
+                f"no effect; choose one of: {', '.join(targets)}"
+            )
         if spec.node in [other.node for other in specs[:i]]:
-            raise DataError(f"{place}.node = '{spec.node}' is given twice; put its windows into one file")
-        if not spec.path:
-            raise DataError(f"{place}.path is empty; give it, e.g. --config.data.availability[{i}].path=...")
+            raise DataError(f"config key {place}.node = '{spec.node}' is given twice; put its windows into one file")
+        spec.check(place)
     if specs and not any(spec.time_column for spec in relations):
         raise DataError(
             "config key data.availability: no relation has times to compare the windows with; name a time_column, or "
@@ -181,9 +219,9 @@ def _check_availability(specs: tuple[AvailabilitySpec, ...], relations: tuple[Re
 
 
 def _read_availability(
-    root: Path, spec: AvailabilitySpec, nodes: NodeTable, units: set[bool], counts: dict[str, int]
+    root: Path, spec: AvailabilitySpec, place: str, nodes: NodeTable, units: set[bool], counts: dict[str, int]
 ) -> Availability:
-    """Reads one file; `units` says whether the relations' times are dates."""
+    """Reads one file; `place` is its config key, `units` says whether the relations' times are dates."""
     columns = [spec.id_column, spec.start_column, spec.end_column]
     table = tables.read_table(
         root / expand_path(spec.path),
@@ -191,8 +229,15 @@ def _read_availability(
         delimiter=spec.delimiter,
         file_format=spec.format,
         column_names=spec.column_names,
+        delimiter_key=f"{place}.delimiter",
     )
-    at = nodes.index_of(table.unique_ids(spec.id_column))
+    listed = table.unique_ids(spec.id_column)
+    at = nodes.index_of(listed)
+    if (at < 0).all():
+        problem = (
+            f"no id of the file, such as {listed[0]}, is of type {spec.node} in the relations, such as {nodes.ids[0]}"
+        )
+        table.fail(0, spec.id_column, f"{problem}; write the ids as the relations' files do")
     bounds = []
     for column, missing in ((spec.start_column, -np.inf), (spec.end_column, np.inf)):
         values, dates = table.optional_times(column, missing)
@@ -203,8 +248,11 @@ def _read_availability(
     empty = np.flatnonzero(bounds[0] >= bounds[1])
     if len(empty):
         row = int(empty[0])
-        ends = f"{table.columns[spec.start_column][row]} is not before {table.columns[spec.end_column][row]}"
-        table.fail(row, spec.end_column, f"the start {ends}; windows are half-open, [start, end); correct the row")
+        start, end = table.columns[spec.start_column][row], table.columns[spec.end_column][row]
+        problem = f"the start {start} is not before {end}"
+        if bounds[0][row] == bounds[1][row]:  # also of integers that differ beyond double precision
+            problem = f"the start {start} and the end {end} are one time, in double precision"
+        table.fail(row, spec.end_column, f"{problem}; windows are half-open, [start, end); correct the row")
     if unknown := int((at < 0).sum()):
         counts[f"{spec.node}: windows of ids that are in no relation, dropped"] = unknown
     if without := len(nodes) - (len(at) - unknown):

@@ -162,7 +162,8 @@ def _nodes(name: str, list_path: Path, parts: list[_Parsed], end: int) -> _Numbe
         by_number = np.full(numbers[-1] + 1, -1, np.int32)
         by_number[numbers] = np.arange(len(numbers))
         return _Numbered(NodeTable(name, numbers), by_number)
-    table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ", has_quotes=False)
+    expected = "the first line is the header 'org_id remap_id', one space between"
+    table = tables.read_table(list_path, ["org_id", "remap_id"], delimiter=" ", has_quotes=False, expected=expected)
     rule = f"; remap_id must hold every number of 0..{len(table) - 1} once; correct the file"
     listed, numbers = table.unique_ids("org_id"), table.integers("remap_id", len(table), rule)
     position = np.argsort(numbers, kind="stable")

@@ -12,6 +12,8 @@ about it.
 """
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from lsec_jax.schema import TEST, TRAIN, Candidates, DataError, LiveCommerceData
 
 MEMBER_FILE = "groupMember.txt"
 RATED = ("group", "user")
+NUMBER = r"(?:0|[1-9][0-9]{0,17})"  # an id: what int64 holds, as Python prints it
 
 
 @dataclasses.dataclass
@@ -71,6 +74,7 @@ class Config:
         for i, end in enumerate(RATED):
             parts = {split: rated[end, split] for split in (TRAIN, TEST)}
             relation = read_relation(f"{end}_place", (ends[end], ends["place"]), parts, (end, "place"), counts)
+            _check_held_out(parts, (ends[end], ends["place"]), relation)
             published = _read_lists(root / f"{end}RatingNegative.txt", ends[end], ends["place"], parts[TEST])
             is_bad = _collisions(published, relation, len(places), counts)
             if self.negatives == "cleaned":
@@ -88,13 +92,16 @@ class Config:
 
 def _read_members(path: Path) -> tuple[dict[str, ListedNodes], Relation]:
     """Returns the groups and users, and who is in which group."""
-    table = tables.read_table(path, ["group", "members"], delimiter=" ", column_names=("group", "members"))
+    columns, expected = ("group", "members"), "a line is 'group user,user,...', one space between"
+    table = tables.read_table(path, columns, delimiter=" ", column_names=columns, expected=expected)
+    _require_numbers(table, "group")
     groups = table.unique_ids("group")
     texts = table.columns["members"]
-    is_list = pc.match_substring_regex(texts, r"^\d{1,9}(,\d{1,9})*$").to_numpy(zero_copy_only=False)
+    is_list = pc.match_substring_regex(texts, rf"^{NUMBER}(,{NUMBER})*$").to_numpy(zero_copy_only=False)
     if not is_list.all():
         row = int(np.flatnonzero(~is_list)[0])
-        table.fail(row, "members", f"{files.quote(texts[row].as_py())} is not a list of user numbers 'user,user,...'")
+        shown = files.quote(texts[row].as_py())
+        table.fail(row, "members", f"{shown} is not a list of user numbers 'user,user,...'; correct the row")
     split = pc.split_pattern(texts, ",")
     users = pc.list_flatten(split).cast(pa.int64()).to_numpy()
     sizes = pc.list_value_length(split).to_numpy()
@@ -110,17 +117,45 @@ def _read_members(path: Path) -> tuple[dict[str, ListedNodes], Relation]:
 
 
 def _read_ratings(root: Path, end: str, split: int) -> tables.Table:
-    path = root / f"{end}Rating{'Train' if split == TRAIN else 'Test'}.txt"
-    return tables.read_table(path, [end, "place"], delimiter=" ", column_names=(end, "place"), has_quotes=False)
+    path, columns = root / f"{end}Rating{'Train' if split == TRAIN else 'Test'}.txt", (end, "place")
+    expected = f"a line is '{end} place', one space between"
+    table = tables.read_table(path, columns, delimiter=" ", column_names=columns, has_quotes=False, expected=expected)
+    _require_numbers(table, "place")  # places are listed nowhere; the other column's ids are, in MEMBER_FILE
+    return table
+
+
+def _require_numbers(table: tables.Table, column: str) -> None:
+    """Refuses a column of ids with one that is no number: as text, all of them would be in another order."""
+    found = table.ids(column)
+    if found.values.dtype.kind == "i":
+        return
+    is_number = np.array([re.fullmatch(NUMBER, value) is not None for value in found.values])
+    row = int(np.flatnonzero(~is_number[found.codes])[0])
+    shown = files.quote(str(found.values[found.codes[row]]))
+    table.fail(row, column, f"{column} {shown} is no number (plain digits, 18 at most); correct the row")
+
+
+def _check_held_out(
+    parts: Mapping[int, tables.Table], ends: tuple[ListedNodes, ListedNodes], relation: Relation
+) -> None:
+    """Refuses a test pair that is a training pair too: the relation has it once, in training."""
+    source_ids, target_ids = ends[0].indices(parts[TEST], relation.source), ends[1].indices(parts[TEST], "place")
+    trained = set(zip(*(ids.tolist() for ids in relation.edges(TRAIN)), strict=True))
+    for row, pair in enumerate(zip(source_ids.tolist(), target_ids.tolist(), strict=True)):
+        if pair in trained:
+            problem = f"this pair is in {parts[TRAIN].path.name} too; take it out of one of the files"
+            parts[TEST].fail(row, "place", problem)
 
 
 def _read_lists(path: Path, source: ListedNodes, places: ListedNodes, positives: tables.Table) -> Candidates:
     """Reads the candidate lists, each the positive and then the negatives; the lines follow those of the test file."""
-    width = len(delimited.header_of(path, " ", has_quotes=False))
-    names = ("positive", *(f"negative {i}" for i in range(1, width)))
-    if width < 2:
-        raise DataError(f"{path}, line 1: no negatives; a line is '({source.nodes.name},place) place place ...'")
-    table = tables.read_table(path, names, delimiter=" ", column_names=names, has_quotes=False)
+    expected = f"a line is '({source.nodes.name},place) place place ...', one space between"
+    first = delimited.header_of(path, " ", has_quotes=False)
+    if len(first) < 2 or "" in first:
+        problem = "two spaces together, or one at the line's end" if "" in first else "no negatives"
+        raise DataError(f"{path}, line 1: {problem}; {expected}")
+    names = ("positive", *(f"negative {i}" for i in range(1, len(first))))
+    table = tables.read_table(path, names, delimiter=" ", column_names=names, has_quotes=False, expected=expected)
     if len(table) != len(positives):
         raise DataError(
             f"{path}: {len(table)} lines, but {positives.path.name} has {len(positives)}; give one line for each pair"

@@ -9,6 +9,7 @@ Users are those who follow somebody. Nothing has a time or a split: `config.spli
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -37,12 +38,13 @@ class Config:
     def load(self) -> LiveCommerceData:
         """Reads `follow` (weight 1) and `airtime` (weight: the share); raises DataError naming file, line, column."""
         root = expand_path(self.path)
-        follow = tables.read_table(root / FOLLOW_FILE, ["user", "streamer"])
-        airtime = tables.read_table(root / AIRTIME_FILE, ["streamer", "game", "pct_airtime"])
+        follow = _read(root / FOLLOW_FILE, "user", "streamer")
+        airtime = _read(root / AIRTIME_FILE, "streamer", "game", "pct_airtime")
+        _check_shares(airtime)
         users = build_nodes([("user", follow.ids("user"))])[0]["user"]
         ends = {"user": ListedNodes(users, FOLLOW_FILE)}
         for name, file in NODE_FILES.items():
-            listed = tables.read_table(root / file, [name]).unique_ids(name)
+            listed = _read(root / file, name).unique_ids(name)
             ends[name] = ListedNodes(NodeTable(name, np.sort(listed)), file)
         counts: dict[str, int] = {}
         columns = ("user", "streamer")
@@ -58,3 +60,15 @@ class Config:
         data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
         data.validate()
         return data
+
+
+def _read(path: Path, *columns: str) -> tables.Table:
+    expected = f"the first line is a header with the columns {', '.join(columns)}, tabs between"
+    return tables.read_table(path, columns, expected=expected)
+
+
+def _check_shares(airtime: tables.Table) -> None:
+    shares = airtime.weights("pct_airtime")
+    if len(above := np.flatnonzero(shares > 1)):
+        problem = f"share {shares[above[0]]}; shares of the air time are in (0, 1]; correct or drop the row"
+        airtime.fail(int(above[0]), "pct_airtime", problem)

@@ -19,6 +19,7 @@ from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, LiveCommerceData
 
 SIZE_FILE = "Youshu_data_size.txt"
 NODE_TYPES = ("user", "bundle", "item")
+MAX_NODES = 10_000_000  # of a type: all nodes exist, and a number with a digit too many would fill the memory
 RELATIONS = {
     "user_bundle": {
         TRAIN: "user_bundle_train.txt",
@@ -51,7 +52,12 @@ class Config:
         for name, files in RELATIONS.items():
             source, target = name.split("_")
             parts = {
-                split: tables.read_table(root / file, [source, target], column_names=(source, target))
+                split: tables.read_table(
+                    root / file,
+                    [source, target],
+                    column_names=(source, target),
+                    expected=f"a line is '{source}<tab>{target}'",
+                )
                 for split, file in files.items()
             }
             relations[name] = read_relation(name, (nodes[source], nodes[target]), parts, (source, target), counts)
@@ -63,11 +69,12 @@ class Config:
 
 
 def _read_sizes(path: Path) -> dict[str, ListedNodes]:
-    table = tables.read_table(path, NODE_TYPES, column_names=NODE_TYPES)
+    expected = f"give one line, the numbers of {', '.join(NODE_TYPES)}, tabs between"
+    table = tables.read_table(path, NODE_TYPES, column_names=NODE_TYPES, expected=expected)
     if len(table) != 1:
-        raise DataError(f"{path}: {len(table)} lines; give one, the numbers of {', '.join(NODE_TYPES)}, tabs between")
+        raise DataError(f"{path}: {len(table)} lines; {expected}")
     sizes = {name: int(table.integers(name)[0]) for name in NODE_TYPES}
     for name, size in sizes.items():
-        if not 0 < size < 2**31:
-            table.fail(0, name, f"{size} nodes; give the number of {name} nodes, at least 1")
+        if not 0 < size <= MAX_NODES:
+            table.fail(0, name, f"{size} nodes; give the number of {name} nodes, 1 to {MAX_NODES}")
     return {name: ListedNodes.numbered(name, size, path.name) for name, size in sizes.items()}
