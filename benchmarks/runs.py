@@ -13,8 +13,8 @@ from typing import Any
 from lsec_jax import cli
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
-from lsec_jax.training.writers import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 QUALITY = ROOT / "benchmarks" / "quality" / "results"

@@ -11,9 +11,9 @@ from pathlib import Path
 from absl import flags, logging
 
 from lsec_jax import cli
+from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
 from lsec_jax.training.run import load_config, prepare, restore_best
-from lsec_jax.training.writers import write_json
 
 _WORKDIR = cli.define_workdir()
 _DATA = cli.define_data()

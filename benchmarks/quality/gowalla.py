@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import RunConfig
+from lsec_jax.data.files import write_json
 from lsec_jax.training import fit, reports
-from lsec_jax.training.writers import write_json
 
 matplotlib.use("Agg")
 

@@ -18,10 +18,11 @@ from absl import flags, logging
 from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import RunConfig
+from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
 from lsec_jax.training import analysis
-from lsec_jax.training.writers import make_directory, write_json
+from lsec_jax.training.writers import make_directory
 
 WORLDS: dict[str, dict[str, float]] = {
     "as planted": {},

@@ -23,12 +23,12 @@ from benchmarks import runs, statistics
 from lsec_jax import cli, metrics
 from lsec_jax.config import ConfigError, EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.candidates import generate_candidates
+from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import lsec, synthetic
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.models import lsec_gnn
 from lsec_jax.schema import TEST, TRAIN, VALIDATION
 from lsec_jax.training import fit, reports
-from lsec_jax.training.writers import write_json
 
 DRIVER = runs.ROOT / "benchmarks" / "quality" / "peers" / "rechub_lsec_gcn.py"
 PEER_BATCH = 4096

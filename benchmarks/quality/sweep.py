@@ -26,11 +26,12 @@ from benchmarks import runs, statistics
 from benchmarks.quality import sweep_rows
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig, require_choice
+from lsec_jax.data.files import write_json
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, reports
 from lsec_jax.training.loop import NonFiniteError
 from lsec_jax.training.run import prepare
-from lsec_jax.training.writers import make_directory, write_json
+from lsec_jax.training.writers import make_directory
 
 MAX_METRICS = 4
 TRAINING = ("best_step", "last_step", "train_seconds")

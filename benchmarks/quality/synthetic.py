@@ -18,10 +18,10 @@ from absl import flags, logging
 from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data.files import write_json
 from lsec_jax.training import fit, reports
 from lsec_jax.training.evaluation import EvaluationRow, baseline_scorers, oracle_scorer
 from lsec_jax.training.run import prepare, restore_best
-from lsec_jax.training.writers import write_json
 
 CONFIGS = {"gcn": "gcn_synthetic", "lsec-gcn": "lsec_gcn_synthetic"}
 ORDER = ("popularity", "gcn", "lsec-gcn", "oracle")

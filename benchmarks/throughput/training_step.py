@@ -25,10 +25,10 @@ from absl import flags, logging
 from benchmarks import runs
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, EvaluationConfig, RunConfig, TrainingConfig, require_choice
+from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
 from lsec_jax.training.run import prepare
-from lsec_jax.training.writers import write_json
 
 SIZES = {"tiny": synthetic.tiny, "lsec_small": synthetic.lsec_small, "lsec_large": synthetic.lsec_large}
 MODES = ("full", "sampled")

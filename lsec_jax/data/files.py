@@ -1,4 +1,4 @@
-"""Finding data files and reading their text whole; files that are damaged or of another kind are refused with a remedy.
+"""Finding data files and reading their text whole; what is damaged or of another kind is refused with a remedy. JSON.
 
 Rules for text: UTF-8, with or without a byte order mark; lines end in a line feed, with or without a carriage return
 before it; the last one too, else it may be cut.
@@ -6,11 +6,13 @@ before it; the last one too, else it may be cut.
 
 import difflib
 import gzip
+import json
 import os
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lsec_jax.schema import DataError
 
@@ -121,6 +123,13 @@ def _not_utf_8_text(data: bytes, name: str) -> str:
     if data.startswith(UTF_16_MARKS) or b"\0" in data[:4]:
         return f"this is text in UTF-16 or UTF-32; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8 {name} > NEW_FILE)"
     return ""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Finds everything that is wrong with a data set's tables, and leaves wrong rows out where that is asked for."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -164,6 +164,16 @@ def _names(data: HasTables) -> Iterator[Problem]:
         for name in names:
             if not is_name(name):
                 yield Problem(f"{kind} {name!r}", "", _NO_ROWS, NAME_RULE)
+    for table in data.nodes.values():
+        yield from _column_names(f"node table '{table.name}'", table.features)
+    for events in data.events.values():
+        yield from _column_names(_place(events), (*events.nodes, *events.values, *events.features))
+
+
+def _column_names(place: str, names: Iterable[str]) -> Iterator[Problem]:
+    for name in names:
+        if not is_name(name):
+            yield Problem(place, name, _NO_ROWS, NAME_RULE)
 
 
 def _nodes(table: NodeTable) -> Iterator[Problem]:

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import analysis
+from lsec_jax.data.files import write_json
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import analysis_plots, analysis_report, figure4, reports
 from lsec_jax.training.run import describe_data
-from lsec_jax.training.writers import make_directory, require_writable, write_json
+from lsec_jax.training.writers import make_directory, require_writable
 
 FILES = ("analysis.md", "influence.png", "users.png", "items.png", "figure4.json", "figure4.png")
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from absl import logging
 
 import lsec_jax
 from lsec_jax.config import RunConfig
+from lsec_jax.data.files import write_json
 from lsec_jax.ranking import Scorer
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run, describe_data
-from lsec_jax.training.writers import write_json
 
 _LEADERBOARD_METRICS = {
     "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),

@@ -15,6 +15,7 @@ from flax import nnx
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.batches import EdgeBatches
+from lsec_jax.data.files import write_json
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.ranking import Scorer
@@ -23,7 +24,7 @@ from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
-from lsec_jax.training.writers import make_directory, write_json
+from lsec_jax.training.writers import make_directory
 
 
 @dataclasses.dataclass

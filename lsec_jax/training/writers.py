@@ -14,13 +14,6 @@ from tqdm import tqdm
 from lsec_jax.config import ConfigError
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def require_writable(directory: Path, argument: str) -> None:
     """Checks, before any work, that a directory can be written to or made.
 

@@ -108,6 +108,14 @@ def test_a_response_before_what_it_answers_is_refused():
     assert "outside -1..3" in problems(with_events(impressions(), responses(rows=(4, 0))))
 
 
+def test_columns_whose_names_could_lead_out_of_a_folder_are_refused():
+    text = problems(with_events(impressions(values={"../watched": np.zeros(4, bool)})))
+    assert "events 'impression', column '../watched': names are letters, digits, _ and -" in text
+    data = world()
+    users = NodeTable("user", np.arange(12), {"a/b": Feature("numeric", np.zeros(12, np.float32))})
+    assert "column 'a/b': names are" in problems(data.replace(nodes={**data.nodes, "user": users}))
+
+
 @pytest.mark.parametrize(
     ("parents", "message"),
     [

@@ -1,0 +1,231 @@
+"""Prepared directories: the same data as the source's, and nothing half-written is ever taken for whole."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from lsec_jax.config import RunConfig
+from lsec_jax.data import preparation, store
+from lsec_jax.data.sources import prepared, synthetic
+from lsec_jax.data.splits import assign_splits
+from lsec_jax.models import lsec_gnn
+from lsec_jax.schema import (
+    TEST,
+    Availability,
+    Candidates,
+    DataError,
+    EventNodes,
+    Events,
+    Feature,
+    LiveCommerceData,
+    NodeTable,
+    Relation,
+    Tree,
+)
+
+INT = np.int32
+
+
+def everything():
+    """A data set with every kind of table and column."""
+    ages = Feature("ordinal", np.array([0, -1, 1], INT), ("young", "old"))
+    nodes = {
+        "user": NodeTable("user", np.array(["ann", "bob", "käthe"]), {"age": ages}),
+        "item": NodeTable("item", np.array([7, 9]), {"image": Feature("vector", np.ones((2, 4), np.float32))}),
+    }
+    pair = (np.array([0, 1], INT), np.array([1, 0], INT))
+    rated = {"time": np.array([1.0, 2.5]), "weight": np.array([-1, 1], np.float32), "split": np.array([0, 2], np.int8)}
+    shown = Events(
+        "impression",
+        {"user": EventNodes("user", np.array([0, 2], INT)), "item": EventNodes("item", np.array([1, -1], INT))},
+        np.array([3.0, 3.0]),
+        {"watched": np.array([True, False]), "stay_seconds": np.array([2, np.nan], np.float32)},
+        {"scene": Feature("categorical", np.array([0, 0], INT), ("feed",))},
+        group=np.array([5, 5]),
+        split=np.zeros(2, np.int8),
+    )
+    gift = Events("gift", {}, np.array([4.0]), parent=("impression", np.array([0])))
+    lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
+    return LiveCommerceData(
+        "everything",
+        nodes,
+        {"rate": Relation("rate", "user", "item", *pair, **rated), "plain": Relation("plain", "user", "item", *pair)},
+        candidates={("rate", TEST): lists},
+        cut_times=(0.1, 2.0),
+        end_time=9.0,
+        has_dates=True,
+        availability={"item": Availability(np.array([-np.inf, 0.0]), np.array([1.0, np.inf]))},
+        counts={"rows": np.int64(3)},
+        events={"impression": shown, "gift": gift},
+        trees={"item": Tree(np.array([-1, 0], INT))},
+    )
+
+
+def write(data, directory, source=None):
+    store.write(data, directory, source or {"data": "x"})
+    return directory
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    data = everything()
+    data.validate()
+    read = store.read(write(data, tmp_path / "new" / "folder"), verify=True)
+    read.validate()
+    assert read.fingerprint() == data.fingerprint()
+    for name in ("name", "cut_times", "end_time", "has_dates", "counts"):
+        assert getattr(read, name) == getattr(data, name)
+    assert read.nodes["user"].features["age"].vocabulary == ("young", "old")
+    assert read.candidates[("rate", TEST)].origin == "published"
+    assert read.events["gift"].parent[0] == "impression"
+    assert read.relations["plain"].time is None and read.relations["plain"].split is None
+    assert store.description_of(read) == store.description_of(data)
+    assert isinstance(read.relations["rate"].time, np.memmap)
+
+
+def test_every_column_is_in_the_manifest_with_its_form(tmp_path):
+    data = everything()
+    manifest = store.read_manifest(write(data, tmp_path / "d"))
+    files = {str(path.relative_to(tmp_path / "d"))[: -len(".npy")] for path in (tmp_path / "d").rglob("*.npy")}
+    assert files == set(manifest["columns"]) == set(store.columns_of(data))
+    assert manifest["columns"]["relations/rate/time"]["dtype"] == "<f8"
+
+
+def test_empty_tables_are_kept(tmp_path):
+    none = Events("gift", {"user": EventNodes("user", np.zeros(0, INT))}, np.zeros(0))
+    data = everything().replace(events={"gift": none})
+    assert store.read(write(data, tmp_path / "d"), verify=True).fingerprint() == data.fingerprint()
+
+
+def test_an_interrupted_directory_is_not_read_and_is_written_anew(tmp_path, monkeypatch):
+    def fail(path, size):
+        if path == "relations/rate/time":
+            raise KeyboardInterrupt
+
+    directory = tmp_path / "d"
+    with pytest.raises(KeyboardInterrupt):
+        store.write(everything(), directory, {"data": "x"}, fail)
+    with pytest.raises(DataError, match=r"was interrupted; run `python -m lsec_jax\.prepare` again"):
+        store.read(directory)
+    (directory / "relations" / "left_over.npy").touch()
+    assert not store.check_directory(directory, {"data": "x"})
+    write(everything(), directory)
+    assert not (directory / "relations" / "left_over.npy").exists()
+    assert store.read(directory).fingerprint() == everything().fingerprint()
+    assert store.check_directory(directory, {"data": "x"})
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    directory = write(everything(), tmp_path / "d")
+    with pytest.raises(DataError, match=r"prepared otherwise \(stored -> given\):\n  source.data: \"x\" -> \"y\""):
+        store.check_directory(directory, {"data": "y"})
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="this is a file"):
+        store.check_directory(tmp_path / "file", {})
+    with pytest.raises(DataError, match="not empty, and not begun by `prepare`"):
+        store.check_directory(tmp_path, {})
+    with pytest.raises(DataError, match=r"no manifest\.json here"):
+        store.read(tmp_path)
+
+
+def damage(path, kind):
+    content = path.read_bytes()
+    if kind == "cut":
+        path.write_bytes(content[:-3])
+    elif kind == "cut header":
+        path.write_bytes(content[:20])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "missing":
+        path.unlink()
+    elif kind == "another type":
+        np.save(path, np.zeros(2, np.int64))
+    else:  # Python objects, which only unpickling could read
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (2,)})
+            stream.write(b"\0" * 64)
+
+
+@pytest.mark.parametrize("kind", ["cut", "cut header", "empty", "missing", "another type", "objects"])
+def test_a_damaged_column_is_named(tmp_path, kind):
+    directory = write(everything(), tmp_path / "d")
+    damage(directory / "relations" / "rate" / "time.npy", kind)
+    with pytest.raises(DataError, match=r"relations/rate/time\.npy: .*prepare the data again into a new directory"):
+        store.read(directory)
+
+
+def test_changed_content_is_found_where_it_is_looked_for(tmp_path):
+    directory = write(everything(), tmp_path / "d")
+    np.save(directory / "relations" / "rate" / "time.npy", np.array([1.0, 3.5]))
+    store.read(directory)
+    with pytest.raises(DataError, match=r"time\.npy: its content is not what was written \(SHA-256 differs\)"):
+        store.read(directory, verify=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "lsec_jax prepared data", "schema_version": 99}'])
+def test_a_damaged_or_newer_manifest_is_refused(tmp_path, content):
+    directory = write(everything(), tmp_path / "d")
+    (directory / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json: (damaged|.*schema version 99)"):
+        store.read(directory)
+
+
+def test_a_manifest_without_a_table_is_damaged(tmp_path):
+    directory = write(everything(), tmp_path / "d")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["data"]["trees"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="damaged"):
+        store.read(directory)
+
+
+def config():
+    return RunConfig(data=synthetic.tiny(), model=lsec_gnn.Config())
+
+
+def test_prepared_data_is_the_sources_data_with_its_split_and_truth(tmp_path):
+    text = preparation.run(config(), tmp_path / "d", quarantine=False)
+    assert "| relation buy: user - item | 2400 | 1920 / 240 / 240 | time |" in text
+    direct = assign_splits(synthetic.tiny().load(), config().split, ("buy", "follow"))
+    read = prepared.Config(str(tmp_path / "d"), verify=True).load()
+    again = assign_splits(read, config().split, ("buy", "follow"))
+    assert direct.fingerprint() == read.fingerprint() == again.fingerprint()
+    assert again.cut_times == direct.cut_times and again.end_time == direct.end_time
+    assert dict(again.counts) == dict(direct.counts)
+    users = np.arange(3)
+    wanted = direct.truth.probabilities("buy", users, *direct.split_window(TEST))
+    np.testing.assert_array_equal(read.truth.probabilities("buy", users, *read.split_window(TEST)), wanted)
+
+
+def test_preparing_twice_leaves_what_is_there(tmp_path):
+    first = preparation.run(config(), tmp_path / "d", quarantine=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}
+    assert preparation.run(config(), tmp_path / "d", quarantine=False) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")} == before
+    other = config()
+    other.data.seed = 1
+    with pytest.raises(DataError, match=r"source.data.seed: 0 -> 1"):
+        preparation.run(other, tmp_path / "d", quarantine=False)
+
+
+@dataclasses.dataclass
+class BrokenSource:
+    """A source with one bad weight."""
+
+    def load(self):
+        data = synthetic.tiny().load()
+        weight = np.ones(len(data.relations["buy"]), np.float32)
+        weight[5] = np.nan
+        buy = dataclasses.replace(data.relations["buy"], weight=weight)
+        return data.replace(relations={**data.relations, "buy": buy}, truth=None)
+
+
+def test_wrong_rows_are_refused_before_anything_is_written_or_left_out_and_counted(tmp_path):
+    broken = RunConfig(data=BrokenSource(), model=lsec_gnn.Config())
+    with pytest.raises(DataError, match=r"relation 'buy', column 'weight', row 5: nan is not finite"):
+        preparation.run(broken, tmp_path / "d", quarantine=False)
+    assert not (tmp_path / "d").exists()
+    text = preparation.run(broken, tmp_path / "d", quarantine=True)
+    assert "relation 'buy': rows quarantined, weight: 1" in text
+    assert len(store.read(tmp_path / "d").relations["buy"]) == 2399
