@@ -274,6 +274,16 @@ def test_the_committed_results_were_measured_with_the_shipped_configs(name):
         assert not changed, f"configs/{config}.py: measure {name} again: {changed}"
 
 
+@pytest.mark.parametrize("variant", ["", "tiny"])
+@pytest.mark.parametrize("name", ["gcn", "lightgcn", "gat"])
+def test_the_one_relation_configs_differ_from_lsecs_in_relations_and_tasks_alone(name, variant):
+    own, lsec = (runs.as_json(runs.load_config(f"{prefix}{name}_synthetic", variant)) for prefix in ("", "lsec_"))
+    assert own["model"]["relations"] == ["buy"] and len(lsec["model"]["relations"]) == 3
+    for key in ("relations", "tasks"):
+        del own["model"][key], lsec["model"][key]
+    assert own == lsec
+
+
 def test_every_sweep_has_valid_rows_that_differ_from_each_other():
     base = runs.load_config("lsec_gcn_synthetic", "tiny")
     before = runs.as_json(base)
