@@ -17,13 +17,14 @@ from lsec_jax import cli
 from lsec_jax.training import fit
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
+_AUDIT = flags.DEFINE_bool("audit", False, "Look for leaks between training and evaluation before training.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdirs/<config name>[-variant].")
 
 
 def main() -> None:
     """Runs the command."""
     workdir = Path(_WORKDIR.value or _default_workdir())
-    report = fit.run(cli.check_types(_CONFIG.value), workdir)
+    report = fit.run(cli.check_types(_CONFIG.value), workdir, _AUDIT.value)
     print(report)
     logging.info("wrote %s", workdir)
 

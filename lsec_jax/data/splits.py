@@ -1,4 +1,4 @@
-"""Train / validation / test codes for every edge: given, chronological or random, and the audit that finds leaks."""
+"""Train / validation / test codes for every edge: given, chronological or random."""
 
 import dataclasses
 import zlib
@@ -95,35 +95,6 @@ def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: i
     split = split.copy()
     split[order[rank < np.repeat(num_held, sizes)]] = VALIDATION
     return split
-
-
-def audit_splits(data: LiveCommerceData) -> None:
-    """Checks that nothing leaks from later splits into earlier ones; raises DataError with all that does.
-
-    No relation may have a pair in two splits; where there are cut times, no relation's training edges may reach the
-    first cut, nor its validation edges the second. For tests: O(e log e) per relation.
-    """
-    problems = []
-    for name, relation in data.relations.items():
-        if relation.split is None:
-            problems.append(f"relation '{name}' has no split; run assign_splits first")
-            continue
-        keys = relation.source_ids.astype(np.int64) * len(data.nodes[relation.target]) + relation.target_ids
-        order = np.argsort(keys, kind="stable")
-        keys, splits = keys[order], relation.split[order]
-        twice = np.flatnonzero((keys[1:] == keys[:-1]) & (splits[1:] != splits[:-1]))
-        if len(twice):
-            row = order[twice[0]]
-            pair = f"({relation.source_ids[row]}, {relation.target_ids[row]})"
-            problems.append(f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}")
-        if data.cut_times is None or relation.time is None:
-            continue
-        for split_name, split, cut in zip(SPLITS, (TRAIN, VALIDATION), data.cut_times, strict=False):
-            times = relation.time[_is_in(relation, split)]
-            if late := int((times >= cut).sum()):
-                problems.append(f"relation '{name}': {late} {split_name} edges at or after the cut at {cut:g}")
-    if problems:
-        raise DataError(f"data set '{data.name}' leaks between splits:\n  " + "\n  ".join(problems))
 
 
 def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:

@@ -12,8 +12,13 @@ from lsec_jax.training.state import TrainState
 from lsec_jax.training.writers import MetricWriter
 
 
-def run(config: RunConfig, workdir: Path) -> str:
+def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
     """Trains (or resumes) and writes everything into the workdir.
+
+    Args:
+        config: of the run.
+        workdir: new, empty, or of this run.
+        audit: look for leaks between training and evaluation first.
 
     Returns:
         The leaderboard as Markdown.
@@ -24,6 +29,9 @@ def run(config: RunConfig, workdir: Path) -> str:
     """
     check_workdir(workdir, config)
     prepared = prepare(config)
+    if audit:
+        prepared.audit()
+        logging.info("audit: nothing leaks from validation and test into training")
     for text in config.model.warnings(prepared.inputs, config.training.batch_size):
         logging.warning(text)
     claim_workdir(workdir, prepared)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.files import write_json
 from lsec_jax.data.splits import assign_splits
@@ -61,6 +62,12 @@ class Run:
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
         return [split for split in ("validation", "test") if self.has_edges(split)]
+
+    def audit(self) -> None:
+        """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
+        audits.audit_splits(self.data)
+        for split in self.held_out() if "candidates" in self.config.evaluation.protocols else []:
+            audits.audit_candidates(self.data, self.task, SPLITS[split], self.evaluator.candidate_lists(split))
 
     def initial_state(self) -> TrainState:
         """The state before the first step, committed to its device as a restored one is: jit compiles once for both."""

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lsec_jax.config import SplitConfig
-from lsec_jax.data import splits
+from lsec_jax.data import audits, splits
 from lsec_jax.data.sources.interactions import AvailabilitySpec, Config, RelationSpec
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
 
@@ -228,7 +228,7 @@ def test_youshu_has_its_published_sizes(data_dir):
     split = splits.assign_splits(data, SplitConfig(), ("follow",))
     assert split.counts["follow: test bundle nodes without training edges in it"] == 412
     assert len(np.unique(data.relations["follow"].edges(TEST)[0])) == 2959
-    splits.audit_splits(split)
+    audits.audit_splits(split)
 
 
 def test_twitch_follow_has_its_published_sizes(data_dir):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import ConfigError, SplitConfig
-from lsec_jax.data.splits import assign_splits, audit_splits
+from lsec_jax.data.audits import audit_splits
+from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, NodeTable, Relation
 
 NUM_USERS, NUM_ITEMS = 50, 60
@@ -194,21 +195,3 @@ def test_an_empty_test_split_is_refused():
         assign_splits(dataset(relation("buy", split=given)), SplitConfig(), ("buy",))
     with pytest.raises(DataError, match=r"'buy': the 'random' split has no test edges; change split.fractions"):
         assign_splits(dataset(relation("buy", 3)), SplitConfig(), ("buy",))
-
-
-def test_the_audit_finds_pairs_in_two_splits_late_edges_and_missing_splits():
-    split = assign_splits(dataset(relation("buy", times=distinct_times())), SplitConfig(), ("buy",))
-    buy = split.relations["buy"]
-    flipped = buy.split.copy()
-    flipped[np.argmax(buy.time)] = TRAIN
-    leaky = split.replace(relations={"buy": dataclasses.replace(buy, split=flipped)})
-    with pytest.raises(DataError, match=r"'buy': 1 train edges at or after the cut at 600"):
-        audit_splits(leaky)
-    source_ids, target_ids = buy.source_ids.copy(), buy.target_ids.copy()
-    train, test = np.flatnonzero(buy.split == TRAIN)[0], np.flatnonzero(buy.split == TEST)[0]
-    source_ids[test], target_ids[test] = source_ids[train], target_ids[train]
-    twice = dataclasses.replace(buy, source_ids=source_ids, target_ids=target_ids)
-    with pytest.raises(DataError, match=r"'buy': 1 pairs are in two splits, e.g. \("):
-        audit_splits(split.replace(relations={"buy": twice}))
-    with pytest.raises(DataError, match=r"'buy' has no split; run assign_splits first"):
-        audit_splits(dataset(relation("buy")))

@@ -144,6 +144,23 @@ def test_train_evaluate_recommend(here):
     assert "no checkpoints here; train first" in runs.refusal("evaluate", "--workdir=run")
 
 
+def test_an_audited_run_trains_and_one_whose_negatives_are_positives_is_refused(here, world, without_pictures, caplog):
+    write_published(world, here / "published")
+    (here / "own.py").write_text(LSEC_CONFIG)
+    result = runs.command("train", "--config=own.py", "--workdir=run", "--audit")
+    assert result.code == 0 and "nothing leaks" in caplog.text, result
+    folder = here / "published"
+    rows = [line.split("\t") for line in (folder / "test" / "user-item-buy.tsv").read_text().splitlines()]
+    bought = dict(
+        line.split("\t")[:2] for line in (folder / "train" / "user-item-buy.tsv").read_text().splitlines()[1:]
+    )
+    negative = next(row for row in rows[1:] if row[2] == "0" and row[0] in bought)
+    negative[1] = bought[negative[0]]
+    (folder / "test" / "user-item-buy.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert "1 negatives are edges" in runs.refusal("train", "--config=own.py", "--workdir=leaky", "--audit")
+    assert not (here / "leaky").exists()
+
+
 def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monkeypatch, without_pictures):
     (here / "tiny.py").write_text(runs.CONFIG_FILE)
     from lsec_jax.training import run, state
