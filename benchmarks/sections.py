@@ -1,10 +1,12 @@
 """What docs/results.md says about each result: its short table and its section."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import markdown
 from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
+
+NOT_MEASURED = "not measured\n"
 
 
 def gowalla_table(result: Result) -> str:
@@ -144,7 +146,8 @@ def sweep_section(result: Result) -> str:
     """All about one sweep."""
     parts = [
         f"{result['title']} Base: `{result['config']}`, {markdown.seeds(result)}; test, the "
-        "checkpoint chosen on validation. Differences are paired by seed, with 95% t-intervals.\n"
+        "checkpoint chosen on validation (the last one where the config does not validate). Differences are paired "
+        "by seed, with 95% t-intervals.\n"
     ]
     for protocol, values in result["protocols"].items():
         floors = [name for name in values["models"] if name not in result["training"] and name != "oracle"]
@@ -167,6 +170,28 @@ def sweep_section(result: Result) -> str:
     if any(of["validation_by_factor"] for of in rates.values()):
         parts.append(_rates_table(rates))
     return "\n".join([*parts, markdown.circumstances(result)])
+
+
+def more_relations_table(results: Mapping[str, Result]) -> str:
+    """Whether an aggregator on all relations is better than on the first one, by data set; from the sweeps `models`."""
+    rows = []
+    for result in results.values():
+        if result.get("sweep") != "models":
+            continue
+        protocol, values = next(iter(result["protocols"].items()))
+        metric = next((name for name in values["shown"] if name.startswith("ndcg")), values["shown"][0])
+        for name in (name for name in result["training"] if name.startswith("lsec-")):
+            one = name.removeprefix("lsec-")
+            found = values["differences"].get(f"{name} - {one}")
+            if found is None:
+                continue
+            scores = [markdown.spread(values["models"][row][metric]) for row in (one, name)]
+            low, high = (found[metric][end] or 0.0 for end in ("low", "high"))
+            verdict = "yes" if low > 0 else "no" if high < 0 else "not shown"
+            config = result["config"].removeprefix("configs/").removesuffix(".py")
+            rows.append([config, one, f"{metric}, {protocol}", *scores, markdown.difference(found[metric]), verdict])
+    header = ["config", "aggregator", "test metric", "one relation", "all relations", "difference, 95%", "better?"]
+    return markdown.table(header, rows) if rows else NOT_MEASURED
 
 
 def _rates_table(rates: Result) -> str:

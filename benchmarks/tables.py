@@ -4,7 +4,7 @@ Example:
   python -m benchmarks.tables           writes
   python -m benchmarks.tables --check   changes nothing; fails if a file is not what the JSON files give
 
-README.md gets the short table of NAME (a key of SECTIONS) between the lines
+README.md gets the short table of NAME (a key of SECTIONS, or more_relations) between the lines
 `<!-- results:NAME -->` and `<!-- /results -->`, where it has them.
 """
 
@@ -17,11 +17,11 @@ from absl import flags
 
 from benchmarks import runs
 from benchmarks.markdown import Result
-from benchmarks.sections import SECTIONS, sweep_section
+from benchmarks.sections import NOT_MEASURED, SECTIONS, more_relations_table, sweep_section
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 
-NOT_MEASURED = "not measured\n"
+MORE_RELATIONS, MORE_RELATIONS_TITLE = "more_relations", "Do more relations help?"
 _MARKED = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -32,6 +32,7 @@ def page(results: Mapping[str, Result]) -> str:
         "Generated from `benchmarks/*/results/*.json` by `python -m benchmarks.tables`; do not edit. "
         "Values are means +- standard deviations over seeds.\n",
     ]
+    parts += [f"## {MORE_RELATIONS_TITLE}\n", more_relations_table(results)]
     for name, (title, section, _) in SECTIONS.items():
         parts += [f"## {title}\n", section(results[name]) if name in results else NOT_MEASURED]
     for name, result in results.items():
@@ -46,8 +47,9 @@ def fill_markers(text: str, results: Mapping[str, Result]) -> str:
     Raises:
         ConfigError: for a marker of an unknown name, or one without its end.
     """
-    if unknown := set(re.findall(r"<!-- results:(\w+) -->", text)) - set(SECTIONS):
-        raise ConfigError(f"unknown marker 'results:{min(unknown)}'; valid: {', '.join(SECTIONS)}")
+    known = (*SECTIONS, MORE_RELATIONS)
+    if unknown := set(re.findall(r"<!-- results:(\w+) -->", text)) - {*known}:
+        raise ConfigError(f"unknown marker 'results:{min(unknown)}'; valid: {', '.join(known)}")
     if text.count("<!-- results:") != len(_MARKED.findall(text)) or text.count("<!-- /results -->") != text.count(
         "<!-- results:"
     ):
@@ -55,7 +57,10 @@ def fill_markers(text: str, results: Mapping[str, Result]) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match.group(2)
-        table = SECTIONS[name][2](results[name]) if name in results else NOT_MEASURED
+        if name == MORE_RELATIONS:
+            table = more_relations_table(results)
+        else:
+            table = SECTIONS[name][2](results[name]) if name in results else NOT_MEASURED
         return f"{match.group(1)}\n{table}\n{match.group(3)}"
 
     return _MARKED.sub(fill, text)

@@ -112,6 +112,34 @@ def training_step_result():
     return {**CIRCUMSTANCES, "limit_gib": 16.0, "rows": rows}
 
 
+def sweep_outcomes():
+    def outcome(values):
+        return {
+            "rows": [
+                {"model": model, "protocol": "candidates", "candidates": "c", "metrics": {"auc": value}}
+                for model, value in values.items()
+            ]
+        }
+
+    return {
+        "gcn": [outcome({"gcn": 0.5, "item_knn": 0.3}), outcome({"gcn": 0.6, "item_knn": 0.4})],
+        "lsec-gcn": [outcome({"lsec-gcn": 0.7}), outcome({"lsec-gcn": 0.7})],
+    }
+
+
+def sweep_result():
+    spread = statistics.summary([1.0, 2.0])
+    return {
+        **CIRCUMSTANCES,
+        "sweep": "models",
+        "title": "A title.",
+        "config": "configs/x.py",
+        "seeds": [0, 1],
+        "protocols": sweep.collect(sweep_outcomes(), ("candidates",)),
+        "training": {key: dict.fromkeys(sweep.TRAINING, spread) for key in ("gcn", "lsec-gcn")},
+    }
+
+
 def all_results():
     return {
         "influence": influence_result(),
@@ -120,6 +148,7 @@ def all_results():
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
+        "sweep_x": sweep_result(),
     }
 
 
@@ -199,7 +228,7 @@ def test_ranks_keep_the_order_and_have_no_ties():
 
 
 def test_a_page_without_results_says_not_measured():
-    assert tables.page({}).count(tables.NOT_MEASURED) == len(tables.SECTIONS)
+    assert tables.page({}).count(tables.NOT_MEASURED) == len(tables.SECTIONS) + 1
 
 
 def test_a_page_shows_means_spreads_intervals_and_circumstances():
@@ -210,7 +239,8 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
     assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text
     assert "| lsec_large | full | 1.50 M | 2.00 (2.00) | 1.00 to 3.00 | 3.0 | 9.0 |" in text
-    assert "is 17.0 GiB: ABOVE 16 GiB" in text and "buy 5/7" in text
+    assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
+    assert "| not shown |" in text and "is 17.0 GiB: ABOVE 16 GiB" in text and "buy 5/7" in text
     assert "2 cores of a cpu" in text and "0123456789ab," in text
 
 
@@ -446,39 +476,14 @@ def test_the_quantile_sweep_samples_in_every_row_but_the_first():
     assert [row.model.fanout_quantile for row in rows[1:]] == [0.5, 0.7, 0.9, 0.99]
 
 
-def sweep_result(protocol):
-    spread = statistics.summary([1.0, 2.0])
-    return {
-        "title": "A title.",
-        "config": "configs/x.py",
-        "seeds": [0, 1],
-        "protocols": {"candidates": protocol},
-        "training": {key: dict.fromkeys(sweep.TRAINING, spread) for key in ("gcn", "lsec-gcn")},
-        "environments": [ENVIRONMENT],
-        "command": "python -m x",
-    }
-
-
 def test_a_sweep_pairs_its_rows_by_seed_and_takes_the_floors_from_its_first_row():
-    def outcome(values):
-        return {
-            "rows": [
-                {"model": model, "protocol": "candidates", "candidates": "c", "metrics": {"auc": value}}
-                for model, value in values.items()
-            ]
-        }
-
-    outcomes = {
-        "gcn": [outcome({"gcn": 0.5, "item_knn": 0.3}), outcome({"gcn": 0.6, "item_knn": 0.4})],
-        "lsec-gcn": [outcome({"lsec-gcn": 0.7}), outcome({"lsec-gcn": 0.7})],
-    }
-    result = sweep.collect(outcomes, ("candidates",))["candidates"]
+    result = sweep_result()["protocols"]["candidates"]
     assert {name: values["auc"]["values"] for name, values in result["models"].items()} == {
         "gcn": [0.5, 0.6],
         "item_knn": [0.3, 0.4],
         "lsec-gcn": [0.7, 0.7],
     }
-    page = tables.page({"sweep_x": sweep_result(result)})
+    page = tables.page({"sweep_x": sweep_result()})
     assert "| lsec-gcn | 0.7000 +- 0.0000 |" in page and "| lsec-gcn - item_knn | +0.3500 [" in page
     differences = {name: values["auc"]["values"] for name, values in result["differences"].items()}
     assert list(differences) == ["lsec-gcn - gcn", "lsec-gcn - item_knn"]
