@@ -55,8 +55,8 @@ class Config:
     Attributes:
         path: their directory; `~` and `${VARIABLES}` are expanded, `.gz` files are found too.
         name: of the data set, for reports; "" = the directory's name.
-        rooms: "seen": only rooms that an event names; "all": also the others, which can be candidates while they are
-            live (of the 11.6 million rooms few are in the events).
+        rooms: "seen": only rooms that an event names; "all": also the others, of 11.6 million in all, which can be
+            candidates while they are live.
         unmatched: what becomes of rows that name a user, streamer or room which user.csv, streamer.csv or room.csv does
             not list: "drop" leaves them out and counts them, "refuse" is an error.
         title_embeddings: their file; "" = the one of TITLE_FILES that is there, if one is; None = not read: with all
@@ -119,9 +119,9 @@ class Config:
 class _Rooms:
     """What room.csv says, one row per room.
 
-    The released file lists some rooms more than once. They are then live from the earliest start to the latest end;
-    streamer and features are those of the row with the earliest p_date (of equal ones, the first row), as what later
-    rows say was not known when the room began.
+    A room may be listed more than once (published counts of rows and of rooms differ by 200,000). It is then live from
+    the earliest start to the latest end; streamer and features are those of the row with the earliest p_date (of equal
+    ones, the first row), as what later rows say was not known when the room began.
 
     Attributes:
         nodes: sorted by id, with features.
