@@ -39,6 +39,7 @@ class Table:
         line_word: what a row's number counts: "line", or "record" where quoted values hold line breaks, or "row".
         num_line_breaks: inside quoted values of the rows.
         refuses_quotes: whether values that are used must not be in quotes.
+        rows: which rows of the file these are, 0-based, or None: all of them.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Table:
     line_word: str
     num_line_breaks: int = 0
     refuses_quotes: bool = False
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -54,7 +56,13 @@ class Table:
     def fail(self, row: int, column: str | int, problem: str) -> NoReturn:
         """Raises DataError for a 0-based data row, naming file, line and column."""
         name = f"column '{column}'" if isinstance(column, str) else f"column {column + 1}"
+        row = row if self.rows is None else int(self.rows[row])
         raise DataError(f"{self.path}, {self.line_word} {self.first_line + row}, {name}: {problem}")
+
+    def take(self, rows: np.ndarray) -> "Table":
+        """Returns some rows, by position [k]; errors in them keep their places in the file."""
+        columns = {name: array.take(pa.array(rows)) for name, array in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
 
     def ids(self, column: str | int) -> IdColumn:
         """Returns external ids: int64 if all are plain non-negative integers, else strings. Raises DataError."""
@@ -79,12 +87,14 @@ class Table:
     def unique_ids(self, column: str | int) -> np.ndarray:
         """Returns external ids that may not repeat, [rows] int64 or str; raises DataError."""
         ids = self.ids(column)
-        if len(ids.values) < len(ids.codes):
-            is_first = np.zeros(len(ids.codes), bool)
-            is_first[np.unique(ids.codes, return_index=True)[1]] = True
-            row = int(np.flatnonzero(~is_first)[0])
-            self.fail(row, column, f"id {ids.values[ids.codes[row]]} occurs twice; ids must be unique")
+        self._check_unique(column, ids.codes)
         return ids.values[ids.codes]
+
+    def unique_integers(self, column: str | int) -> np.ndarray:
+        """Returns integers >= 0 that may not repeat, [rows] int64; raises DataError."""
+        values = self.integers(column)
+        self._check_unique(column, values)
+        return values
 
     def integers(self, column: str | int, upper: int | None = None, upper_reason: str = "") -> np.ndarray:
         """Returns integers in 0..upper-1, [rows] int64; raises DataError, ending in `upper_reason` past the bound."""
@@ -162,6 +172,15 @@ class Table:
         if len(bad):
             self.fail(int(bad[0]), column, f"negative time {self.columns[column][bad[0]]}; times must be >= 0")
         return values, dates
+
+    def _check_unique(self, column: str | int, keys: np.ndarray) -> None:
+        """Raises DataError for the first row whose integer key, one for each id, was there before."""
+        first_rows = np.unique(keys, return_index=True)[1]
+        if len(first_rows) < len(keys):
+            is_first = np.zeros(len(keys), bool)
+            is_first[first_rows] = True
+            row = int(np.flatnonzero(~is_first)[0])
+            self.fail(row, column, f"id {str(self.columns[column][row]).strip()} occurs twice; ids must be unique")
 
     def _cast(self, column: str | int, kind: pa.DataType, expected: str) -> np.ndarray:
         array = self.columns[column]

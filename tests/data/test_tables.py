@@ -290,3 +290,18 @@ def test_every_pair_is_kept_once_at_its_earliest_split_and_time(rows):
         best[pair] = min(best.get(pair, rank), rank)
     assert keep.tolist() == sorted(rank[2] for rank in best.values())
     assert sum(counts.values()) == len(rows) - len(keep)
+
+
+def test_rows_that_are_taken_keep_their_lines_in_errors(tmp_path):
+    table = tables.read_table(put(tmp_path, "user\tx\n5\t1\n6\t2\n7\tthree\n8\t4\n"), ["user", "x"])
+    part = table.take(np.array([3, 2]))
+    assert part.unique_integers("user").tolist() == [8, 7]
+    for rows in (part, part.take(np.array([1]))):
+        with pytest.raises(DataError, match=r"line 4, column 'x': 'three' is not an integer"):
+            rows.integers("x")
+
+
+def test_integers_that_must_differ_name_the_line_of_the_second(tmp_path):
+    table = tables.read_table(put(tmp_path, "user\n5\n6\n 5\n6\n"), ["user"])
+    with pytest.raises(DataError, match=r"line 4, column 'user': id 5 occurs twice; ids must be unique"):
+        table.unique_integers("user")
