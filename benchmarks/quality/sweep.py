@@ -158,6 +158,7 @@ def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
         one_relation = name.removeprefix("lsec-")
         floors = [floor for floor in labels if floor.startswith("ncf-")]
         pairs += [(floor, one_relation) for floor in floors] + [(one_relation, name)]
+        pairs += [(floor, name) for floor in floors]
         pairs += [
             (lower, higher) for lower, higher in (("item_knn", name), (name, "oracle")) if {lower, higher} <= {*labels}
         ]

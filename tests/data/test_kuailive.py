@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import SplitConfig
-from lsec_jax.data.splits import assign_splits, audit_splits
+from lsec_jax.data.audits import audit_splits
+from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TRAIN
 from tests.kuailive_files import FILES, STREAMER, USER, T, change, load, write
 
