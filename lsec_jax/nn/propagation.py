@@ -270,9 +270,10 @@ def _weighted_sum_backward(
     receiver: Literal["source", "target"],
     backend: Backend,
     saved: tuple[BipartiteGraph, Array, Array],
-    cotangent: Array,
+    cotangent: Array | np.ndarray,
 ) -> tuple[None, Array, Array]:
     graph, weights, senders = saved
+    cotangent = jnp.asarray(cotangent)  # numpy's, where the caller passed one outside jit, takes no traced index
     rows, transposed = _both_ways(graph, receiver)
     here, there = graph.source_position, graph.target_position
     if receiver == "target":
