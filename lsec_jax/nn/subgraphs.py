@@ -3,7 +3,7 @@
 Hamilton et al., "Inductive Representation Learning on Large Graphs", NeurIPS 2017 (GraphSAGE, Alg. 2). From the nodes
 that a step asks for, each layer adds the neighbours drawn for the one above. A node with at most `fanout` neighbours
 takes all of them, so that wide fan-outs give the whole graph's sums; of more neighbours it draws `fanout`, one from
-each of as many equal parts of its list, and scales them up so that the sum is right on average.
+each of as many parts of its list, and counts each as often as its part is long: the sum is right on average.
 """
 
 import dataclasses
@@ -24,11 +24,13 @@ class Neighbors(NamedTuple):
 
     Attributes:
         senders: positions among the other side's vectors, [r, f] int32.
-        values: weights, scaled up where only some neighbours were drawn; 0 = no message, [r, f] float32.
+        values: weights, times `counts`; 0 = no message, [r, f] float32.
+        counts: how many neighbours each slot stands for, itself included, [r, f] float32.
     """
 
     senders: Int[Array, "r f"]
     values: Float[Array, "r f"]
+    counts: Float[Array, "r f"]
 
 
 class SampledGraph(NamedTuple):
@@ -156,18 +158,33 @@ def sample_layers(
     return layers[::-1], sources, targets
 
 
+def draw_slots(key: Array, degrees: Int[Array, " r"], fanout: int) -> tuple[Int[Array, "r f"], Int[Array, "r f"]]:
+    """Cuts each receiver's list of neighbours into `fanout` parts of almost equal length and draws one of each.
+
+    Args:
+        key: of the draws.
+        degrees: lengths of the lists.
+        fanout: f.
+
+    Returns:
+        (what was drawn, as offsets in the lists; how long their parts are, 0 for the parts that a short list lacks).
+    """
+    slots = jnp.arange(fanout, dtype=jnp.int32)[None, :]
+    length, longer_parts = (part[:, None] for part in jnp.divmod(degrees, fanout))
+    sizes = length + (slots < longer_parts)
+    starts = slots * length + jnp.minimum(slots, longer_parts)  # all in integers: float32 has no odd numbers from 2^24
+    return starts + jax.random.randint(key, sizes.shape, 0, sizes), sizes
+
+
 def _draw(key: Array, rows: Rows, receivers: Int[Array, " r"], fanout: int) -> Neighbors:
-    """Draws slots; senders are node ids here, and the number of nodes where there is no message."""
+    """Draws slots; senders are node ids here."""
     is_node = receivers < rows.indptr.shape[0] - 1
     start = rows.indptr[receivers]
-    degree = jnp.where(is_node, rows.indptr[receivers + 1] - start, 0)[:, None]  # padding reads past the end: clamped
-    slot = jnp.arange(fanout, dtype=jnp.int32)[None, :]
-    part = (slot + jax.random.uniform(key, (len(receivers), fanout))) * (degree / fanout)
-    index = jnp.where(degree <= fanout, slot, jnp.minimum(part.astype(jnp.int32), degree - 1))
-    edges = jnp.where(index < degree, start[:, None] + index, 0)
-    scale = jnp.maximum(degree / fanout, 1.0)
-    values = jnp.where(index < degree, rows.values[edges] * scale, 0.0)
-    return Neighbors(rows.senders[edges], values)
+    degrees = jnp.where(is_node, rows.indptr[receivers + 1] - start, 0)  # padding reads past the end: clamped
+    offsets, sizes = draw_slots(key, degrees, fanout)
+    edges = jnp.where(sizes > 0, start[:, None] + offsets, 0)
+    counts = sizes.astype(jnp.float32)
+    return Neighbors(rows.senders[edges], rows.values[edges] * counts, counts)
 
 
 def _with_senders(selection: Selection, neighbors: Neighbors) -> Selection:

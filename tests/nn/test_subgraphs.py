@@ -8,6 +8,7 @@ import pytest
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple, propagate
 from lsec_jax.nn.subgraphs import (
     Fanout,
+    draw_slots,
     gather_sum,
     neighbor_sums,
     quantile_fanout,
@@ -63,6 +64,24 @@ def test_narrow_fanouts_give_them_on_average_and_differ_from_draw_to_draw():
         error = np.asarray(side.std(axis=0)) / np.sqrt(4000)
         assert (np.abs(side.mean(axis=0) - expected) <= 5 * error + 1e-6).all()
         assert error.max() > 0
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3, 4, 5, 11])
+def test_slots_are_one_of_each_part_and_the_parts_make_up_the_list(degree):
+    keys = jax.random.split(jax.random.key(0), 500)
+    offsets, sizes = jax.vmap(lambda key: draw_slots(key, jnp.array([degree]), 4))(keys)
+    offsets, (sizes, *others) = np.asarray(offsets)[:, 0], np.asarray(sizes)[:, 0]
+    assert (others == sizes).all() and sizes.sum() == degree and sizes.max() - sizes.min() <= 1
+    for slot, part in enumerate(np.split(np.arange(degree), np.cumsum(sizes)[:-1])):
+        assert sizes[slot] == 0 or set(offsets[:, slot]) == set(part)
+
+
+@pytest.mark.parametrize("degree", [50_000_001, 2**31 - 1])
+def test_every_neighbour_of_a_node_with_very_many_can_be_drawn(degree):
+    offsets, sizes = draw_slots(jax.random.key(0), jnp.full(4000, degree), 3)
+    last = np.asarray(offsets)[:, 2]
+    assert (degree - np.asarray(sizes)[:, 2] <= last).all() and (last < degree).all()
+    np.testing.assert_allclose(np.bincount(last % 8, minlength=8) / 4000, 1 / 8, atol=0.03)
 
 
 def test_excluded_edges_send_nothing():
