@@ -10,7 +10,8 @@ number of tasks (Eq. 11).
 
 Departures:
 - Training over the whole graph is the default (the paper samples neighbours, Sec. 6.2.3: `training_graph="sampled"`).
-- Sampled messages are scaled up to the whole neighbourhood, so that training and evaluation mean the same sums.
+- Sampled messages are scaled up to the whole neighbourhood, so that training and evaluation mean the same sums: each
+  layer's are unbiased, but for `gat`, whose softmax divides two such sums, only consistent.
 - The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the
   model would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
 - A sampled negative that is a known training positive is masked (the authors' code keeps it), and, where the data says
