@@ -9,6 +9,7 @@ from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
 from lsec_jax.nn.subgraphs import (
     Fanout,
     draw_slots,
+    exclude_from_draws,
     gather_sum,
     neighbor_sums,
     quantile_fanout,
@@ -22,10 +23,12 @@ from lsec_jax.nn.subgraphs import (
 NUM_SOURCES, NUM_TARGETS, WIDTH = 9, 7, 3
 
 
-def random_graph(count=30, seed=0):
-    pairs = np.random.default_rng(seed).choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
-    ids = pairs // NUM_TARGETS, pairs % NUM_TARGETS
-    return bipartite_graph(graphs_tuple(*ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES, self_loops=True)
+def random_graph(count=30, seed=0, is_weighted=False, self_loops=True):
+    generator = np.random.default_rng(seed)
+    pairs = generator.choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
+    ids, weights = (pairs // NUM_TARGETS, pairs % NUM_TARGETS), generator.uniform(0.1, 10, count)
+    edges = graphs_tuple(*ids, NUM_SOURCES, NUM_TARGETS, weights if is_weighted else None)
+    return bipartite_graph(edges, NUM_SOURCES, self_loops)
 
 
 def random_vectors(seed=1):
@@ -91,6 +94,36 @@ def test_excluded_edges_send_nothing():
     found = through_layers(thinned, Fanout(8, 9), jax.random.key(0), source_ids, target_ids, 1)
     for side, expected in zip(found, propagate(thinned, *random_vectors()), strict=True):
         np.testing.assert_allclose(side, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("self_loops", [True, False])
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_leaving_edges_out_of_the_draws_equals_drawing_from_the_graph_without_them(
+    is_weighted, self_loops, renormalize
+):
+    graph = random_graph(is_weighted=is_weighted, self_loops=self_loops)
+    senders = np.asarray(graph.to_source.senders)
+    last = NUM_TARGETS - 1  # loses all its edges
+    its_edges = np.flatnonzero(senders[np.asarray(graph.source_position)] == last)
+    edge_ids = jnp.asarray([*its_edges, 0, 7, 29, 7, *its_edges[:1]])
+    asked_for = (
+        select_ids([jnp.arange(0, NUM_SOURCES, 2)], NUM_SOURCES),
+        select_ids([jnp.array([1, last])], NUM_TARGETS),
+    )
+
+    @jax.jit
+    def both(key):
+        thinned = exclude_edges(graph, edge_ids, renormalize)
+        excluded = exclude_from_draws(graph, edge_ids, renormalize)
+        return (
+            sample_layers(key, thinned, *asked_for, Fanout(2, 3), 2),
+            sample_layers(key, graph, *asked_for, Fanout(2, 3), 2, excluded),
+        )
+
+    for seed in range(20):
+        expected, found = both(jax.random.key(seed))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
 
 
 def test_a_node_without_edges_and_a_selection_without_nodes_receive_zeros():
