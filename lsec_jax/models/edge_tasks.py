@@ -1,7 +1,7 @@
 """One task of a model: predict which edges of a relation exist, from positives and sampled negatives."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,6 +50,30 @@ class TaskConfig:
     def draw(self, key: Array, edges: PositiveEdges, num_rows: int) -> Int[Array, "g k"]:
         """Draws what a batch's negatives are chosen from."""
         return draw_targets(key, edges, num_rows, self.num_negatives, self.hardest_of, self.rows_per_draw)
+
+
+def ids_by_type(
+    tasks: Sequence[TaskConfig],
+    ends: Mapping[str, tuple[str, str]],
+    positives: Mapping[str, PositiveEdges],
+    batch: Mapping[str, Int[Array, " b"]],
+    draws: Mapping[str, Int[Array, "_ _"]],
+) -> dict[str, list[Int[Array, " _"]]]:
+    """The nodes whose vectors a step's losses need, by node type; a node may come several times.
+
+    Args:
+        tasks: of the model.
+        ends: source and target type of each task's relation.
+        positives: the training positives of each.
+        batch: positions of the step's positives in them.
+        draws: what the negatives are chosen from.
+    """
+    result: dict[str, list[Array]] = {}
+    for name in (task.relation for task in tasks):
+        (source_type, target_type), edges = ends[name], positives[name]
+        result.setdefault(source_type, []).append(edges.source_ids[batch[name]])
+        result.setdefault(target_type, []).extend([edges.target_ids[batch[name]], draws[name].ravel()])
+    return result
 
 
 def task_loss(

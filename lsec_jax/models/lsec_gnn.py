@@ -10,7 +10,8 @@ number of tasks (Eq. 11).
 
 Departures:
 - Training over the whole graph is the default (the paper samples neighbours, Sec. 6.2.3: `training_graph="sampled"`).
-- Sampled messages are scaled up to the whole neighbourhood, so that training and evaluation mean the same sums.
+- Sampled messages are scaled up to the whole neighbourhood, so that training and evaluation mean the same sums: each
+  layer's are unbiased, but for `gat`, whose softmax divides two such sums, only consistent.
 - The step's own positive edges are left out of its messages (`exclude_batch_edges`), as the authors' code does: the
   model would otherwise learn to read off the edge that it predicts. Degrees are those that remain (`excluded_degrees`).
 - A sampled negative that is a known training positive is masked (the authors' code keeps it), and, where the data says
@@ -29,7 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
-from lsec_jax.models.edge_tasks import TaskConfig, task_loss
+from lsec_jax.models.edge_tasks import TaskConfig, ids_by_type, task_loss
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges, quantile_fanouts
 from lsec_jax.nn.attention import AdditiveAttention
 from lsec_jax.nn.embeddings import normal_tables
@@ -37,7 +38,7 @@ from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import Backend, exclude_edges
 from lsec_jax.nn.sampling import PositiveEdges
-from lsec_jax.nn.subgraphs import Selection, rows_of, sample_layers, select_ids
+from lsec_jax.nn.subgraphs import exclude_from_draws, select_ids
 from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
 
@@ -76,7 +77,8 @@ class Config:
             has none). With "whole", the vector of a node that lost an edge is too short, and a model can recognise
             positives by that.
         training_graph: a step propagates over the "full" graph or over neighbours "sampled" for its batch (Sec.
-            6.2.3); evaluation always over the full one.
+            6.2.3), and then its cost at given fan-outs does not grow with the edges, only with the nodes (masks, dense
+            gradients of the tables); evaluation is always over the full one.
         fanout_quantile: p of sampled training: neighbours drawn per node and layer, as a quantile of the degrees.
         fanout_limits: smallest and largest number of them (512 in the paper; the smallest as in the authors' code).
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows; within each task's
@@ -283,15 +285,19 @@ class LsecGnn(nnx.Module):
 
     def encode(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
         """Propagates over every relation and combines per node type (Eq. 5-7)."""
+
+        def encode(relation: str) -> tuple[Array, Array]:
+            source, target = self.ends[relation]
+            return self.stacks[relation](inputs.graphs[relation], tables[source], tables[target])
+
+        return self._combine(encode)
+
+    def _combine(self, encode: Callable[[str], tuple[Array, Array]]) -> dict[str, Float[Array, "_ _"]]:
+        """Encodes both ends of every relation and combines a node type's vectors."""
         parts: dict[str, list[Array]] = {}
         for relation in self.config.relations:
-            source, target = self.ends[relation]
-            vectors = self.stacks[relation](inputs.graphs[relation], tables[source], tables[target])
-            for node_type, side in zip((source, target), vectors, strict=True):
-                parts.setdefault(node_type, []).append(side)
-        return self._combine(parts)
-
-    def _combine(self, parts: Mapping[str, list[Array]]) -> dict[str, Float[Array, "_ _"]]:
+            for node_type, vectors in zip(self.ends[relation], encode(relation), strict=True):
+                parts.setdefault(node_type, []).append(vectors)
         if self.config.combination == "attention":
             return {node_type: self.attention[node_type](jnp.stack(vectors)) for node_type, vectors in parts.items()}
         return {node_type: jnp.concatenate(vectors, axis=1) for node_type, vectors in parts.items()}
@@ -315,64 +321,44 @@ class LsecGnn(nnx.Module):
             task.relation: task.draw(own_key, inputs.positives[task.relation], len(batch[task.relation]))
             for task, own_key in zip(self.config.tasks, task_keys, strict=True)
         }
-        graphs = dict(inputs.graphs)
-        if self.config.exclude_batch_edges:
-            renormalize = self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
-            excluded = {name: ids for name, ids in batch.items() if name in graphs}
-            graphs |= {name: exclude_edges(graphs[name], ids, renormalize) for name, ids in excluded.items()}
-        inputs = inputs._replace(graphs=graphs)
-        if self.config.training_graph == "full":
-            vectors, positions = self.encode(tables, inputs), None
-        else:
-            vectors, positions = self._encode_sample(
-                sampling_key, tables, inputs, self._asked_for(inputs, batch, draws)
-            )
+        vectors, positions = self._encode_step(sampling_key, tables, inputs, batch, draws)
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}
         for task in self.config.tasks:
-            task_loss, task_metrics = self._task_loss(
-                task,
-                tables,
-                vectors,
-                positions,
-                inputs.positives[task.relation],
-                batch[task.relation],
-                draws[task.relation],
-            )
+            own = inputs.positives[task.relation], batch[task.relation], draws[task.relation]
+            task_loss, task_metrics = self._task_loss(task, tables, vectors, positions, *own)
             total += task.weight * task_loss
             metrics |= {f"{task.relation}/{name}": value for name, value in task_metrics.items()}
         return total, {"loss": total, **metrics}
 
-    def _asked_for(
-        self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], draws: Mapping[str, Int[Array, "_ _"]]
-    ) -> dict[str, Selection]:
-        """The nodes whose vectors a step's tasks need, by type."""
-        ids: dict[str, list[Array]] = {node_type: [] for node_type in self.num_nodes}
-        for task in self.config.tasks:
-            edges, edge_ids = inputs.positives[task.relation], batch[task.relation]
-            source_type, target_type = self.ends[task.relation]
-            ids[source_type].append(edges.source_ids[edge_ids])
-            ids[target_type] += [edges.target_ids[edge_ids], draws[task.relation].ravel()]
-        return {node_type: select_ids(own, self.num_nodes[node_type]) for node_type, own in ids.items()}
+    def _encode_step(
+        self,
+        key: Array,
+        tables: Tables,
+        inputs: Inputs,
+        batch: Mapping[str, Int[Array, " b"]],
+        draws: Mapping[str, Int[Array, "_ _"]],
+    ) -> tuple[dict[str, Float[Array, "_ _"]], dict[str, Int[Array, " _"]] | None]:
+        """Vectors for a step's scores, without its own edges, and where each node stands in them (None: at its id)."""
+        renormalize = self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
+        own_edges = {
+            name: ids for name, ids in batch.items() if self.config.exclude_batch_edges and name in inputs.graphs
+        }
+        if self.config.training_graph == "full":
+            thinned = {name: exclude_edges(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
+            return self.encode(tables, inputs._replace(graphs={**inputs.graphs, **thinned})), None
+        excluded = {name: exclude_from_draws(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
+        needed = ids_by_type(self.config.tasks, self.ends, inputs.positives, batch, draws)
+        asked_for = {name: select_ids(needed.get(name, []), count) for name, count in self.num_nodes.items()}
+        keys = dict(zip(self.config.relations, jax.random.split(key, len(self.config.relations)), strict=True))
 
-    def _encode_sample(
-        self, key: Array, tables: Tables, inputs: Inputs, asked_for: Mapping[str, Selection]
-    ) -> tuple[dict[str, Float[Array, "_ _"]], dict[str, Int[Array, " _"]]]:
-        """Vectors of the nodes asked for, from sampled neighbours, and where each node stands among them."""
-        parts: dict[str, list[Array]] = {}
-        num_layers = len(self.config.layer_dims)
-        for relation, own_key in zip(
-            self.config.relations, jax.random.split(key, len(self.config.relations)), strict=True
-        ):
-            ends = self.ends[relation]
-            sources, targets = (asked_for[end] for end in ends)
-            layers, *needed = sample_layers(
-                own_key, inputs.graphs[relation], sources, targets, inputs.fanouts[relation], num_layers
-            )
-            first = [rows_of(tables[end], selection) for end, selection in zip(ends, needed, strict=True)]
-            for node_type, side in zip(ends, self.stacks[relation](layers, *first), strict=True):
-                parts.setdefault(node_type, []).append(side)
-        return self._combine(parts), {node_type: selection.position for node_type, selection in asked_for.items()}
+        def encode(relation: str) -> tuple[Array, Array]:
+            source, target = self.ends[relation]
+            selections, own_tables = (asked_for[source], asked_for[target]), (tables[source], tables[target])
+            drawn_from = inputs.graphs[relation], inputs.fanouts[relation], excluded.get(relation)
+            return self.stacks[relation].of_sample(keys[relation], *drawn_from, selections, own_tables)
+
+        return self._combine(encode), {name: selection.position for name, selection in asked_for.items()}
 
     def _task_loss(
         self,
@@ -401,10 +387,8 @@ class LsecGnn(nnx.Module):
         vectors = self.encode(tables, inputs)
         source_type, target_type = self.ends[task]
         predictor = self.predictors[task]
-        source_half, target_half = (
-            predictor.source_half(vectors[source_type]),
-            predictor.target_half(vectors[target_type]),
-        )
+        source_half = predictor.source_half(vectors[source_type])
+        target_half = predictor.target_half(vectors[target_type])
         if isinstance(predictor, DotPredictor):
             return DotScorer(source_half, target_half)
         return MlpScorer(source_half, target_half, predictor.output_weights[...], predictor.output_bias[...])

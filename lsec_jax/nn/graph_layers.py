@@ -134,7 +134,11 @@ class NgcfLayer(nnx.Module):
 
 
 class GatLayer(nnx.Module):
-    """Multi-head attention over the neighbours, heads concatenated (Velickovic et al. 2018, Eq. 1-5)."""
+    """Multi-head attention over the neighbours, heads concatenated (Velickovic et al. 2018, Eq. 1-5).
+
+    On sampled neighbours both sums of the softmax are right on average, but not their ratio, the output: it is
+    consistent (its bias vanishes as the fan-out grows), not unbiased.
+    """
 
     def __init__(
         self,
@@ -239,12 +243,13 @@ def _slot_attention(
     sender_logits: Float[Array, "n h"],
     loop_logits: Float[Array, "r h"] | None,
 ) -> tuple[Float[Array, "r f h"], Float[Array, "r h"] | None]:
-    """The same over the slots of sampled neighbours; the drawn ones stand for all."""
+    """The same over the slots of sampled neighbours, each as often as it counts; a self-loop counts once."""
     is_there = (neighbors.values != 0)[:, :, None]
     logits = jax.nn.leaky_relu(sender_logits[neighbors.senders] + own_logits[:, None, :], ATTENTION_SLOPE)
     logits = jnp.where(is_there, logits, -jnp.inf)
     largest, loop_weights = _with_loops(logits.max(axis=1), loop_logits)
     weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[:, None, :]), 0.0)
+    weights *= neighbors.counts[:, :, None]
     total = weights.sum(axis=1)
     total = _nonzero(total if loop_weights is None else total + loop_weights)
     return weights / total[:, None, :], None if loop_weights is None else loop_weights / total

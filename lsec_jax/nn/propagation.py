@@ -168,8 +168,8 @@ def _renormalized(graph: BipartiteGraph) -> BipartiteGraph:
     source_loop, target_loop = graph.source_self * graph.source_degrees, graph.target_self * graph.target_degrees
     source_left = _remaining_degrees(graph.to_source, graph.source_degrees, graph.target_degrees, source_loop)
     target_left = _remaining_degrees(graph.to_target, graph.target_degrees, graph.source_degrees, target_loop)
-    source_scale = jnp.where(source_left > 0, graph.source_degrees / jnp.where(source_left > 0, source_left, 1), 0)
-    target_scale = jnp.where(target_left > 0, graph.target_degrees / jnp.where(target_left > 0, target_left, 1), 0)
+    source_scale = degree_scales(graph.source_degrees, source_left)
+    target_scale = degree_scales(graph.target_degrees, target_left)
 
     def scaled(rows: Rows, receivers: Float[Array, " m"], senders: Float[Array, " n"]) -> Rows:
         factors = jnp.sqrt(receivers)[rows.receivers] * jnp.sqrt(senders)[rows.senders]
@@ -189,8 +189,21 @@ def _remaining_degrees(
     rows: Rows, receiver_degrees: Float[Array, " m"], sender_degrees: Float[Array, " n"], loop: Float[Array, " m"]
 ) -> Float[Array, " m"]:
     """Sums of the edge weights behind the values, by receiver, plus the self-loop."""
-    weights = rows.values * jnp.sqrt(receiver_degrees[rows.receivers] * sender_degrees[rows.senders])
+    weights = edge_weights(rows.values, receiver_degrees[rows.receivers], sender_degrees[rows.senders])
     return loop + jraph.segment_sum(weights, rows.receivers, loop.shape[0], indices_are_sorted=True)
+
+
+def edge_weights(
+    values: Float[Array, " e"], receiver_degrees: Float[Array, " e"], sender_degrees: Float[Array, " e"]
+) -> Float[Array, " e"]:
+    """The weights that were normalised to `values` by the degrees of both ends of each edge."""
+    return values * jnp.sqrt(receiver_degrees * sender_degrees)
+
+
+def degree_scales(degrees: Float[Array, " n"], remaining: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Old degrees divided by those that remain, 0 for nodes without any; a value's factor is the root of its ends'."""
+    is_left = remaining > 0
+    return jnp.where(is_left, degrees / jnp.where(is_left, remaining, 1.0), 0.0)
 
 
 def default_backend() -> Backend:
@@ -270,9 +283,10 @@ def _weighted_sum_backward(
     receiver: Literal["source", "target"],
     backend: Backend,
     saved: tuple[BipartiteGraph, Array, Array],
-    cotangent: Array,
+    cotangent: Array | np.ndarray,
 ) -> tuple[None, Array, Array]:
     graph, weights, senders = saved
+    cotangent = jnp.asarray(cotangent)  # numpy's, where the caller passed one outside jit, takes no traced index
     rows, transposed = _both_ways(graph, receiver)
     here, there = graph.source_position, graph.target_position
     if receiver == "target":

@@ -3,7 +3,7 @@
 Hamilton et al., "Inductive Representation Learning on Large Graphs", NeurIPS 2017 (GraphSAGE, Alg. 2). From the nodes
 that a step asks for, each layer adds the neighbours drawn for the one above. A node with at most `fanout` neighbours
 takes all of them, so that wide fan-outs give the whole graph's sums; of more neighbours it draws `fanout`, one from
-each of as many equal parts of its list, and scales them up so that the sum is right on average.
+each of as many parts of its list, and counts each as often as its part is long: the sum is right on average.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, propagate
+from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, degree_scales, edge_weights, propagate
 
 
 class Neighbors(NamedTuple):
@@ -24,11 +24,13 @@ class Neighbors(NamedTuple):
 
     Attributes:
         senders: positions among the other side's vectors, [r, f] int32.
-        values: weights, scaled up where only some neighbours were drawn; 0 = no message, [r, f] float32.
+        values: weights, times `counts`; 0 = no message, [r, f] float32.
+        counts: how many neighbours each slot stands for, itself included, [r, f] float32.
     """
 
     senders: Int[Array, "r f"]
     values: Float[Array, "r f"]
+    counts: Float[Array, "r f"]
 
 
 class SampledGraph(NamedTuple):
@@ -58,6 +60,21 @@ class Selection(NamedTuple):
 
     ids: Int[Array, " s"]
     position: Int[Array, " n"]
+
+
+class Excluded(NamedTuple):
+    """Edges that send nothing, and how that scales the values of the others.
+
+    Attributes:
+        to_source, to_target: where they stand in the graph's two lists of edges, each once, ascending, padded with the
+            number of edges, [b] int32.
+        source_scale, target_scale: degrees divided by those that remain, [m], [n].
+    """
+
+    to_source: Int[Array, " b"]
+    to_target: Int[Array, " b"]
+    source_scale: Float[Array, " m"]
+    target_scale: Float[Array, " n"]
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["to_source", "to_target"])
@@ -115,6 +132,35 @@ def rows_of(vectors: Float[Array, "n d"], selection: Selection) -> Float[Array, 
     return vectors[jnp.minimum(selection.ids, vectors.shape[0] - 1)]
 
 
+def exclude_from_draws(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize: bool = True) -> Excluded:
+    """Leaves edges out of `sample_layers` as `exclude_edges` does out of a whole graph.
+
+    Memory and time grow with the edges that are left out and with the nodes (the scales), not with the other edges.
+    Remaining degrees are differences here, in float32: where edge weights differ so much that what remains of a node is
+    less than about 1e-4 of its degree, only few digits of it are right. Without weights it does not happen.
+
+    Args:
+        graph: the training graph.
+        edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine.
+        renormalize: as in `exclude_edges`.
+    """
+    num_edges = len(graph.source_position)
+    distinct = jnp.unique(edge_ids, size=len(edge_ids), fill_value=num_edges)
+    to_source, to_target = (
+        jnp.sort(position.at[distinct].get(mode="fill", fill_value=num_edges))
+        for position in (graph.source_position, graph.target_position)
+    )
+    if not renormalize:
+        return Excluded(to_source, to_target, jnp.ones_like(graph.source_degrees), jnp.ones_like(graph.target_degrees))
+    rows = graph.to_source
+    sources, targets = rows.receivers[to_source], rows.senders[to_source]  # of padding the last edge's, with value 0
+    values = rows.values.at[to_source].get(mode="fill", fill_value=0.0)
+    weights = edge_weights(values, graph.source_degrees[sources], graph.target_degrees[targets])
+    source_scale = degree_scales(graph.source_degrees, graph.source_degrees.at[sources].add(-weights))
+    target_scale = degree_scales(graph.target_degrees, graph.target_degrees.at[targets].add(-weights))
+    return Excluded(to_source, to_target, source_scale, target_scale)
+
+
 def sample_layers(
     key: Array,
     graph: BipartiteGraph,
@@ -122,25 +168,30 @@ def sample_layers(
     targets: Selection,
     fanout: Fanout,
     num_layers: int,
+    excluded: Excluded | None = None,
 ) -> tuple[list[SampledGraph], Selection, Selection]:
     """Draws the messages of all layers, from the last to the first.
 
+    Memory and time grow with what is drawn, and a little with the nodes (a mask per layer), not with the edges.
+
     Args:
         key: of the draws.
-        graph: to draw from; edges of value 0 (excluded ones) send nothing.
+        graph: to draw from; edges of value 0 send nothing.
         sources: source nodes whose vectors are asked for.
         targets: target nodes whose vectors are asked for.
         fanout: of every layer.
         num_layers: how many.
+        excluded: edges that send nothing; slots that draw one stay empty, and the others stand for those that remain.
 
     Returns:
         (one SampledGraph per layer, the first layer first; the sources and the targets whose input vectors it needs).
     """
     layers: list[SampledGraph] = []
+    source_self, target_self = graph.source_self, graph.target_self
+    if excluded is not None:
+        source_self, target_self = source_self * excluded.source_scale, target_self * excluded.target_scale
     for layer_key in jax.random.split(key, num_layers):
-        source_key, target_key = jax.random.split(layer_key)
-        to_source = _draw(source_key, graph.to_source, sources.ids, fanout.to_source)
-        to_target = _draw(target_key, graph.to_target, targets.ids, fanout.to_target)
+        to_source, to_target = _draw_both_ways(layer_key, graph, sources, targets, fanout, excluded)
         more_sources, more_targets = _with_senders(sources, to_target), _with_senders(targets, to_source)
         layers.append(
             SampledGraph(
@@ -148,26 +199,77 @@ def sample_layers(
                 to_target._replace(senders=_positions(more_sources, to_target.senders)),
                 _positions(more_sources, sources.ids),
                 _positions(more_targets, targets.ids),
-                _at(graph.source_self, sources.ids),
-                _at(graph.target_self, targets.ids),
+                _at(source_self, sources.ids),
+                _at(target_self, targets.ids),
             )
         )
         sources, targets = more_sources, more_targets
     return layers[::-1], sources, targets
 
 
-def _draw(key: Array, rows: Rows, receivers: Int[Array, " r"], fanout: int) -> Neighbors:
-    """Draws slots; senders are node ids here, and the number of nodes where there is no message."""
+def draw_slots(key: Array, degrees: Int[Array, " r"], fanout: int) -> tuple[Int[Array, "r f"], Int[Array, "r f"]]:
+    """Cuts each receiver's list of neighbours into `fanout` parts of almost equal length and draws one of each.
+
+    Args:
+        key: of the draws.
+        degrees: lengths of the lists.
+        fanout: f.
+
+    Returns:
+        (what was drawn, as offsets in the lists; how long their parts are, 0 for the parts that a short list lacks).
+    """
+    slots = jnp.arange(fanout, dtype=jnp.int32)[None, :]
+    length, longer_parts = (part[:, None] for part in jnp.divmod(degrees, fanout))
+    sizes = length + (slots < longer_parts)
+    starts = slots * length + jnp.minimum(slots, longer_parts)  # all in integers: float32 has no odd numbers from 2^24
+    return starts + jax.random.randint(key, sizes.shape, 0, sizes), sizes
+
+
+def _draw_both_ways(
+    key: Array,
+    graph: BipartiteGraph,
+    sources: Selection,
+    targets: Selection,
+    fanout: Fanout,
+    excluded: Excluded | None,
+) -> tuple[Neighbors, Neighbors]:
+    """Draws one layer's messages to the sources and to the targets; senders are node ids here."""
+    source_key, target_key = jax.random.split(key)
+    to_source, source_edges = _draw(source_key, graph.to_source, sources.ids, fanout.to_source)
+    to_target, target_edges = _draw(target_key, graph.to_target, targets.ids, fanout.to_target)
+    if excluded is None:
+        return to_source, to_target
+    of_sources, of_targets = _at(excluded.source_scale, sources.ids), _at(excluded.target_scale, targets.ids)
+    return (
+        _without(to_source, source_edges, excluded.to_source, of_sources, excluded.target_scale),
+        _without(to_target, target_edges, excluded.to_target, of_targets, excluded.source_scale),
+    )
+
+
+def _draw(
+    key: Array, rows: Rows, receivers: Int[Array, " r"], fanout: int
+) -> tuple[Neighbors, Int[Array, "r {fanout}"]]:
+    """Draws slots, and says which edge each holds."""
     is_node = receivers < rows.indptr.shape[0] - 1
     start = rows.indptr[receivers]
-    degree = jnp.where(is_node, rows.indptr[receivers + 1] - start, 0)[:, None]  # padding reads past the end: clamped
-    slot = jnp.arange(fanout, dtype=jnp.int32)[None, :]
-    part = (slot + jax.random.uniform(key, (len(receivers), fanout))) * (degree / fanout)
-    index = jnp.where(degree <= fanout, slot, jnp.minimum(part.astype(jnp.int32), degree - 1))
-    edges = jnp.where(index < degree, start[:, None] + index, 0)
-    scale = jnp.maximum(degree / fanout, 1.0)
-    values = jnp.where(index < degree, rows.values[edges] * scale, 0.0)
-    return Neighbors(rows.senders[edges], values)
+    degrees = jnp.where(is_node, rows.indptr[receivers + 1] - start, 0)  # padding reads past the end: clamped
+    offsets, sizes = draw_slots(key, degrees, fanout)
+    edges = jnp.where(sizes > 0, start[:, None] + offsets, 0)
+    counts = sizes.astype(jnp.float32)
+    return Neighbors(rows.senders[edges], rows.values[edges] * counts, counts), edges
+
+
+def _without(
+    neighbors: Neighbors,
+    edges: Int[Array, "r f"],
+    excluded: Int[Array, " b"],
+    receiver_scales: Float[Array, " r"],
+    sender_scales: Float[Array, " n"],
+) -> Neighbors:
+    """Empties the slots that hold excluded edges and gives the others the values of the degrees that remain."""
+    is_kept = excluded[jnp.searchsorted(excluded, edges)] != edges  # past the end: clamped, to an edge before this one
+    factors = jnp.sqrt(receiver_scales)[:, None] * jnp.sqrt(sender_scales[neighbors.senders])
+    return neighbors._replace(values=jnp.where(is_kept, neighbors.values * factors, 0.0))
 
 
 def _with_senders(selection: Selection, neighbors: Neighbors) -> Selection:

@@ -13,16 +13,16 @@ from lsec_jax.config import ConfigError
 from lsec_jax.models.lsec_gnn import Config, TaskConfig
 from lsec_jax.nn.propagation import exclude_edges
 from lsec_jax.nn.sampling import draw_targets, hardest_targets, uniform_targets
-from lsec_jax.schema import DataError, Relation
+from lsec_jax.schema import DataError, LiveCommerceData, NodeTable, Relation
 from lsec_jax.training.state import Keys, TrainableModel
 from tests.worlds import ENDS, NUM_NODES, random_edges, world
 
 
-def build(**changes):
+def build(data=None, **changes):
     defaults = {"embedding_dim": 6, "layer_dims": (5, 4), "predictor_hidden": 7, "exclude_batch_edges": False}
     config = Config(**(defaults | changes))
     config.validate()
-    model = TrainableModel(config.build(world(), nnx.Rngs(1)))
+    model = TrainableModel(config.build(data or world(), nnx.Rngs(1)))
     return config, model, model.init(Keys.from_seed(0))
 
 
@@ -237,6 +237,7 @@ ONE_TASK = {"relations": ("buy",), "tasks": (TaskConfig("buy"),)}
     [
         {},
         {"exclude_batch_edges": False, **ONE_TASK},
+        {"excluded_degrees": "whole", **ONE_TASK},
         {"layer_dims": (8, 9), **PER_DIRECTION, **ONE_TASK},
         {"aggregator": "lightgcn", "layer_dims": (6, 6), "layer_combination": "mean"},
         {"aggregator": "ngcf", "layer_combination": "concat", **ONE_TASK},
@@ -258,6 +259,27 @@ def test_sampled_training_with_wide_fanouts_equals_training_on_the_full_graph(ch
 
         found.append(jax.jit(jax.value_and_grad(loss))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6), *found)
+
+
+@pytest.mark.parametrize("aggregator", ["gcn", "gat"])
+def test_the_memory_of_a_sampled_step_does_not_grow_with_the_edges(aggregator):
+    changes = {"exclude_batch_edges": True, "training_graph": "sampled", "fanout_limits": (4, 4), "num_heads": 2}
+    found = []
+    for num_edges in (3000, 30_000):
+        pairs = np.arange(num_edges) * (250_000 // num_edges)
+        nodes = {name: NodeTable(name, np.arange(500)) for name in ENDS["buy"]}
+        ids = (pairs // 500).astype(np.int32), (pairs % 500).astype(np.int32)
+        buy = Relation("buy", *ENDS["buy"], *ids, split=np.zeros(num_edges, np.int8))
+        data = LiveCommerceData("large world", nodes, {"buy": buy})
+        config, model, params = build(aggregator=aggregator, data=data, **changes, **ONE_TASK)
+
+        def loss(params, inputs, batch, key, model=model):
+            return model.module(params.dense).loss(params.tables, inputs, batch, key)[0]
+
+        arguments = params, config.inputs(data), batch_of(config, range(8)), jax.random.key(0)
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
+        found.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert 0 < found[1] < 1.05 * found[0]
 
 
 def test_sampled_training_compiles_once_and_draws_anew_each_step():

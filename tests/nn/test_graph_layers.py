@@ -8,6 +8,7 @@ from flax import nnx
 
 from lsec_jax.nn.graph_layers import GatLayer
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
+from lsec_jax.nn.subgraphs import Fanout, rows_of, sample_layers, select_ids
 
 NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
 SOURCE_IDS = np.array([0, 0, 1, 2, 2, 3, 3, 4, 5, 5])
@@ -64,3 +65,25 @@ def test_gradients_of_gat_equal_those_of_dense_attention(backend, self_loop, wei
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found_gradients, wanted_gradients)
+
+
+@pytest.mark.parametrize(("fanout", "bias"), [(8, 0.03), (64, 0.003)])
+@pytest.mark.parametrize("self_loop", [False, True])
+def test_gat_over_sampled_neighbours_is_close_to_gat_over_all_on_average(fanout, bias, self_loop):
+    num_neighbors, num_draws = 100, 2000
+    graph = bipartite_graph(graphs_tuple(np.zeros(num_neighbors, int), np.arange(num_neighbors), 1, num_neighbors), 1)
+    layer = GatLayer(WIDTH, 4, 2, rngs=nnx.Rngs(0), self_loop=self_loop, activation="none")
+    first, second = jax.random.split(jax.random.key(1))
+    sources = 5 + jax.random.normal(first, (1, WIDTH))  # far from its neighbours: how much it weighs itself shows
+    targets = jax.random.normal(second, (num_neighbors, WIDTH))
+    asked_for = select_ids([jnp.array([0])], 1), select_ids([], num_neighbors)
+
+    def sampled(key):
+        (drawn,), *needed = sample_layers(key, graph, *asked_for, Fanout(fanout, 1), 1)
+        return layer(drawn, rows_of(sources, needed[0]), rows_of(targets, needed[1]))[0][0]
+
+    found = jax.vmap(sampled)(jax.random.split(jax.random.key(2), num_draws))
+    error = np.asarray(found.std(axis=0)) / np.sqrt(num_draws)
+    expected = layer(graph, sources, targets)[0][0]
+    assert (np.abs(found.mean(axis=0) - expected) <= bias + 4 * error).all()
+    assert error.min() > 0

@@ -97,6 +97,15 @@ def test_a_weighted_sum_and_its_gradients_equal_those_of_the_dense_product(backe
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
+def test_a_weighted_sum_takes_a_numpy_cotangent_outside_jit():
+    graph = bipartite_graph(graphs_tuple(*random_edges(), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    weights, targets = jnp.ones(14), random_vectors()[1]
+    total, backward = jax.vjp(lambda *of: weighted_sum(graph, *of, "source", "bcsr"), weights, targets)
+    cotangent = np.random.default_rng(4).normal(size=total.shape).astype(np.float32)
+    for found, wanted in zip(backward(cotangent), backward(jnp.asarray(cotangent)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_edges_may_come_in_any_order():
     source_ids, target_ids = random_edges()
     order = np.random.default_rng(3).permutation(len(source_ids))

@@ -8,6 +8,8 @@ import pytest
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple, propagate
 from lsec_jax.nn.subgraphs import (
     Fanout,
+    draw_slots,
+    exclude_from_draws,
     gather_sum,
     neighbor_sums,
     quantile_fanout,
@@ -21,10 +23,12 @@ from lsec_jax.nn.subgraphs import (
 NUM_SOURCES, NUM_TARGETS, WIDTH = 9, 7, 3
 
 
-def random_graph(count=30, seed=0):
-    pairs = np.random.default_rng(seed).choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
-    ids = pairs // NUM_TARGETS, pairs % NUM_TARGETS
-    return bipartite_graph(graphs_tuple(*ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES, self_loops=True)
+def random_graph(count=30, seed=0, is_weighted=False, self_loops=True):
+    generator = np.random.default_rng(seed)
+    pairs = generator.choice(NUM_SOURCES * NUM_TARGETS, count, replace=False)
+    ids, weights = (pairs // NUM_TARGETS, pairs % NUM_TARGETS), generator.uniform(0.1, 10, count)
+    edges = graphs_tuple(*ids, NUM_SOURCES, NUM_TARGETS, weights if is_weighted else None)
+    return bipartite_graph(edges, NUM_SOURCES, self_loops)
 
 
 def random_vectors(seed=1):
@@ -65,6 +69,24 @@ def test_narrow_fanouts_give_them_on_average_and_differ_from_draw_to_draw():
         assert error.max() > 0
 
 
+@pytest.mark.parametrize("degree", [0, 1, 3, 4, 5, 11])
+def test_slots_are_one_of_each_part_and_the_parts_make_up_the_list(degree):
+    keys = jax.random.split(jax.random.key(0), 500)
+    offsets, sizes = jax.vmap(lambda key: draw_slots(key, jnp.array([degree]), 4))(keys)
+    offsets, (sizes, *others) = np.asarray(offsets)[:, 0], np.asarray(sizes)[:, 0]
+    assert (others == sizes).all() and sizes.sum() == degree and sizes.max() - sizes.min() <= 1
+    for slot, part in enumerate(np.split(np.arange(degree), np.cumsum(sizes)[:-1])):
+        assert sizes[slot] == 0 or set(offsets[:, slot]) == set(part)
+
+
+@pytest.mark.parametrize("degree", [50_000_001, 2**31 - 1])
+def test_every_neighbour_of_a_node_with_very_many_can_be_drawn(degree):
+    offsets, sizes = draw_slots(jax.random.key(0), jnp.full(4000, degree), 3)
+    last = np.asarray(offsets)[:, 2]
+    assert (degree - np.asarray(sizes)[:, 2] <= last).all() and (last < degree).all()
+    np.testing.assert_allclose(np.bincount(last % 8, minlength=8) / 4000, 1 / 8, atol=0.03)
+
+
 def test_excluded_edges_send_nothing():
     graph = random_graph()
     thinned = exclude_edges(graph, jnp.arange(0, 30, 3))
@@ -72,6 +94,36 @@ def test_excluded_edges_send_nothing():
     found = through_layers(thinned, Fanout(8, 9), jax.random.key(0), source_ids, target_ids, 1)
     for side, expected in zip(found, propagate(thinned, *random_vectors()), strict=True):
         np.testing.assert_allclose(side, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("self_loops", [True, False])
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_leaving_edges_out_of_the_draws_equals_drawing_from_the_graph_without_them(
+    is_weighted, self_loops, renormalize
+):
+    graph = random_graph(is_weighted=is_weighted, self_loops=self_loops)
+    senders = np.asarray(graph.to_source.senders)
+    last = NUM_TARGETS - 1  # loses all its edges
+    its_edges = np.flatnonzero(senders[np.asarray(graph.source_position)] == last)
+    edge_ids = jnp.asarray([*its_edges, 0, 7, 29, 7, *its_edges[:1]])
+    asked_for = (
+        select_ids([jnp.arange(0, NUM_SOURCES, 2)], NUM_SOURCES),
+        select_ids([jnp.array([1, last])], NUM_TARGETS),
+    )
+
+    @jax.jit
+    def both(key):
+        thinned = exclude_edges(graph, edge_ids, renormalize)
+        excluded = exclude_from_draws(graph, edge_ids, renormalize)
+        return (
+            sample_layers(key, thinned, *asked_for, Fanout(2, 3), 2),
+            sample_layers(key, graph, *asked_for, Fanout(2, 3), 2, excluded),
+        )
+
+    for seed in range(20):
+        expected, found = both(jax.random.key(seed))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
 
 
 def test_a_node_without_edges_and_a_selection_without_nodes_receive_zeros():
