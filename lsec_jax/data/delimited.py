@@ -186,14 +186,7 @@ def _explain_malformed(path: Path, data: bytes, layout: Layout, parsing: dict, r
         raise DataError(
             f"{path}, {found[0]}; correct or drop the {row_word}, and check the delimiter {layout.delimiter!r}"
         ) from None
-    try:
-        data.decode()
-    except UnicodeDecodeError as undecodable:
-        line = data.count(files.NEWLINE, 0, undecodable.start) + 1
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
-            f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"
-        ) from None
+    files.check_utf_8(path, data)
     raise DataError(
         f"{path}: cannot be parsed ({problem}); check quotes and the delimiter {layout.delimiter!r}"
     ) from None
