@@ -165,14 +165,7 @@ def _explain_malformed(path: Path, data: bytes, layout: Layout, parsing: dict, r
             "correct or drop the row"
         ) from None
     # Before the second reading, whose handler could not be given a row that is no text.
-    try:
-        data.decode()
-    except UnicodeDecodeError as undecodable:
-        line = data.count(files.NEWLINE, 0, undecodable.start) + 1
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
-            f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"
-        ) from None
+    files.check_utf_8(path, data)
     found: list[str] = []
     skip, row_word = layout.skip, layout.row_word
 

@@ -109,6 +109,18 @@ def read_text(path: Path, if_empty: str = "write it again, or take it out of the
     return data
 
 
+def check_utf_8(path: Path, data: bytes) -> None:
+    """Raises DataError for text that is not UTF-8, naming its line."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as undecodable:
+        line = data.count(NEWLINE, 0, undecodable.start) + 1
+        raise DataError(
+            f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
+            f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"
+        ) from None
+
+
 def _not_utf_8_text(data: bytes, name: str) -> str:
     """Returns what a file is instead of text, judged by its first bytes, with the remedy; "" for text."""
     if data.startswith(b"PAR1") and b"\0" in data[:1000]:

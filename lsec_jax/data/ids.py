@@ -119,7 +119,7 @@ def distinct_pairs(
         name: of the relation.
         source_ids: [e] internal indices.
         target_ids: [e] internal indices.
-        split: [e] split code of each row's file, ascending.
+        split: [e] split code of each row's file, ascending; in any order where there are times.
         time: [e] or None.
         counts: gains "<name>: duplicate rows dropped" (within a file) and "<name>: <split> pairs that are in an earlier
             split, dropped", where not zero.

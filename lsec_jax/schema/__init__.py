@@ -85,8 +85,9 @@ class LiveCommerceData:
     def relation(self, name: str) -> Relation:
         """Returns a relation, or raises DataError naming the ones there are."""
         if name not in self.relations:
+            there = ", ".join(sorted(self.relations)) or "none"
             raise DataError(
-                f"relation '{name}' is not in data set '{self.name}'; it has: {', '.join(sorted(self.relations))}. "
+                f"relation '{name}' is not in data set '{self.name}'; it has: {there}. "
                 "Change the config's relations and tasks, or add the relation to the data source."
             )
         return self.relations[name]
