@@ -12,6 +12,7 @@ from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import synthetic
 from lsec_jax.data.sources.live_world import feed, inside
+from lsec_jax.data.sources.live_world import rooms as rooms_module
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.schema import DataError, EventTruth, Truth
 from tests.data.live_world.live_worlds import (
@@ -108,6 +109,12 @@ def test_rooms_are_entered_with_the_probability_of_the_truth(seed):
     assert truth.dtype == np.float32 and len(np.unique(truth)) > 1000
 
 
+def test_the_calibration_check_fails_for_a_wrong_truth(world):
+    watched, truth = world.events["impression"].value("watched"), world.truth.expected("impression", "watched")
+    for wrong in (truth * 0.9, np.roll(truth, 8)):
+        assert np.abs(binned_z_scores(watched, wrong)).max() > 4 or abs(z_score(watched, wrong)) > 4
+
+
 def test_clicks_purchases_and_stays_agree_with_the_truth():
     parts = [loaded(seed) for seed in range(3)]
     for column in ("goods_bag_click", "product_click"):
@@ -168,6 +175,39 @@ def test_weighting_by_propensity_gives_the_watch_rate_of_another_policy(seed):
     assert weights.mean() == pytest.approx(1.0, abs=4 * weights.std() / np.sqrt(len(weights)))
     logged = impression.value("watched")[rows].mean()
     assert logged > true_value + 4 * terms.std() / np.sqrt(len(terms))  # the logging policy is better
+
+
+def test_what_speaks_for_rooms_is_counted_from_the_tables_before_the_moment(world):
+    """Follows, earlier visits and friends' visits of the day before, against loops over the tables."""
+    impression, live = world.events["impression"], world.truth.world
+    watched = impression.value("watched")
+    days = np.floor(impression.time).astype(int)
+    users, streamers = impression.ids("user"), impression.ids("streamer")
+    follow, friend = world.relations["follow"], world.relations["friend"]
+    visits = world.truth.visits
+    seen = np.zeros(3)
+    for row in np.random.default_rng(1).permutation(len(impression))[:150]:
+        user, time, day = users[row], impression.time[row], days[row]
+        rooms = np.flatnonzero(world.availability["room"].at(time))
+        found = rooms_module.signals(live, visits, np.array([user]), np.array([time]), int(day), rooms)
+        friends = friend.target_ids[friend.source_ids == user]
+        of_user = watched & (users == user) & (days < day)
+        of_friends = watched & np.isin(users, friends) & (days == day - 1)
+        followed = follow.target_ids[(follow.source_ids == user) & (follow.time < time)]
+        for column, streamer in enumerate(live.streamer_of[rooms]):
+            expected = [
+                float(streamer in followed),
+                np.log1p((of_user & (streamers == streamer)).sum()),
+                np.log1p((of_friends & (streamers == streamer)).sum()),
+            ]
+            actual = [of[0, column] for of in (found.follows, found.visits, found.friend_visits)]
+            np.testing.assert_allclose(actual, expected, rtol=1e-12)
+            seen += np.array(expected) > 0
+        same_user, same_time = np.full(len(rooms), user), np.full(len(rooms), time)
+        np.testing.assert_allclose(found.taste[0], live.taste_for(same_user, rooms), rtol=1e-12)
+        follows = live.follows(same_user, live.streamer_of[rooms], same_time)
+        np.testing.assert_array_equal(follows, found.follows[0] > 0)
+    assert (seen > 20).all()
 
 
 def test_slates_are_drawn_with_the_stated_probabilities():

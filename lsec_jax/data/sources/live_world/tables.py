@@ -108,9 +108,8 @@ def _truth(base: SyntheticTruth, live: LiveConfig, made: Simulated) -> LiveTruth
     columns = {("impression", "watched"): shown.enter.astype(np.float32), ("impression", "share"): made.shares.chance}
     for name, values in made.visited.expected.items():
         columns["product_click" if name == "purchase" else "impression", name] = values
-    columns |= {("share", "accepted"): made.shares.accept, ("response", "response"): made.gifts.expected}
-    order = np.argsort(made.gifts.response_times, kind="stable")
-    columns["response", "response"] = made.gifts.expected[order]
+    columns["share", "accepted"] = made.shares.accept
+    columns["response", "response"] = made.gifts.expected[_response_order(made.gifts)]
     rows = np.flatnonzero(shown.watched)
     days = shown.times[rows].astype(np.int64)
     visits = Visits.build(shown.users[rows], world.streamer_of[shown.rooms[rows]], days, int(base.schedule.num_days))
@@ -197,10 +196,15 @@ def _events(data: LiveCommerceData, made: Simulated) -> Iterator[Events]:
     messages = {"message": Feature("vector", given.messages)} if given.messages.shape[1] else {}
     nodes, parent = _nodes(**_who_where(made, given.impressions)), ("impression", given.impressions)
     yield Events("gift", nodes, given.times, {"amount": given.amounts}, messages, parent=parent)
-    order = np.argsort(given.response_times, kind="stable")
+    order = _response_order(given)
     nodes = _nodes(**_who_where(made, given.impressions[order]))
     values = {"response": given.responses[order]}
     yield Events("response", nodes, given.response_times[order], values, parent=("gift", order))
+
+
+def _response_order(given: Gifts) -> np.ndarray:
+    """Gifts in the order of their responses' times, [g] int64."""
+    return np.argsort(given.response_times, kind="stable")
 
 
 def _purchases(data: LiveCommerceData, made: Simulated) -> Events:
