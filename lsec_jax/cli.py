@@ -146,7 +146,8 @@ def _look_up(config: object, argument: str, key: str) -> None:
         name, indices = match.groups()
         fields = getattr(holder, "__dataclass_fields__", None)
         if fields is None:
-            raise ConfigError(f"{argument}: '{path}' = {holder!r} is a value and has no keys")
+            hint = "; it is switched off: switch it on in the config file" if holder is None else ""
+            raise ConfigError(f"{argument}: '{path}' = {holder!r} is a value and has no keys{hint}")
         if name not in fields:
             raise ConfigError(unknown_key_message(f"{path}.{name}", fields))
         holder, path = getattr(holder, name), f"{path}.{name}"

@@ -194,7 +194,7 @@ def _leaf(cls: Any, value: Any, plugins: tuple[str, ...], key: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _leaf(next(a for a in arguments if a is not type(None)), value, plugins, key)
+        return from_dict(next(a for a in arguments if a is not type(None)), value, plugins, key)
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(cls, type) and (not isinstance(value, cls) or (isinstance(value, bool) and cls is not bool)):
@@ -227,10 +227,15 @@ def unknown_key_message(key: str, valid: Any) -> str:
 
 
 def differences(stored: Any, current: Any, key: str = "config") -> list[str]:
-    """Returns one line for each key whose JSON value differs: 'key: stored -> current'."""
+    """Returns one line for each key whose JSON value differs: 'key: stored -> current'.
+
+    A key that is absent on one side and null on the other is no difference: it is one that the older version lacks.
+    """
     if isinstance(stored, dict) and isinstance(current, dict):
         lines = []
         for name in sorted({*stored, *current}):
+            if stored.get(name) is None and current.get(name) is None:
+                continue
             lines += differences(stored.get(name, "(absent)"), current.get(name, "(absent)"), f"{key}.{name}")
         return lines
     if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):

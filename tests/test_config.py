@@ -195,6 +195,7 @@ OVERRIDES = {
     "--config.training.num_steps=0": "config.training.num_steps = 0 must be at least 1",
     "--config.training.num_steps": "num_steps",
     "--config.training.num_steps.more=1": "'config.training.num_steps' = 8 is a value and has no keys",
+    "--config.data.live.num_impressions=1": "'config.data.live' = None is a value and has no keys; it is switched off",
     "--config.training.num_steps[0]=1": "'config.training.num_steps' = 8 is not a list",
     "--config.training.track_test=maybe": "maybe",
     "--config.training=3": "'config.training' is a group of keys; set one of them: batch_size",

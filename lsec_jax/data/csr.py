@@ -45,3 +45,19 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
         return np.zeros(len(keys), bool)
     at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return sorted_keys[at] == keys
+
+
+def count_recent(places: np.ndarray, times: np.ndarray, window: float) -> np.ndarray:
+    """Events at the same place in [time - window, time) of each event, [n] int64.
+
+    Args:
+        places: of the events, [n] int64, at least 0.
+        times: never falling and at least 0, [n] float64.
+        window: in the unit of the times.
+    """
+    order = np.argsort(places, kind="stable")
+    span = (times[-1] if len(times) else 0.0) + window + 1.0
+    keys = places[order] * span + times[order]
+    out = np.empty(len(places), np.int64)
+    out[order] = np.searchsorted(keys, keys) - np.searchsorted(keys, keys - window)
+    return out

@@ -52,7 +52,7 @@ def run(config: RunConfig, directory: Path, quarantine: bool) -> str:
     with tqdm(total=size, unit="B", unit_scale=True, desc="writing") as bar:
 
         def show(path: str, num_bytes: int) -> None:
-            bar.set_postfix_str(path)
+            bar.set_postfix_str(path, refresh=False)
             bar.update(num_bytes)
 
         store.write(data, directory, source, show)

@@ -27,6 +27,7 @@ from lsec_jax.schema import (
     DataError,
     EventNodes,
     Events,
+    EventTruth,
     Feature,
     LiveCommerceData,
     NodeTable,
@@ -97,6 +98,7 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
         "has_dates": data.has_dates,
         "counts": {name: int(count) for name, count in data.counts.items()},
         "truth": [] if data.truth is None else list(data.truth.relations),
+        "has_event_truth": isinstance(data.truth, EventTruth),
     }
 
 

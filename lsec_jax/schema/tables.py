@@ -303,3 +303,12 @@ class Truth(Protocol):
     def probabilities(self, relation: str, source_ids: np.ndarray, start: float, end: float) -> np.ndarray:
         """P(the pair first occurs in [start, end) | not before), [b, n_targets] float32."""
         ...
+
+
+@runtime_checkable
+class EventTruth(Protocol):
+    """What a simulated world knows of its events, kept apart from them for oracle rows; a Truth may be one too."""
+
+    def expected(self, events: str, column: str) -> np.ndarray:
+        """Expected value of a measured column given all that came before, [n] float32; of bool ones the probability."""
+        ...

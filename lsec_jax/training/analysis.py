@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import analysis
 from lsec_jax.data.files import write_json
+from lsec_jax.data.live_statistics import SECONDS, LiveStatistics, live_statistics
 from lsec_jax.schema import LiveCommerceData
-from lsec_jax.training import analysis_plots, analysis_report, figure4, reports
+from lsec_jax.training import analysis_plots, analysis_report, figure4, live_report, reports
 from lsec_jax.training.run import describe_data
 from lsec_jax.training.writers import make_directory, require_writable
 
-FILES = ("analysis.md", "influence.png", "users.png", "items.png", "figure4.json", "figure4.png")
+FILES = ("analysis.md", "influence.png", "users.png", "items.png", "live.png", "figure4.json", "figure4.png")
 T = TypeVar("T")
 
 
@@ -32,6 +33,7 @@ class Settings:
         num_draws: (user, item) pairs of each repeat of the Monte Carlo method.
         num_pairs: pairs of users, and of items, in each group.
         seed: of all that is drawn.
+        time_unit: of the data's times, for stays and bursts: one of `live_statistics.SECONDS`.
     """
 
     purchase: str = "buy"
@@ -40,6 +42,7 @@ class Settings:
     num_draws: int = 20_000_000
     num_pairs: int = 1_000_000
     seed: int = 0
+    time_unit: str = "days"
 
 
 def run(
@@ -76,6 +79,7 @@ def run(
     )
     users = _timed("pairs of users", lambda: analysis.user_similarity(graph, streams[1], settings.num_pairs))
     items = _timed("pairs of items", lambda: analysis.item_similarity(graph, streams[2], settings.num_pairs))
+    live = _timed("what happens in the rooms", lambda: _live_statistics(data, settings.time_unit))
     content = {
         "written_by": analysis_report.MARK,
         "data": describe_data(data),
@@ -84,14 +88,17 @@ def run(
         "influence": analysis_report.influence_summary(influence),
         "users": analysis_report.similarity_summary(users),
         "items": analysis_report.similarity_summary(items),
+        "live": None if live is None else live_report.summary(live),
         "environment": reports.environment(),
         "seconds": round(time.perf_counter() - start, 2),
     }
     text = analysis_report.markdown(data.name, graph, content)
+    text += "" if live is None else "\n".join(["", *live_report.markdown(live_report.summary(live)), ""])
     pictures = {
         "influence": analysis_plots.influence(influence, graph),
         "users": analysis_plots.similarity(users, f"follow one {graph.follow.target}"),
         "items": analysis_plots.similarity(items, f"sold by one {graph.sell.source}"),
+        **({} if live is None else {"live": live_report.figure(live)}),
     }
     _write(output, content, text, pictures)
     if found is not None:
@@ -137,6 +144,13 @@ def _is_analysis(output: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("written_by") == analysis_report.MARK
+
+
+def _live_statistics(data: LiveCommerceData, time_unit: str) -> LiveStatistics | None:
+    """Of data with impressions."""
+    if time_unit not in SECONDS:
+        raise ConfigError(f"--time_unit={time_unit}: unknown; use one of {', '.join(SECONDS)}")
+    return live_statistics(data, time_unit) if "impression" in data.events else None
 
 
 def _true_probabilities(data: LiveCommerceData, purchase: str) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -18,6 +18,7 @@ from lsec_jax.schema import (
     DataError,
     EventNodes,
     Events,
+    EventTruth,
     Feature,
     LiveCommerceData,
     NodeTable,
@@ -190,12 +191,25 @@ def test_prepared_data_is_the_sources_data_with_its_split_and_truth(tmp_path):
     direct = assign_splits(synthetic.tiny().load(), config().split, ("buy", "follow"))
     read = prepared.Config(str(tmp_path / "d"), verify=True).load()
     again = assign_splits(read, config().split, ("buy", "follow"))
+    assert not isinstance(read.truth, EventTruth)
     assert direct.fingerprint() == read.fingerprint() == again.fingerprint()
     assert again.cut_times == direct.cut_times and again.end_time == direct.end_time
     assert dict(again.counts) == dict(direct.counts)
     users = np.arange(3)
     wanted = direct.truth.probabilities("buy", users, *direct.split_window(TEST))
     np.testing.assert_array_equal(read.truth.probabilities("buy", users, *read.split_window(TEST)), wanted)
+
+
+def test_a_prepared_live_world_has_its_events_and_their_truth(tmp_path):
+    live = RunConfig(data=synthetic.live_tiny(), model=lsec_gnn.Config())
+    preparation.run(live, tmp_path / "d", quarantine=False)
+    direct, read = live.data.load(), prepared.Config(str(tmp_path / "d")).load()
+    assert read.events.keys() == direct.events.keys() and read.trees.keys() == direct.trees.keys()
+    for name, events in direct.events.items():
+        np.testing.assert_array_equal(read.events[name].time, events.time)
+    assert isinstance(read.truth, EventTruth)
+    wanted = direct.truth.expected("impression", "watched")
+    np.testing.assert_array_equal(read.truth.expected("impression", "watched"), wanted)
 
 
 def test_preparing_twice_leaves_what_is_there(tmp_path):

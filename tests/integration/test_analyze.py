@@ -171,3 +171,20 @@ def test_files_without_times_or_truth_are_analysed_too(here):
     result = runs.command("analyze", "--config=shop.py", "--output=out", *SMALL, "--seed=3")
     assert result.code == 0 and "true probability" not in result.out, result
     assert "truth" not in json.loads((here / "out/analysis.json").read_text())["influence"]
+
+
+def test_what_happens_in_rooms_is_analysed_where_there_are_impressions(here):
+    live = "config.data.live = LiveConfig(num_impressions=3000)"
+    (here / "live.py").write_text(
+        "from lsec_jax.data.sources.live_world.config import LiveConfig\n"
+        f"from tests.integration.test_analyze import config_of\n\n\ndef get_config():\n    config = config_of('gcn')\n"
+        f"    {live}\n    return config\n"
+    )
+    arguments = ("--config=live.py", "--config.data.live.num_impressions=2000", "--output=out", *SMALL)
+    result = runs.command("analyze", *arguments)
+    assert result.code == 0 and "| impressions | 2000 |" in result.out, result
+    assert {path.name for path in (here / "out").iterdir()} == {*TABLES, "live.png"}
+    assert json.loads((here / "out/analysis.json").read_text())["live"]["impressions"] == 2000
+    assert imread(here / "out/live.png").std() > 0
+    assert runs.command("analyze", "--config=config.py", "--output=out", *SMALL).code == 0
+    assert not (here / "out/live.png").exists()  # no picture of the other data is left

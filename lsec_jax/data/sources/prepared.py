@@ -10,7 +10,7 @@ from absl import logging
 from lsec_jax.config import ConfigError, from_dict
 from lsec_jax.data import store
 from lsec_jax.data.files import expand_path
-from lsec_jax.schema import DataError, LiveCommerceData, Truth
+from lsec_jax.schema import DataError, EventTruth, LiveCommerceData, Truth
 
 
 @dataclasses.dataclass
@@ -34,7 +34,8 @@ class Config:
         if not relations:
             return data
         try:
-            return data.replace(truth=_DeferredTruth(relations, manifest["source"]["data"]))
+            deferred = _DeferredEventTruth if manifest["data"]["has_event_truth"] else _DeferredTruth
+            return data.replace(truth=deferred(relations, manifest["source"]["data"]))
         except ConfigError:
             logging.warning("%s: its truth needs a source outside lsec_jax; there will be no oracle", root)
             return data
@@ -55,8 +56,21 @@ class _DeferredTruth:
 
     def probabilities(self, relation: str, source_ids: np.ndarray, start: float, end: float) -> np.ndarray:
         """As the source's."""
+        return self._load().probabilities(relation, source_ids, start, end)
+
+    def _load(self) -> Truth:
         if self._truth is None:
             self._truth = self._source.load().truth
         if self._truth is None:
             raise DataError("the source of the prepared data has no truth any more; prepare the data again")
-        return self._truth.probabilities(relation, source_ids, start, end)
+        return self._truth
+
+
+class _DeferredEventTruth(_DeferredTruth):
+    """The same, of a world that knows the truth of its events."""
+
+    def expected(self, events: str, column: str) -> np.ndarray:
+        """As the source's."""
+        truth = self._load()
+        assert isinstance(truth, EventTruth)
+        return truth.expected(events, column)

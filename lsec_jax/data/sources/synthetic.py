@@ -22,6 +22,8 @@ import numpy as np
 import scipy.sparse
 
 from lsec_jax.config import ConfigError
+from lsec_jax.data.sources.live_world import tables as live_tables
+from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.sources.synthetic_sampling import (
     draw_distinct,
     draw_index,
@@ -63,6 +65,7 @@ class Config:
         activity_spread: log-normal sigma of users' numbers of purchases, and (separately drawn) of follows.
         early_follows: share of follows made in the first tenth of the period; the others come evenly over all of it.
         seed: of everything.
+        live: rooms, the feed and what happens inside, or None; leaves all other tables as they are.
     """
 
     num_users: int = 3000
@@ -89,6 +92,7 @@ class Config:
     activity_spread: float = 0.8
     early_follows: float = 0.6
     seed: int = 0
+    live: LiveConfig | None = None
 
     def validate(self) -> None:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
@@ -122,13 +126,15 @@ class Config:
         remedy = f"num_sell={self.num_sell} goods need at least {needed:.1f} a session; raise it or lower num_sell"
         _require(needed <= self.items_per_session < math.inf, self, "items_per_session", remedy)
         _require(self.seed >= 0, self, "seed", "give a whole number of at least 0")
+        if self.live is not None:
+            self.live.validate()
 
     def load(self) -> LiveCommerceData:
         """Simulates the world.
 
         Returns:
             The data set, with nodes user, item and streamer, relations buy, follow and sell (with times in days; edges
-            sorted by source, then target) and the truth.
+            sorted by source, then target) and the truth; with `live`, what `live_world` adds.
 
         Raises:
             ConfigError: for a knob that cannot be used.
@@ -163,7 +169,8 @@ class Config:
             "sell: repeated listings merged": sell_draws - self.num_sell,
         }
         name = f"synthetic-{self.num_users}x{self.num_items}x{self.num_streamers}-seed{self.seed}"
-        return LiveCommerceData(name, tables, relations, end_time=float(self.num_days), truth=truth, counts=counts)
+        data = LiveCommerceData(name, tables, relations, end_time=float(self.num_days), truth=truth, counts=counts)
+        return data if self.live is None else live_tables.extend(data, truth, self.live, self.seed)
 
 
 def tiny(**changes: Any) -> Config:
@@ -171,6 +178,11 @@ def tiny(**changes: Any) -> Config:
     sizes = {"num_users": 200, "num_items": 150, "num_streamers": 30, "num_topics": 8, "items_per_session": 20.0}
     edges = {"num_buy": 2_400, "num_follow": 1_800, "num_sell": 1_200}
     return Config(**{**sizes, **edges, **changes})
+
+
+def live_tiny(live: LiveConfig | None = None, **changes: Any) -> Config:
+    """`tiny` with 30,000 impressions, or with the given live world; generated in about a second."""
+    return tiny(**{"live": live or LiveConfig(num_impressions=30_000), **changes})
 
 
 def lsec_small(**changes: Any) -> Config:

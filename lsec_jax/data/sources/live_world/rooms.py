@@ -1,0 +1,217 @@
+"""Rooms, the sessions of the synthetic world's streamers, and what users and the platform know of them. No jax here."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.sparse
+
+from lsec_jax.data.csr import expand_ranges
+from lsec_jax.data.sources.live_world.config import LiveConfig
+from lsec_jax.data.sources.synthetic_sampling import exclusive_sum
+from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What all parts of the live world read; u users, r rooms, s streamers, c topics. Room = session, same index.
+
+    Attributes:
+        base: the world without its live part: tastes, follows, schedule, goods shown.
+        tastes: of the users, 1 for the favourite topic, [u, c] float64.
+        believed_tastes: what the platform takes them for, [u, c] float64.
+        mix: topics of the goods shown in each room, rows sum to 1, [r, c] float64; even in a room without goods.
+        streamer_of: of each room, [r] int64.
+        attraction: of each room by itself, in log-odds, [r] float64.
+        popularity: log of the streamers' share of the follows that go by popularity, mean 0, [s] float64.
+        activity: users' shares of the requests, [u] float64.
+        friends: (starts [u + 1], friends of user after user [f]), int64; each friendship stands in both rows.
+    """
+
+    base: SyntheticTruth
+    tastes: np.ndarray
+    believed_tastes: np.ndarray
+    mix: np.ndarray
+    streamer_of: np.ndarray
+    attraction: np.ndarray
+    popularity: np.ndarray
+    activity: np.ndarray
+    friends: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def start(self) -> np.ndarray:
+        """Of each room, in days, [r] float64."""
+        return self.base.schedule.start
+
+    @property
+    def end(self) -> np.ndarray:
+        """Of each room (exclusive), in days, [r] float64."""
+        return self.base.schedule.end
+
+    @functools.cached_property
+    def category(self) -> np.ndarray:
+        """The main topic of each room, [r] int64."""
+        return self.mix.argmax(axis=1)
+
+    @functools.cached_property
+    def display(self) -> np.ndarray:
+        """Running sum of the goods' display weights, for draws, [shown + 1] float64."""
+        return exclusive_sum(self.base.schedule.display.data)
+
+    def taste_for(self, users: np.ndarray, rooms: np.ndarray) -> np.ndarray:
+        """Taste of each user for her room, in [0, 1], [m] float64."""
+        return np.minimum(np.einsum("mc,mc->m", self.tastes[users], self.mix[rooms]), 1.0)
+
+    def follows(self, users: np.ndarray, streamers: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Whether each user follows her streamer before a time, [m] bool."""
+        base, num_streamers = self.base, len(self.popularity)
+        keys = self._follow_keys
+        wanted = users.astype(np.int64) * num_streamers + streamers
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return (keys[at] == wanted) & (base.follow_times[at] < times)
+
+    @functools.cached_property
+    def _follow_keys(self) -> np.ndarray:
+        users = np.repeat(np.arange(len(self.tastes)), np.diff(self.base.follow_offsets))
+        return users * len(self.popularity) + self.base.follow_streamers
+
+
+def chance(rate: float | np.ndarray, effect: np.ndarray) -> np.ndarray:
+    """The probability whose log-odds are those of `rate`, in [0, 1), plus an effect; 0 for a rate of 0."""
+    odds = np.exp(effect) * rate
+    return odds / (1.0 - rate + odds)
+
+
+def build_world(
+    base: SyntheticTruth, live: LiveConfig, friends: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> World:
+    """Draws what the live part adds to users and rooms."""
+    schedule, num_users, num_topics = base.schedule, len(base.tastes), base.tastes.shape[1]
+    num_items, num_rooms = len(base.item_topics), len(schedule.start)
+    shape = num_items, num_topics
+    topic_of_item = scipy.sparse.csr_matrix((np.ones(num_items), (np.arange(num_items), base.item_topics)), shape)
+    mix = (schedule.display @ topic_of_item).toarray()
+    mix[schedule.attention == 0] = 1.0 / num_topics
+    tastes = base.tastes / base.tastes.max(axis=1, keepdims=True)
+    activity: np.ndarray = rng.lognormal(0.0, live.activity_spread, num_users)
+    popularity: np.ndarray = np.log(base.follow_overall)
+    return World(
+        base=base,
+        tastes=tastes,
+        believed_tastes=tastes + rng.normal(0.0, 1.0, tastes.shape) * live.policy_noise,
+        mix=mix,
+        streamer_of=schedule.streamer_of(),
+        attraction=rng.normal(0.0, 1.0, num_rooms) * live.room_spread,
+        popularity=popularity - popularity.mean(),
+        activity=activity / activity.sum(),
+        friends=friends,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """Who entered whose rooms on which day.
+
+    Attributes:
+        keys: user * num_days + day of each visit, rising, [v] int64.
+        streamers: visited, [v] int64.
+        num_days: of the period; days are 0..num_days - 1.
+    """
+
+    keys: np.ndarray
+    streamers: np.ndarray
+    num_days: int
+
+    @classmethod
+    def build(cls, users: np.ndarray, streamers: np.ndarray, days: np.ndarray, num_days: int) -> "Visits":
+        """Sorts visits [v] by user and day."""
+        keys = users.astype(np.int64) * num_days + days
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], streamers[order].astype(np.int64), num_days)
+
+    def of(self, users: np.ndarray, first_day: int, end_day: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (position in `users`, streamer) of the visits of users [b] on days [first, end), both [m] int64."""
+        first = np.searchsorted(self.keys, users * self.num_days + max(first_day, 0))
+        counts = np.searchsorted(self.keys, users * self.num_days + max(end_day, 0)) - first
+        return np.repeat(np.arange(len(users)), counts), self.streamers[expand_ranges(first, counts)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """What speaks for each of l rooms to each of b users at her moment.
+
+    Attributes:
+        live: whether the room is live, [b, l] bool.
+        taste: of the user for the room, in [0, 1], [b, l] float64.
+        believed_taste: what the platform takes it for, [b, l] float64.
+        follows: the user follows the streamer, 0 or 1, [b, l] float64.
+        visits: log(1 + the user's visits to the streamer before this day), [b, l] float64.
+        friend_visits: log(1 + her friends' visits to the streamer on the day before), [b, l] float64.
+        attraction, popularity: of the room, and of its streamer, [1, l] float64.
+    """
+
+    live: np.ndarray
+    taste: np.ndarray
+    believed_taste: np.ndarray
+    follows: np.ndarray
+    visits: np.ndarray
+    friend_visits: np.ndarray
+    attraction: np.ndarray
+    popularity: np.ndarray
+
+    def enter_effect(self, live: LiveConfig) -> np.ndarray:
+        """What is added to the log-odds of `enter_rate` at the first position, [b, l] float64."""
+        effect = self.attraction + live.enter_taste * self.taste + live.enter_follow * self.follows
+        return effect + live.enter_repeat * self.visits + live.enter_friends * self.friend_visits
+
+    def policy_weights(self, live: LiveConfig) -> np.ndarray:
+        """The logging policy's preference, 0 where a room is not live, the best 1, [b, l] float64."""
+        logits = live.policy_taste * self.believed_taste + live.policy_follow * self.follows
+        logits = logits + live.policy_repeat * self.visits + live.policy_popularity * self.popularity
+        logits = np.where(self.live, logits, -np.inf)
+        best = logits.max(axis=1, keepdims=True, initial=-np.inf)
+        return np.exp(logits - np.where(np.isfinite(best), best, 0.0))
+
+
+def signals(world: World, visits: Visits, users: np.ndarray, times: np.ndarray, day: int, rooms: np.ndarray) -> Signals:
+    """Computes what speaks for rooms, at moments of one day.
+
+    Args:
+        world: the world.
+        visits: of days before this one; those of this day and later do not count.
+        users: who looks, [b] int64.
+        times: when, in [day, day + 1), [b] float64.
+        day: number of the day.
+        rooms: of this day, so that no streamer has two, [l] int64.
+    """
+    shape = len(users), len(rooms)
+    streamers = world.streamer_of[rooms]
+    column_of = np.full(len(world.popularity), -1)
+    column_of[streamers] = np.arange(len(rooms))
+
+    def count(rows: np.ndarray, of_streamers: np.ndarray) -> np.ndarray:
+        columns = column_of[of_streamers]
+        inside = columns >= 0
+        cells = rows[inside] * shape[1] + columns[inside]
+        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+
+    base = world.base
+    degrees = base.follow_offsets[users + 1] - base.follow_offsets[users]
+    rows, edges = np.repeat(np.arange(len(users)), degrees), expand_ranges(base.follow_offsets[users], degrees)
+    before = base.follow_times[edges] < times[rows]
+    follows = count(rows[before], base.follow_streamers[edges[before]])
+
+    starts, friends = world.friends
+    degrees = starts[users + 1] - starts[users]
+    friend_rows, at = np.repeat(np.arange(len(users)), degrees), expand_ranges(starts[users], degrees)
+    visit_rows, of_friends = visits.of(friends[at], day - 1, day)
+    return Signals(
+        live=(world.start[rooms] <= times[:, None]) & (times[:, None] < world.end[rooms]),
+        taste=np.minimum(world.tastes[users] @ world.mix[rooms].T, 1.0),
+        believed_taste=world.believed_tastes[users] @ world.mix[rooms].T,
+        follows=follows,
+        visits=np.log1p(count(*visits.of(users, 0, day))),
+        friend_visits=np.log1p(count(friend_rows[visit_rows], of_friends)),
+        attraction=world.attraction[rooms][None, :],
+        popularity=world.popularity[streamers][None, :],
+    )
