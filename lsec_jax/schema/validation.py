@@ -244,17 +244,30 @@ def _relation(relation: Relation, nodes: Mapping[str, NodeTable]) -> Iterator[Pr
     if len(relation) == 0:
         yield Problem(place, "", _NO_ROWS, "has no edges; remove it from the source or check the file")
         return
+    for column in ("target_ids", "time", "weight", "split"):
+        values = getattr(relation, column)
+        if values is not None and values.shape != relation.source_ids.shape:
+            yield Problem(place, column, _NO_ROWS, f"shape {values.shape}, but there are {len(relation)} edges")
+            return
     sources, targets = nodes[relation.source], nodes[relation.target]
-    yield from _indices(place, "source_ids", relation.source_ids, sources, 0)
-    yield from _indices(place, "target_ids", relation.target_ids, targets, 0)
+    found = [
+        *_indices(place, "source_ids", relation.source_ids, sources, 0),
+        *_indices(place, "target_ids", relation.target_ids, targets, 0),
+    ]
     for column in ("time", "weight"):
         values = getattr(relation, column)
         if values is not None:
             bad = np.flatnonzero(~np.isfinite(values))
-            yield from _rows(place, column, bad, lambda row, values=values: f"{values[row]} is not finite")
-    keys = relation.source_ids.astype(np.int64) * len(targets) + relation.target_ids
+            found += _rows(place, column, bad, lambda row, values=values: f"{values[row]} is not finite")
+    yield from found
+    # Of the rows without another problem: a quarantine keeps the first one of those that are right.
+    is_right = np.ones(len(relation), bool)
+    for problem in found:
+        is_right[problem.rows] = False
+    right = np.flatnonzero(is_right)
+    keys = relation.source_ids[right].astype(np.int64) * len(targets) + relation.target_ids[right]
     twice = "this pair is there already; sources keep the first occurrence"
-    yield from _rows(place, "target_ids", _repeated(keys), lambda row: twice)
+    yield from _rows(place, "target_ids", right[_repeated(keys)], lambda row: twice)
 
 
 def _events(events: Events, data: HasTables) -> Iterator[Problem]:

@@ -192,6 +192,26 @@ def test_a_quarantine_keeps_the_first_of_two_equal_pairs():
     assert cleaned.counts["relation 'buy': rows quarantined, target_ids"] == 2
 
 
+def with_pairs(source_ids, target_ids, **columns):
+    data = world()
+    ids = {"source_ids": np.array(source_ids, np.int32), "target_ids": np.array(target_ids, np.int32)}
+    buy = dataclasses.replace(data.relations["buy"], **ids, split=None, **columns)
+    return data.replace(relations={**data.relations, "buy": buy})
+
+
+def test_a_wrong_row_costs_no_right_row_its_place():
+    late = with_pairs([0, 0, 1], [1, 1, 2], time=np.array([np.nan, 5.0, 6.0])).quarantined().relations["buy"]
+    assert late.time.tolist() == [5.0, 6.0]
+    # An index beyond the table must not be taken for another pair.
+    outside = with_pairs([0, 1, 2], [9, 0, 2]).quarantined().relations["buy"]
+    assert list(zip(outside.source_ids, outside.target_ids, strict=True)) == [(1, 0), (2, 2)]
+
+
+def test_a_column_of_another_length_is_refused():
+    text = problems(with_pairs([0, 1, 2], [1, 2, 3], time=np.array([1.0, 2.0])))
+    assert "relation 'buy', column 'time': shape (2,), but there are 3 edges" in text
+
+
 def test_a_quarantine_changes_nothing_where_nothing_is_wrong():
     data = with_events(impressions(), responses())
     assert data.quarantined().fingerprint() == data.fingerprint()
