@@ -68,7 +68,7 @@ def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, del
     Returns:
         Offsets into `histories.items`, [b] int64; from `starts[owner]` for an empty history.
     """
-    if delay < 0:
+    if not delay >= 0:
         raise DataError(f"delay = {delay}: behaviours would be known before they happen; give 0 or more")
     num_behaviours = len(histories.items)
     owner_of = np.repeat(np.arange(len(histories)), np.diff(histories.starts))

@@ -90,3 +90,5 @@ def test_the_audit_finds_a_moment_that_sees_its_own_time():
 def test_a_negative_delay_is_refused():
     with pytest.raises(DataError, match="known before they happen"):
         ends_before(build_histories(watches([], [], []), "user", "room", 1), np.array([0]), np.array([1.0]), -1.0)
+    with pytest.raises(DataError, match="known before they happen"):
+        ends_before(build_histories(watches([], [], []), "user", "room", 1), np.array([0]), np.array([1.0]), np.nan)
