@@ -3,6 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,9 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     for name in task_relations:
         data.relation(name)
     method = _resolve(data, config, primary, task_relations)
-    cuts, changes = (np.inf, np.inf), {}
+    cuts: tuple[float, float] = (np.inf, np.inf)
+    # A random split of data that was split by time before has no cuts any more.
+    changes: dict[str, Any] = {"cut_times": None} if method == "random" else {}
     if method == "time":
         cuts = _cut_times(primary, config.fractions)
         last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)

@@ -195,3 +195,10 @@ def test_an_empty_test_split_is_refused():
         assign_splits(dataset(relation("buy", split=given)), SplitConfig(), ("buy",))
     with pytest.raises(DataError, match=r"'buy': the 'random' split has no test edges; change split.fractions"):
         assign_splits(dataset(relation("buy", 3)), SplitConfig(), ("buy",))
+
+
+def test_a_random_split_of_data_that_was_split_by_time_has_no_cuts():
+    by_time = assign_splits(dataset(relation("buy", times=distinct_times())), SplitConfig(), ("buy",))
+    assert by_time.split_window(TEST) is not None
+    again = assign_splits(by_time, SplitConfig(method="random"), ("buy",))
+    assert again.cut_times is None and again.split_window(TEST) is None
