@@ -33,7 +33,7 @@ def load_config(name: str, variant: str = "") -> RunConfig:
 
 def as_json(config: Any) -> dict[str, Any]:
     """The JSON form of a config, as a workdir stores it."""
-    return json.loads(json.dumps(config_lib.to_dict(config)))
+    return config_lib.to_json(config)
 
 
 def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

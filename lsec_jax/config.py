@@ -155,6 +155,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return encode(config, False)
 
 
+def to_json(config: Any) -> dict[str, Any]:
+    """Returns `to_dict` as it comes back from a JSON file: what stored configs are compared with."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
 def from_dict(cls: Any, values: Any, plugins: tuple[str, ...] = (), key: str = "config") -> Any:
     """Builds a config dataclass from its JSON form.
 

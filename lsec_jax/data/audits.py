@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lsec_jax.data.csr import contains
-from lsec_jax.schema import SPLITS, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation
+from lsec_jax.schema import TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation, split_name
 
-LATEST = {"train": TRAIN, "validation": VALIDATION}
+LATEST = (TRAIN, VALIDATION)
 
 
 def audit_splits(data: LiveCommerceData) -> None:
@@ -39,9 +39,9 @@ def _split_problems(data: LiveCommerceData, relation: Relation) -> Iterator[str]
         yield f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}"
     if data.cut_times is None or relation.time is None:
         return
-    for (split_name, split), cut in zip(LATEST.items(), data.cut_times, strict=True):
+    for split, cut in zip(LATEST, data.cut_times, strict=True):
         if late := int((relation.time[relation.split == split] >= cut).sum()):
-            yield f"relation '{name}': {late} {split_name} edges at or after the cut at {cut:g}"
+            yield f"relation '{name}': {late} {split_name(split)} edges at or after the cut at {cut:g}"
 
 
 def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: Candidates) -> None:
@@ -54,11 +54,11 @@ def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: C
     num_targets = len(data.nodes[edges.target])
     keys = lists.source_ids.astype(np.int64)[:, None] * num_targets + lists.target_ids
     assert edges.split is not None
-    known = np.sort(_keys(edges, num_targets))
-    own = np.sort(_keys(edges, num_targets)[edges.split == split])
+    edge_keys = _keys(edges, num_targets)
+    known, own = np.sort(edge_keys), np.sort(edge_keys[edges.split == split])
     ordered = np.sort(keys, axis=1)
     found = {
-        f"positives are no {_name_of(split)} edges": lists.labels & ~contains(own, keys.ravel()).reshape(keys.shape),
+        f"positives are no {split_name(split)} edges": lists.labels & ~contains(own, keys.ravel()).reshape(keys.shape),
         "negatives are edges": ~lists.labels & contains(known, keys.ravel()).reshape(keys.shape),
         "targets stand in a list already": ordered[:, 1:] == ordered[:, :-1],
     }
@@ -68,15 +68,13 @@ def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: C
         if bad.any()
     ]
     if problems:
-        raise DataError(f"candidates of '{relation}', {_name_of(split)} ({lists.origin}):\n  " + "\n  ".join(problems))
+        raise DataError(
+            f"candidates of '{relation}', {split_name(split)} ({lists.origin}):\n  " + "\n  ".join(problems)
+        )
 
 
 def _keys(relation: Relation, num_targets: int) -> np.ndarray:
     return relation.source_ids.astype(np.int64) * num_targets + relation.target_ids
-
-
-def _name_of(split: int) -> str:
-    return next(name for name, code in SPLITS.items() if code == split)
 
 
 def _example(data: LiveCommerceData, edges: Relation, lists: Candidates, bad: np.ndarray) -> str:

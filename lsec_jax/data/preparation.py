@@ -1,6 +1,5 @@
 """The whole job of `python -m lsec_jax.prepare`: read, check, split, write."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,8 @@ def run(config: RunConfig, directory: Path, quarantine: bool) -> str:
         ConfigError, DataError: before anything is written.
     """
     tasks = config.model.task_relations
-    settings = config_lib.to_dict(config)
-    source = json.loads(
-        json.dumps(
-            {"data": settings["data"], "split": settings["split"], "tasks": list(tasks), "quarantine": quarantine}
-        )
-    )
+    settings = config_lib.to_json(config)
+    source = {"data": settings["data"], "split": settings["split"], "tasks": list(tasks), "quarantine": quarantine}
     if store.check_directory(directory, source):
         logging.warning(
             "%s was prepared from this config before and is left as it is; remove it if the source has changed",

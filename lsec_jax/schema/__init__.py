@@ -27,6 +27,7 @@ from lsec_jax.schema.tables import (
     Tree,
     Truth,
     is_name,
+    split_name,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Tree",
     "Truth",
     "is_name",
+    "split_name",
 ]
 
 
@@ -123,7 +125,7 @@ class LiveCommerceData:
             return None
         found = self.availability[node_type].overlaps(*window)
         if not found.any():
-            name, period = "validation" if split == VALIDATION else "test", " to ".join(map(self.time_text, window))
+            name, period = split_name(split), " to ".join(map(self.time_text, window))
             raise DataError(
                 f"no {node_type} is available at any time of the {name} period ({period}); check the windows"
             )

@@ -24,6 +24,11 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"\w[\w-]*", text) is not None
 
 
+def split_name(code: int) -> str:
+    """The name of a split's code."""
+    return next(name for name, value in SPLITS.items() if value == code)
+
+
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """One typed column of a node or event table; n rows.

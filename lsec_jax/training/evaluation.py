@@ -152,7 +152,7 @@ class Evaluator:
         rows = np.flatnonzero(np.isin(lists.source_ids, wanted))
         rows = rows[np.argsort(lists.source_ids[rows], kind="stable")]
         if len(rows) == 0:
-            raise self._nobody(_split_name(code))
+            raise self._nobody(schema.split_name(code))
         source_ids, target_ids, labels = lists.source_ids, lists.target_ids, lists.labels
         if not np.array_equal(rows, np.arange(len(source_ids))):  # big arrays: only a selection is copied
             source_ids, target_ids, labels = source_ids[rows], target_ids[rows], labels[rows]
@@ -166,7 +166,7 @@ class Evaluator:
         positives = self._pairs(code)
         user_ids = wanted[np.diff(positives[0])[wanted] > 0].astype(np.int32)
         if len(user_ids) == 0:
-            raise self._nobody(_split_name(code))
+            raise self._nobody(schema.split_name(code))
         cutoffs = tuple(self._config.cutoffs)
         offered = self._offered(code)
         per_user = ranking.full_ranking(
@@ -251,7 +251,3 @@ def _split_code(split: str) -> int:
     if split not in ("validation", "test"):
         raise config_lib.ConfigError(f"cannot evaluate split '{split}'; choose from: validation, test")
     return schema.SPLITS[split]
-
-
-def _split_name(code: int) -> str:
-    return next(name for name, value in schema.SPLITS.items() if value == code)

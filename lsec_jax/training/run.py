@@ -158,7 +158,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
         if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return
-    changed = config_lib.differences(stored, json.loads(json.dumps(config_lib.to_dict(config))))
+    changed = config_lib.differences(stored, config_lib.to_json(config))
     if changed:
         raise ConfigError(
             f"workdir {workdir} belongs to another config (stored -> given):\n  "
