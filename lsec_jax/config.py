@@ -38,6 +38,33 @@ class SplitConfig:
 
 
 @dataclasses.dataclass
+class HistoryConfig:
+    """Behaviour sequences to derive from events: what each owner did before each moment.
+
+    Attributes:
+        name: of the sequences, e.g. "watches".
+        events: table of the behaviours.
+        owner: role of those whose histories these are; the moments' tables must have it too.
+        item: role of what they acted on.
+        where: measured column; events count in which it is true or above 0; "" = all.
+        moments: tables of events for whose rows a history is kept.
+        delay: time until a behaviour is known to the system, in the data set's unit, >= 0.
+        length: items at most that a model sees of a history.
+        is_materialized: store the last `length` items of each moment, and not one end offset each.
+    """
+
+    name: str = ""
+    events: str = "impression"
+    owner: str = "user"
+    item: str = "streamer"
+    where: str = ""
+    moments: tuple[str, ...] = ("impression",)
+    delay: float = 0.0
+    length: int = 50
+    is_materialized: bool = False
+
+
+@dataclasses.dataclass
 class OptimizerConfig:
     """Adam with an optional schedule.
 
@@ -128,6 +155,7 @@ class RunConfig:
     Attributes:
         data: a source config with `load() -> LiveCommerceData`.
         model: a model config; `lsec_jax.models` says what it offers.
+        histories: behaviour sequences to derive from the source's events.
         seed: split into named streams (tables, dense parameters, negatives, batches).
     """
 
@@ -138,6 +166,7 @@ class RunConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    histories: tuple[HistoryConfig, ...] = ()
     seed: int = 0
 
 
@@ -234,12 +263,12 @@ def unknown_key_message(key: str, valid: Any) -> str:
 def differences(stored: Any, current: Any, key: str = "config") -> list[str]:
     """Returns one line for each key whose JSON value differs: 'key: stored -> current'.
 
-    A key that is absent on one side and null on the other is no difference: it is one that the older version lacks.
+    A key that is absent on one side and null or empty on the other is no difference: the older version lacks it.
     """
     if isinstance(stored, dict) and isinstance(current, dict):
         lines = []
         for name in sorted({*stored, *current}):
-            if stored.get(name) is None and current.get(name) is None:
+            if all(values.get(name) in (None, []) for values in (stored, current)):
                 continue
             lines += differences(stored.get(name, "(absent)"), current.get(name, "(absent)"), f"{key}.{name}")
         return lines
@@ -297,6 +326,20 @@ def validate(config: RunConfig) -> None:
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
+    for i, history in enumerate(config.histories):
+        _check_history(f"config.histories[{i}]", history, [other.name for other in config.histories[:i]])
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()
+
+
+def _check_history(key: str, history: HistoryConfig, taken: list[str]) -> None:
+    if not history.name or history.name in taken:
+        raise ConfigError(f"{key}.name = {history.name!r}: give each history a name of its own, e.g. 'watches'")
+    if not history.moments:
+        raise ConfigError(f"{key}.moments is empty; name the tables of events for whose rows a history is kept")
+    require_at_least(f"{key}.length", history.length, 1)
+    if not 0 <= history.delay < math.inf:
+        raise ConfigError(
+            f"{key}.delay = {history.delay} must be finite and at least 0: what has not happened is unknown"
+        )

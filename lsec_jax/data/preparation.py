@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lsec_jax import config as config_lib
 from lsec_jax.config import RunConfig
 from lsec_jax.data import store
+from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import SPLITS, LiveCommerceData
 
@@ -31,7 +32,8 @@ def run(config: RunConfig, directory: Path, quarantine: bool) -> str:
     """
     tasks = config.model.task_relations
     settings = config_lib.to_json(config)
-    source = {"data": settings["data"], "split": settings["split"], "tasks": list(tasks), "quarantine": quarantine}
+    source = {name: settings[name] for name in ("data", "split", "histories")}
+    source |= {"tasks": list(tasks), "quarantine": quarantine}
     if store.check_directory(directory, source):
         logging.warning(
             "%s was prepared from this config before and is left as it is; remove it if the source has changed",
@@ -43,6 +45,7 @@ def run(config: RunConfig, directory: Path, quarantine: bool) -> str:
         data = data.quarantined()
     data.validate()
     data = assign_splits(data, config.split, tasks)
+    data = add_histories(data, config.histories)
     size = sum(values.nbytes for values in store.columns_of(data).values())
     with tqdm(total=size, unit="B", unit_scale=True, desc="writing") as bar:
 
@@ -67,6 +70,8 @@ def summary(data: LiveCommerceData) -> str:
     for name, events in data.events.items():
         columns = {**events.nodes, **events.values, **events.features}
         lines.append(_line(f"events {name}", len(events), events.split, columns))
+    for name, of in data.histories.items():
+        lines.append(_line(f"histories {name}: {of.owner} - {of.item}", len(of.items), None, {**of.ends, **of.last}))
     for name, tree in data.trees.items():
         lines.append(_line(f"tree of {name}", len(tree.parents), None, {}))
     for name, availability in data.availability.items():

@@ -1,63 +1,143 @@
-"""Behaviour sequences: what each user did before a moment, stored once per user. Never looks into the future."""
+"""Behaviour sequences: what each user did before a moment, stored once per user. Never looks into the future.
+
+Columns may be larger than memory: they are read and written in blocks.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from lsec_jax.data.csr import row_starts
-from lsec_jax.schema import DataError, Events
+from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.data.columns import NewColumn, blocks, in_memory
+from lsec_jax.schema import NAME_RULE, DataError, Events, Histories, LiveCommerceData, is_name
+
+_REGION_ROWS = 2**22  # behaviours that are sorted at once
 
 
-@dataclasses.dataclass(frozen=True)
-class Histories:
-    """Behaviours of n owners (users, mostly) in time order, m in all.
+def add_histories(
+    data: LiveCommerceData, configs: Sequence[HistoryConfig], new_column: NewColumn = in_memory
+) -> LiveCommerceData:
+    """Returns the data with `histories` as the configs say.
 
-    A history is one slice for all moments: an impression needs its owner and an end offset only (`ends_before`).
+    Args:
+        data: with the events.
+        configs: validated.
+        new_column: gives the arrays to fill.
 
-    Attributes:
-        starts: where each owner's behaviours begin, [n + 1] int64.
-        items: what the owner acted on, [m] int32.
-        times: when, never falling within an owner, [m] float64.
-        rows: the event that each behaviour comes from, [m] int64.
+    Raises:
+        ConfigError: a name that cannot be one of a file, or an owner of two node types.
+        DataError: events, a role or a column are missing.
     """
+    histories = {of.name: _from_config(data, of, f"config.histories[{i}]", new_column) for i, of in enumerate(configs)}
+    return data.replace(histories={**data.histories, **histories})
 
-    starts: np.ndarray
-    items: np.ndarray
-    times: np.ndarray
-    rows: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_column: NewColumn) -> Histories:
+    if not is_name(config.name):
+        raise ConfigError(f"{key}.name = {config.name!r}: {NAME_RULE}")
+    events = data.events_of(config.events)
+    events.ids(config.owner)
+    owner_type = events.nodes[config.owner].node_type
+    for name in config.moments:
+        data.events_of(name).ids(config.owner)
+        if (other := data.events[name].nodes[config.owner].node_type) != owner_type:
+            raise ConfigError(
+                f"{key}.owner = '{config.owner}' is of type {owner_type} in events '{config.events}', but of type "
+                f"{other} in '{name}'; choose another role or other events"
+            )
+
+    def new(path: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return new_column(f"histories/{config.name}/{path}", shape, dtype)
+
+    where = events.value(config.where) if config.where else None
+    histories = build_histories(events, config.owner, config.item, len(data.nodes[owner_type]), where, new)
+    of_moments = {name: _of_moments(histories, data.events[name], config, new) for name in config.moments}
+    if config.is_materialized:
+        return dataclasses.replace(histories, last=of_moments)
+    return dataclasses.replace(histories, ends=of_moments)
+
+
+def _of_moments(histories: Histories, moments: Events, config: HistoryConfig, new_column: NewColumn) -> np.ndarray:
+    """The moments' end offsets, or their last items."""
+    owners = moments.ids(config.owner)
+    if config.is_materialized:
+        found = new_column(f"last/{moments.name}", (len(moments), config.length), np.int32)
+    else:
+        found = new_column(f"ends/{moments.name}", (len(moments),), np.int64)
+    for block in blocks(len(moments)):
+        ends = ends_before(histories, owners[block], moments.time[block], config.delay)
+        if config.is_materialized:
+            found[block] = last_items(histories, owners[block], ends, config.length)
+        else:
+            found[block] = ends
+    return found
 
 
 def build_histories(
-    events: Events, owner: str, item: str, num_owners: int, mask: np.ndarray | None = None
+    events: Events,
+    owner: str,
+    item: str,
+    num_owners: int,
+    where: np.ndarray | None = None,
+    new_column: NewColumn = in_memory,
 ) -> Histories:
     """Sorts events into histories; of equal times, the order of the table stays.
+
+    Memory: a few numbers an owner and a region of behaviours, whatever the number of events.
 
     Args:
         events: in time order.
         owner: role of the nodes whose histories these are, e.g. "user".
         item: role of what they acted on, e.g. "room".
         num_owners: n.
-        mask: which events count, e.g. those with a purchase, [events] bool; None = all. Events without an owner or
-            an item (-1) never count.
+        where: events count where this is true or above 0, e.g. those with a purchase, [events] bool or float; None =
+            all. Events without an owner or an item (-1) never count.
+        new_column: gives the arrays to fill.
 
     Raises:
         DataError: if the events lack a role.
     """
     owners, items = events.ids(owner), events.ids(item)
-    counts = (owners >= 0) & (items >= 0)
-    rows = np.flatnonzero(counts if mask is None else counts & mask)
-    rows = rows[np.argsort(owners[rows], kind="stable")]
-    return Histories(row_starts(owners[rows], num_owners), items[rows], events.time[rows], rows)
+
+    def behaviours(block: slice) -> np.ndarray:
+        is_one = (owners[block] >= 0) & (items[block] >= 0)
+        return block.start + np.flatnonzero(is_one if where is None else is_one & (where[block] > 0))
+
+    starts = np.zeros(num_owners + 1, np.int64)
+    for block in blocks(len(events)):
+        starts[1:] += np.bincount(owners[behaviours(block)], minlength=num_owners)
+    np.cumsum(starts, out=starts)
+    size = int(starts[-1])
+    rows = new_column("rows", (size,), np.int64)
+    sorted_items, times = new_column("items", (size,), np.int32), new_column("times", (size,), np.float64)
+    # Regions of whole owners, which fit into memory: rows go to their region first, and are sorted there.
+    first = np.unique(np.r_[0, np.searchsorted(starts, np.arange(0, size, _REGION_ROWS), side="right") - 1])
+    bounds = starts[first]
+    ends = bounds.copy()
+    for block in blocks(len(events)):
+        found = behaviours(block)
+        region = np.searchsorted(first, owners[found], side="right") - 1
+        order = np.argsort(region, kind="stable")
+        sizes = np.bincount(region, minlength=len(first))
+        for at, part in enumerate(np.split(found[order], np.cumsum(sizes)[:-1])):
+            rows[ends[at] : ends[at] + len(part)] = part
+        ends += sizes
+    for begin, end in zip(bounds, ends, strict=True):
+        part = rows[begin:end]
+        order = np.argsort(owners[part], kind="stable")
+        sorted_items[begin:end] = items[part][order]
+        times[begin:end] = events.time[part][order]
+        rows[begin:end] = part[order]
+    types = [events.nodes[role].node_type for role in (owner, item)]
+    return Histories(types[0], types[1], starts, sorted_items, times, rows)
 
 
 def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, delay: float = 0.0) -> np.ndarray:
     """Where each owner's history ends at a moment: behaviours with time + delay < the moment lie before it.
 
     Behaviours of the very moment do not count: those of the same request, or of the impression itself, would tell its
-    label.
+    label. A binary search in all histories at once.
 
     Args:
         histories: of all owners.
@@ -70,15 +150,17 @@ def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, del
     """
     if not delay >= 0:
         raise DataError(f"delay = {delay}: behaviours would be known before they happen; give 0 or more")
-    num_behaviours = len(histories.items)
-    owner_of = np.repeat(np.arange(len(histories)), np.diff(histories.starts))
-    is_moment = np.r_[np.zeros(num_behaviours, np.int8), np.ones(len(owners), np.int8)]
-    # At equal times a moment comes first, and so before the behaviours that it must not see.
-    order = np.lexsort((1 - is_moment, np.r_[histories.times + delay, times], np.r_[owner_of, owners]))
-    behaviours_before = np.cumsum(is_moment[order] == 0)
-    ends = np.empty(len(order), np.int64)
-    ends[order] = behaviours_before
-    return np.where(owners >= 0, ends[num_behaviours:], 0)
+    is_known = owners >= 0
+    low = np.where(is_known, histories.starts[np.maximum(owners, 0)], 0)
+    high = np.where(is_known, histories.starts[np.maximum(owners, 0) + 1], 0)
+    open_rows = np.flatnonzero(low < high)
+    while len(open_rows):
+        middle = (low[open_rows] + high[open_rows]) // 2
+        is_before = histories.times[middle] + delay < times[open_rows]
+        low[open_rows] = np.where(is_before, middle + 1, low[open_rows])
+        high[open_rows] = np.where(is_before, high[open_rows], middle)
+        open_rows = open_rows[low[open_rows] < high[open_rows]]
+    return low
 
 
 def last_items(histories: Histories, owners: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:

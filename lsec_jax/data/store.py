@@ -4,6 +4,7 @@
     DIR/nodes/user/ids.npy                 features/NAME.npy beside it
     DIR/relations/buy/source_ids.npy       target_ids, time, weight, split
     DIR/events/impression/time.npy         group, split, parent; nodes/ROLE.npy, values/NAME.npy, features/NAME.npy
+    DIR/histories/watches/items.npy        starts, times, rows; ends/EVENTS.npy or last/EVENTS.npy
     DIR/trees/..., DIR/availability/..., DIR/candidates/...
 
 While a directory is being written it holds a file INCOMPLETE, and no manifest: what was interrupted is never read, and
@@ -29,6 +30,7 @@ from lsec_jax.schema import (
     Events,
     EventTruth,
     Feature,
+    Histories,
     LiveCommerceData,
     NodeTable,
     Relation,
@@ -38,10 +40,11 @@ from lsec_jax.schema import (
 SCHEMA_VERSION = 1
 FORMAT = "lsec_jax prepared data"
 MANIFEST, INCOMPLETE = "manifest.json", "INCOMPLETE"
-FOLDERS = ("nodes", "relations", "events", "trees", "availability", "candidates")
+FOLDERS = ("nodes", "relations", "events", "histories", "trees", "availability", "candidates")
 RELATION_COLUMNS = ("source_ids", "target_ids", "time", "weight", "split")
 CANDIDATE_COLUMNS = ("source_ids", "target_ids", "labels")
 EVENT_COLUMNS = ("time", "group", "split")
+HISTORY_COLUMNS = ("starts", "items", "times", "rows")
 _BLOCK = 2**24
 
 
@@ -63,6 +66,11 @@ def _columns(data: LiveCommerceData) -> Iterator[tuple[str, np.ndarray | None]]:
         yield from ((f"{at}/values/{column}", values) for column, values in events.values.items())
         yield from _features(at, events.features)
         yield f"{at}/parent", None if events.parent is None else events.parent[1]
+    for name, of in data.histories.items():
+        at = f"histories/{name}"
+        yield from ((f"{at}/{column}", getattr(of, column)) for column in HISTORY_COLUMNS)
+        yield from ((f"{at}/ends/{moments}", ends) for moments, ends in of.ends.items())
+        yield from ((f"{at}/last/{moments}", last) for moments, last in of.last.items())
     for name, tree in data.trees.items():
         yield f"trees/{name}/parents", tree.parents
     for name, availability in data.availability.items():
@@ -89,6 +97,10 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
                 "parent": None if events.parent is None else events.parent[0],
             }
             for name, events in data.events.items()
+        },
+        "histories": {
+            name: {"owner": of.owner, "item": of.item, "ends": list(of.ends), "last": list(of.last)}
+            for name, of in data.histories.items()
         },
         "trees": list(data.trees),
         "availability": list(data.availability),
@@ -264,6 +276,7 @@ def _assemble(data: Mapping[str, Any], columns: Mapping[str, Any]) -> LiveCommer
         },
         counts=data["counts"],
         events={name: _read_events(name, of, columns) for name, of in data["events"].items()},
+        histories={name: _read_histories(name, of, columns) for name, of in data.get("histories", {}).items()},
         trees={name: Tree(columns[f"trees/{name}/parents"]) for name in data["trees"]},
     )
 
@@ -279,6 +292,18 @@ def _read_events(name: str, of: Mapping[str, Any], columns: Mapping[str, np.ndar
         group=columns.get(f"{at}/group"),
         parent=None if of["parent"] is None else (of["parent"], columns[f"{at}/parent"]),
         split=columns.get(f"{at}/split"),
+    )
+
+
+def _read_histories(name: str, of: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> Histories:
+    at = f"histories/{name}"
+    own: dict[str, Any] = {column: columns[f"{at}/{column}"] for column in HISTORY_COLUMNS}
+    return Histories(
+        of["owner"],
+        of["item"],
+        **own,
+        ends={moments: columns[f"{at}/ends/{moments}"] for moments in of["ends"]},
+        last={moments: columns[f"{at}/last/{moments}"] for moments in of["last"]},
     )
 
 

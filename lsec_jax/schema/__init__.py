@@ -22,6 +22,7 @@ from lsec_jax.schema.tables import (
     Events,
     EventTruth,
     Feature,
+    Histories,
     NodeTable,
     Relation,
     Tree,
@@ -44,6 +45,7 @@ __all__ = [
     "EventTruth",
     "Events",
     "Feature",
+    "Histories",
     "LiveCommerceData",
     "NodeTable",
     "Relation",
@@ -64,6 +66,7 @@ class LiveCommerceData:
         relations: relations by name.
         events: tables of events by name, e.g. "impression", "gift", "response".
         trees: over the nodes of a type, by type, e.g. "scenario".
+        histories: behaviour sequences by name, derived from events (`sequences.add_histories`).
         candidates: published candidate lists by (relation, split code); generated ones are not stored here.
         cut_times: (start of validation, start of test) where the split is chronological.
         end_time: end of the observed period (exclusive), where there is time.
@@ -85,6 +88,7 @@ class LiveCommerceData:
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     events: Mapping[str, Events] = dataclasses.field(default_factory=dict)
     trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
+    histories: Mapping[str, Histories] = dataclasses.field(default_factory=dict)
 
     def relation(self, name: str) -> Relation:
         """Returns a relation, or raises DataError naming the ones there are."""
@@ -153,7 +157,7 @@ class LiveCommerceData:
         return validation.quarantine(self)
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything but name, truth and counts, hex.
+        """SHA-256 over everything but name, truth, counts and histories, which events determine, hex.
 
         Equal for equal data, whatever the source's path and the order of the rows of relations and candidate lists.
         """

@@ -266,6 +266,36 @@ class Events:
 
 
 @dataclasses.dataclass(frozen=True)
+class Histories:
+    """Behaviours of n owners (users, mostly) in time order, m in all.
+
+    A history is one slice for all moments: a moment needs its owner and an end offset only.
+
+    Attributes:
+        owner, item: node types of the owners, and of what they acted on.
+        starts: where each owner's behaviours begin, [n + 1] int64.
+        items: what the owner acted on, [m] int32.
+        times: when, never falling within an owner, [m] float64.
+        rows: the event that each behaviour comes from, [m] int64.
+        ends: by name of a table of events, where the owner's history ends for each of its rows, [rows] int64.
+        last: the same in the materialised layout: the last items before each row, oldest first, [rows, length] int32,
+            -1 in front of short histories. Either layout or both.
+    """
+
+    owner: str
+    item: str
+    starts: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    rows: np.ndarray
+    ends: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    last: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Tree:
     """A tree (or several) over the nodes of one type, e.g. of scenarios (TREEMS, Fig. 2).
 

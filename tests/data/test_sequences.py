@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsec_jax.data.sequences import audit_histories, build_histories, ends_before, last_items
-from lsec_jax.schema import DataError, EventNodes, Events
+from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.data import columns, sequences
+from lsec_jax.data.sequences import add_histories, audit_histories, build_histories, ends_before, last_items
+from lsec_jax.schema import DataError, EventNodes, Events, LiveCommerceData, NodeTable
 
 
 def watches(owners, items, times):
@@ -92,3 +94,50 @@ def test_a_negative_delay_is_refused():
         ends_before(build_histories(watches([], [], []), "user", "room", 1), np.array([0]), np.array([1.0]), -1.0)
     with pytest.raises(DataError, match="known before they happen"):
         ends_before(build_histories(watches([], [], []), "user", "room", 1), np.array([0]), np.array([1.0]), np.nan)
+
+
+def test_small_blocks_and_regions_give_the_same_histories(monkeypatch):
+    rng = np.random.default_rng(1)
+    n = 3_000
+    events = watches(rng.integers(-1, 50, n), rng.integers(-1, 90, n), np.sort(rng.integers(0, 500, n)))
+    where = rng.random(n).astype(np.float32) - 0.5
+    whole = build_histories(events, "user", "room", 60, where)
+    monkeypatch.setattr(sequences, "_REGION_ROWS", 64)
+    monkeypatch.setattr(sequences, "blocks", lambda rows: columns.blocks(rows, 100))
+    in_blocks = build_histories(events, "user", "room", 60, where)
+    for name in ("starts", "items", "times", "rows"):
+        np.testing.assert_array_equal(getattr(in_blocks, name), getattr(whole, name))
+
+
+def shop(events):
+    nodes = {"user": NodeTable("user", np.arange(4)), "room": NodeTable("room", np.arange(6))}
+    return LiveCommerceData("shop", nodes, {}, events={"impression": events})
+
+
+def test_both_layouts_show_the_same_items():
+    rng = np.random.default_rng(2)
+    data = shop(watches(rng.integers(0, 4, 200), rng.integers(0, 6, 200), np.sort(rng.integers(0, 50, 200))))
+    config = HistoryConfig("watches", item="room", length=7, delay=2.0)
+    ends = add_histories(data, [config]).histories["watches"]
+    last = add_histories(data, [dataclasses.replace(config, is_materialized=True)]).histories["watches"]
+    owners = data.events["impression"].ids("user")
+    np.testing.assert_array_equal(
+        last.last["impression"], last_items(ends, owners, ends.ends["impression"], config.length)
+    )
+    assert not ends.last and not last.ends and (ends.owner, ends.item) == ("user", "room")
+
+
+def test_histories_that_cannot_be_are_refused():
+    data = shop(watches([0, 1], [1, 2], [1, 2]))
+    gifts = Events("gift", {"user": EventNodes("room", np.zeros(1, np.int32))}, np.zeros(1))
+    data = data.replace(events={**data.events, "gift": gifts})
+    with pytest.raises(ConfigError, match="of type user in events 'impression', but of type room in 'gift'"):
+        add_histories(data, [HistoryConfig("watches", item="room", moments=("gift",))])
+    with pytest.raises(ConfigError, match=r"histories\[0\].name = '../x'"):
+        add_histories(data, [HistoryConfig("../x", item="room")])
+    with pytest.raises(DataError, match="events 'impression' have no 'streamer'; they have: user, room"):
+        add_histories(data, [HistoryConfig("watches")])
+    with pytest.raises(DataError, match="no events 'view'"):
+        add_histories(data, [HistoryConfig("watches", item="room", moments=("view",))])
+    with pytest.raises(DataError, match="no column 'bought'"):
+        add_histories(data, [HistoryConfig("watches", item="room", where="bought")])

@@ -20,6 +20,7 @@ from lsec_jax.schema import (
     Events,
     EventTruth,
     Feature,
+    Histories,
     LiveCommerceData,
     NodeTable,
     Relation,
@@ -48,6 +49,12 @@ def everything():
         split=np.zeros(2, np.int8),
     )
     gift = Events("gift", {}, np.array([4.0]), parent=("impression", np.array([0])))
+    watches = Histories(
+        "user", "item", np.array([0, 1, 1, 2]), np.array([1, 0], INT), np.array([3.0, 3.0]), np.array([0, 1])
+    )
+    watches = dataclasses.replace(
+        watches, ends={"impression": np.array([0, 1])}, last={"gift": np.array([[-1, 1]], INT)}
+    )
     lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
     return LiveCommerceData(
         "everything",
@@ -61,6 +68,7 @@ def everything():
         counts={"rows": np.int64(3)},
         events={"impression": shown, "gift": gift},
         trees={"item": Tree(np.array([-1, 0], INT))},
+        histories={"watches": watches},
     )
 
 
@@ -82,6 +90,9 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert read.events["gift"].parent[0] == "impression"
     assert read.relations["plain"].time is None and read.relations["plain"].split is None
     assert store.description_of(read) == store.description_of(data)
+    assert read.histories["watches"].last["gift"].tolist() == [[-1, 1]]
+    for path, values in store.columns_of(data).items():
+        np.testing.assert_array_equal(store.columns_of(read)[path], values)
     assert isinstance(read.relations["rate"].time, np.memmap)
 
 
