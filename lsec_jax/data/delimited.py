@@ -35,6 +35,7 @@ class Layout:
         width: the number of columns that every row must have.
         skip: the number of lines before the first row.
         row_word: what the numbers of rows count: "line", or "record" where quoted values hold line breaks.
+        first_line: number of the text's first line in its file, 1-based.
         expected: what the file must look like, for errors; "" where the config decides it.
     """
 
@@ -43,6 +44,7 @@ class Layout:
     width: int
     skip: int
     row_word: str
+    first_line: int = 1
     expected: str = ""
 
 
@@ -53,8 +55,15 @@ def header_of(path: Path, delimiter: str, *, has_quotes: bool) -> list[str]:
     return split_first_record(path, data, delimiter, has_quotes)[0]
 
 
-def check_quotes(path: Path, data: bytes, delimiter: str, has_quotes: bool) -> int:
+def check_quotes(path: Path, data: bytes, delimiter: str, has_quotes: bool, first_line: int = 1) -> int:
     """Refuses quotes that would make rows disappear in a value without Arrow's noticing.
+
+    Args:
+        path: named in errors.
+        data: whole lines of text.
+        delimiter: between the columns.
+        has_quotes: whether values may be in quotes.
+        first_line: number of the text's first line in its file.
 
     Returns:
         The number of line breaks inside quoted values; 0 without `has_quotes`.
@@ -75,7 +84,7 @@ def check_quotes(path: Path, data: bytes, delimiter: str, has_quotes: bool) -> i
         is_wrong = not is_closed if has_quotes else is_closed and breaks > 0
         if not is_wrong:
             continue
-        place = f"{path}, line {data.count(files.NEWLINE, 0, value.start()) + 1}"
+        place = f"{path}, line {data.count(files.NEWLINE, 0, value.start()) + first_line}"
         shown = files.quote(value[0][:100].split(files.NEWLINE)[0])
         if has_quotes:
             raise DataError(
@@ -128,7 +137,7 @@ def read_columns(path: Path, data: bytes, layout: Layout, positions: Sequence[in
     """
     # Arrow takes a blank line for a row of empty values, which shifts row numbers where no value is used.
     if not layout.has_quotes and (blank := re.search(rb"\n\r?\n", data)):
-        line = data.count(files.NEWLINE, 0, blank.start()) + 2
+        line = data.count(files.NEWLINE, 0, blank.start()) + 1 + layout.first_line
         raise DataError(f"{path}, line {line}: a blank line; remove it")
     wanted = [f"f{position}" for position in dict.fromkeys(positions)]
     parsing = dict(
@@ -165,13 +174,13 @@ def _explain_malformed(path: Path, data: bytes, layout: Layout, parsing: dict, r
             "correct or drop the row"
         ) from None
     # Before the second reading, whose handler could not be given a row that is no text.
-    files.check_utf_8(path, data)
+    files.check_utf_8(path, data, layout.first_line)
     found: list[str] = []
     skip, row_word = layout.skip, layout.row_word
 
     def stop(row: pa.csv.InvalidRow) -> str:
         # Arrow counts the skipped lines; as records, they are the header.
-        number = row.number - skip + min(skip, 1) if row_word == "record" else row.number
+        number = row.number - skip + min(skip, 1) if row_word == "record" else row.number + layout.first_line - 1
         found.append(
             f"{row_word} {number}: malformed row: {row.actual_columns} fields, expected {layout.width} "
             f"({files.quote(row.text)})"

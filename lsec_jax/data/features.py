@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsec_jax.data.files import find_file
-from lsec_jax.data.tables import DATE_EXAMPLES, Table
+from lsec_jax.data.table import DATE_EXAMPLES, Table
 from lsec_jax.schema import DataError, Feature
 
 SECONDS_PER_DAY = 86400

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,7 @@ def find_file(path: Path) -> Path:
 
 def read_bytes(path: Path) -> bytes:
     """Reads a whole file, unpacking .gz; raises DataError where it is missing, cannot be read or cannot be unpacked."""
-    path = find_file(path)
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" and data else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    return next(_line_blocks(find_file(path), None))
 
 
 def read_text(path: Path, if_empty: str = "write it again, or take it out of the config") -> bytes:
@@ -87,34 +80,78 @@ def read_text(path: Path, if_empty: str = "write it again, or take it out of the
     Raises:
         DataError: it is missing, empty, cut, not text, in UTF-16, or has carriage returns without a line feed.
     """
+    return next(text_blocks(path, if_empty))[1]
+
+
+def text_blocks(path: Path, if_empty: str, block_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Reads a text file in blocks of whole lines, unpacking .gz, without its byte order mark.
+
+    Args:
+        path: of the file.
+        if_empty: the remedy for an empty file.
+        block_bytes: about the size of a block; None = the whole file is one.
+
+    Yields:
+        (number of the block's first line, 1-based; the block).
+
+    Raises:
+        DataError: as `read_text`.
+    """
     path = find_file(path)
-    data = read_bytes(path).removeprefix(BYTE_ORDER_MARK)
-    if not data.strip():
+    first_line = 1
+    for data in _line_blocks(path, block_bytes):
+        if first_line == 1:
+            data = data.removeprefix(BYTE_ORDER_MARK)
+            if not data.strip():
+                break
+            if problem := _not_utf_8_text(data, path.name):
+                raise DataError(f"{path}: {problem}")
+        _check_line_ends(path, data, first_line)
+        yield first_line, data
+        first_line += data.count(NEWLINE)
+    if first_line == 1:
         raise DataError(f"{path}: empty file; {if_empty}")
-    if problem := _not_utf_8_text(data, path.name):
-        raise DataError(f"{path}: {problem}")
+
+
+def _line_blocks(path: Path, block_bytes: int | None) -> Iterator[bytes]:
+    """Blocks that end where a line ends, but the last one, which ends as the file does; none of an empty file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" and path.stat().st_size else path.open("rb") as stream:
+            if block_bytes is None:
+                yield stream.read()
+                return
+            while data := stream.read(block_bytes):
+                yield data if data.endswith(NEWLINE) else data + stream.readline()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _check_line_ends(path: Path, data: bytes, first_line: int) -> None:
+    """Refuses carriage returns without a line feed, and a last line without one."""
     if lone := _LONE_CARRIAGE_RETURN.search(data):
         start = data.rfind(NEWLINE, 0, lone.start()) + 1
         raise DataError(
-            f"{path}, line {data.count(NEWLINE, 0, start) + 1}: a carriage return without a line feed "
+            f"{path}, line {data.count(NEWLINE, 0, start) + first_line}: a carriage return without a line feed "
             f"({quote(data[start : start + 100].split(NEWLINE)[0])}), as old Mac systems end lines; convert the line "
             r"ends (perl -pe 's/\r+\n|\r/\n/g'), and take it out of quoted values, where it is refused too"
         )
     if not data.endswith(NEWLINE):
         last = quote(data[data.rfind(NEWLINE) + 1 :])
         raise DataError(
-            f"{path}, line {data.count(NEWLINE) + 1}: the file does not end in a newline, so its last line may be cut "
-            f"({last}); copy it again, or, if it is complete, accept it by appending a newline (echo >> {path.name})"
+            f"{path}, line {data.count(NEWLINE) + first_line}: the file does not end in a newline, so its last line "
+            f"may be cut ({last}); copy it again, or, if it is complete, accept it by appending a newline (echo >> "
+            f"{path.name})"
         )
-    return data
 
 
-def check_utf_8(path: Path, data: bytes) -> None:
-    """Raises DataError for text that is not UTF-8, naming its line."""
+def check_utf_8(path: Path, data: bytes, first_line: int = 1) -> None:
+    """Raises DataError for text that is not UTF-8, naming its line; `first_line` is the number of the text's first."""
     try:
         data.decode()
     except UnicodeDecodeError as undecodable:
-        line = data.count(NEWLINE, 0, undecodable.start) + 1
+        line = data.count(NEWLINE, 0, undecodable.start) + first_line
         raise DataError(
             f"{path}, line {line}: not UTF-8 text; convert the file from the encoding that it has, for Latin 1: "
             f"iconv -f LATIN1 -t UTF-8 {path.name} > NEW_FILE"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lsec_jax.data import ids
-from lsec_jax.data.tables import Table
+from lsec_jax.data.table import Table
 from lsec_jax.schema import NodeTable, Relation
 
 

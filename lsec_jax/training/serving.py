@@ -19,7 +19,7 @@ from absl import logging
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.csr import csr_from_pairs
-from lsec_jax.data.tables import DATE_EXAMPLES, LOOKS_LIKE_DATE, parse_dates
+from lsec_jax.data.table import DATE_EXAMPLES, LOOKS_LIKE_DATE, parse_dates
 from lsec_jax.models.popularity import PopularityScorer
 from lsec_jax.ranking import Scorer, top_k
 from lsec_jax.schema import TRAIN, DataError, LiveCommerceData

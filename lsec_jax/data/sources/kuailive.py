@@ -22,7 +22,7 @@ from lsec_jax.data.features import categories, days, ranges
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.sources import kuailive_events
 from lsec_jax.data.sources.kuailive_events import MILLISECONDS, NODE_FILES, Log
-from lsec_jax.data.tables import Table
+from lsec_jax.data.table import Table
 from lsec_jax.schema import TRAIN, Availability, DataError, Feature, LiveCommerceData, NodeTable, Relation, Tree
 
 _FLAGS = {f"onehot_feat{i}": categories for i in range(7)}

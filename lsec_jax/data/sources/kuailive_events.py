@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lsec_jax.data import tables
-from lsec_jax.data.tables import Table
+from lsec_jax.data.table import Table
 from lsec_jax.schema import Availability, EventNodes, Events, NodeTable
 
 MILLISECONDS = 1000.0

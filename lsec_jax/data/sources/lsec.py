@@ -28,6 +28,7 @@ from lsec_jax.data import csr, tables
 from lsec_jax.data.delimited import header_of
 from lsec_jax.data.files import expand_path, read_bytes
 from lsec_jax.data.ids import first_occurrences
+from lsec_jax.data.table import Table
 from lsec_jax.schema import (
     SPLITS,
     TEST,
@@ -235,7 +236,7 @@ def _read_nodes(path: Path, name: str) -> NodeTable:
 
 def _read_pairs(
     path: Path, source: str, target: str, nodes: Mapping[str, NodeTable], extra: Sequence[int]
-) -> tuple[tables.Table, np.ndarray, np.ndarray]:
+) -> tuple[Table, np.ndarray, np.ndarray]:
     header = header_of(path, "\t", has_quotes=False)
     if header[:2] != [source, target]:
         raise DataError(

@@ -25,6 +25,7 @@ from lsec_jax.data import candidates, csr, delimited, files, tables
 from lsec_jax.data.ids import IdColumn, build_nodes
 from lsec_jax.data.listed import ListedNodes, read_relation
 from lsec_jax.data.splits import hold_out
+from lsec_jax.data.table import Table
 from lsec_jax.schema import TEST, TRAIN, Candidates, DataError, LiveCommerceData, NodeTable, Relation
 
 MEMBER_FILE = "groupMember.txt"
@@ -116,7 +117,7 @@ def _read_members(path: Path) -> tuple[dict[str, ListedNodes], Relation]:
     return {name: ListedNodes(nodes[name], path.name) for name in ("group", "user")}, member
 
 
-def _read_ratings(root: Path, end: str, split: int) -> tables.Table:
+def _read_ratings(root: Path, end: str, split: int) -> Table:
     path, columns = root / f"{end}Rating{'Train' if split == TRAIN else 'Test'}.txt", (end, "place")
     expected = f"a line is '{end} place', one space between"
     table = tables.read_table(path, columns, delimiter=" ", column_names=columns, has_quotes=False, expected=expected)
@@ -124,7 +125,7 @@ def _read_ratings(root: Path, end: str, split: int) -> tables.Table:
     return table
 
 
-def _require_numbers(table: tables.Table, column: str) -> None:
+def _require_numbers(table: Table, column: str) -> None:
     """Refuses a column of ids with one that is no number: as text, all of them would be in another order."""
     found = table.ids(column)
     if found.values.dtype.kind == "i":
@@ -135,9 +136,7 @@ def _require_numbers(table: tables.Table, column: str) -> None:
     table.fail(row, column, f"{column} {shown} is no number (plain digits, 18 at most); correct the row")
 
 
-def _check_held_out(
-    parts: Mapping[int, tables.Table], ends: tuple[ListedNodes, ListedNodes], relation: Relation
-) -> None:
+def _check_held_out(parts: Mapping[int, Table], ends: tuple[ListedNodes, ListedNodes], relation: Relation) -> None:
     """Refuses a test pair that is a training pair too: the relation has it once, in training."""
     source_ids, target_ids = ends[0].indices(parts[TEST], relation.source), ends[1].indices(parts[TEST], "place")
     trained = set(zip(*(ids.tolist() for ids in relation.edges(TRAIN)), strict=True))
@@ -147,7 +146,7 @@ def _check_held_out(
             parts[TEST].fail(row, "place", problem)
 
 
-def _read_lists(path: Path, source: ListedNodes, places: ListedNodes, positives: tables.Table) -> Candidates:
+def _read_lists(path: Path, source: ListedNodes, places: ListedNodes, positives: Table) -> Candidates:
     """Reads the candidate lists, each the positive and then the negatives; the lines follow those of the test file."""
     expected = f"a line is '({source.nodes.name},place) place place ...', one space between"
     first = delimited.header_of(path, " ", has_quotes=False)

@@ -16,6 +16,7 @@ import numpy as np
 from lsec_jax.data import delimited, tables
 from lsec_jax.data.files import expand_path, suggestion
 from lsec_jax.data.listed import ListedNodes
+from lsec_jax.data.table import DATE_EXAMPLES, Table
 from lsec_jax.schema import DataError, EventNodes, Events, Feature, LiveCommerceData, NodeTable
 
 POLICIES, CAMPAIGNS = ("random", "bts"), ("all", "men", "women")
@@ -81,7 +82,7 @@ def _read_events(path: Path, items: NodeTable, with_affinities: bool) -> Events:
     table = tables.read_table(path, columns + (affinities if with_affinities else []))
     time, has_dates = table.times("timestamp")
     if not has_dates:
-        table.fail(0, "timestamp", f"not a date; expected {tables.DATE_EXAMPLES}; copy the file again")
+        table.fail(0, "timestamp", f"not a date; expected {DATE_EXAMPLES}; copy the file again")
     position = table.integers("position", NUM_POSITIONS + 1, "; positions are 1, 2 and 3; correct or drop the row")
     if len(bad := np.flatnonzero(position == 0)):
         table.fail(int(bad[0]), "position", "0; positions are 1, 2 and 3; correct or drop the row")
@@ -108,7 +109,7 @@ def _check_affinities(path: Path, expected: list[str]) -> None:
         )
 
 
-def _propensities(table: tables.Table) -> np.ndarray:
+def _propensities(table: Table) -> np.ndarray:
     """Probabilities of being shown, in (0, 1], [rows] float32."""
     values = table.numbers("propensity_score")
     bad = np.flatnonzero(~((values.astype(np.float32) > 0) & (values <= 1)))
@@ -121,7 +122,7 @@ def _propensities(table: tables.Table) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _vectors(table: tables.Table, columns: list[str]) -> np.ndarray:
+def _vectors(table: Table, columns: list[str]) -> np.ndarray:
     """One column per item side by side, [rows, items] float32, filled column by column to keep no second copy."""
     vectors = np.empty((len(table), len(columns)), np.float32)
     for i, name in enumerate(columns):
@@ -133,7 +134,7 @@ def _vectors(table: tables.Table, columns: list[str]) -> np.ndarray:
     return vectors
 
 
-def _hashes(table: tables.Table, column: str) -> Feature:
+def _hashes(table: Table, column: str) -> Feature:
     """A categorical feature; the vocabulary is sorted, so that the order of rows does not matter."""
     hashes = table.ids(column)
     texts = hashes.values.astype(np.str_)

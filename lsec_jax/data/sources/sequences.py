@@ -18,9 +18,10 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 
-from lsec_jax.data import files, tables
+from lsec_jax.data import files
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.ids import IdColumn, build_nodes, distinct_pairs
+from lsec_jax.data.table import Table
 from lsec_jax.schema import (
     NAME_RULE,
     TEST,
@@ -84,7 +85,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tokens(tables.Table):
+class _Tokens(Table):
     """One column of tokens, each of which has its own line and place there, both from 0."""
 
     line: np.ndarray = dataclasses.field(kw_only=True)

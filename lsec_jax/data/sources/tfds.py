@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from lsec_jax.data import files, tables
+from lsec_jax.data import files
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.ids import build_nodes, distinct_pairs, join_columns
+from lsec_jax.data.table import Table
 from lsec_jax.schema import NAME_RULE, SPLITS, DataError, EventNodes, Events, LiveCommerceData, Relation, is_name
 
 EVENTS = "interaction"
@@ -144,7 +145,7 @@ def _check_columns(builder: Any, columns: Sequence[str]) -> None:
             )
 
 
-def _read_split(builder: Any, split: str, columns: Sequence[str]) -> tables.Table:
+def _read_split(builder: Any, split: str, columns: Sequence[str]) -> Table:
     """Reads some columns of a split in batches, with a progress bar."""
     import tensorflow_datasets as tfds
 
@@ -175,7 +176,7 @@ def _read_split(builder: Any, split: str, columns: Sequence[str]) -> tables.Tabl
     if not parts[columns[0]]:
         raise DataError(f"{place}, split '{split}': no examples; name another split")
     arrays: dict[str | int, pa.Array] = {column: pa.chunked_array(of).combine_chunks() for column, of in parts.items()}
-    table = tables.Table(place, arrays, 0, f"split '{split}', example")
+    table = Table(place, arrays, 0, f"split '{split}', example")
     return dataclasses.replace(table, columns={column: _text(table, column) for column in columns})
 
 
@@ -185,7 +186,7 @@ def _to_arrow(values: list[Any]) -> pa.Array:
     return pa.array(np.asarray(values))
 
 
-def _text(table: tables.Table, column: str) -> pa.Array:
+def _text(table: Table, column: str) -> pa.Array:
     """The column, bytes as text; raises DataError for bytes that are no text."""
     array = table.columns[column]
     if not pa.types.is_large_binary(array.type):

@@ -17,6 +17,7 @@ from lsec_jax.data import tables
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.ids import build_nodes
 from lsec_jax.data.listed import ListedNodes, read_relation
+from lsec_jax.data.table import Table
 from lsec_jax.schema import TRAIN, LiveCommerceData, NodeTable
 
 FOLLOW_FILE, AIRTIME_FILE = "user_streamer_follow_train.tsv", "streamer_game_airtime.tsv"
@@ -62,12 +63,12 @@ class Config:
         return data
 
 
-def _read(path: Path, *columns: str) -> tables.Table:
+def _read(path: Path, *columns: str) -> Table:
     expected = f"the first line is a header with the columns {', '.join(columns)}, tabs between"
     return tables.read_table(path, columns, expected=expected)
 
 
-def _check_shares(airtime: tables.Table) -> None:
+def _check_shares(airtime: Table) -> None:
     shares = airtime.weights("pct_airtime")
     if len(above := np.flatnonzero(shares > 1)):
         problem = f"share {shares[above[0]]}; shares of the air time are in (0, 1]; correct or drop the row"

@@ -1,0 +1,248 @@
+"""The columns of one file as they were read, and their conversion, with errors that name file, line, column, remedy.
+
+Text is read as text and converted here, column by column, so that every refused value has a place. Rules: spaces
+around a value do not count; blank lines are refused; a column of ids is a column of integers when every value is a
+plain decimal integer ("7", not "007"), else of strings.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsec_jax.data import delimited, files
+from lsec_jax.data.ids import IdColumn, refused_ids
+from lsec_jax.schema import DataError
+
+DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
+LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
+# A time of day and then a zone; the date's own "-01" is none.
+ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The chosen columns of one file, not yet converted.
+
+    Attributes:
+        path: of the file.
+        columns: Arrow arrays of equal length, by name (by position where the file was read by position).
+        first_line: number of the first data row in the file, 1-based.
+        line_word: what a row's number counts: "line", or "record" where quoted values hold line breaks, or "row".
+        num_line_breaks: inside quoted values of the rows.
+        refuses_quotes: whether values that are used must not be in quotes.
+        rows: which rows of the file these are, 0-based, or None: all of them.
+    """
+
+    path: Path
+    columns: Mapping[str | int, pa.Array]
+    first_line: int
+    line_word: str
+    num_line_breaks: int = 0
+    refuses_quotes: bool = False
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def fail(self, row: int, column: str | int, problem: str) -> NoReturn:
+        """Raises DataError for a 0-based data row, naming file, line and column."""
+        name = f"column '{column}'" if isinstance(column, str) else f"column {column + 1}"
+        row = row if self.rows is None else int(self.rows[row])
+        raise DataError(f"{self.path}, {self.line_word} {self.first_line + row}, {name}: {problem}")
+
+    def take(self, rows: np.ndarray) -> "Table":
+        """Returns some rows, by position [k]; errors in them keep their places in the file."""
+        columns = {name: array.take(pa.array(rows)) for name, array in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
+
+    def ids(self, column: str | int) -> IdColumn:
+        """Returns external ids: int64 if all are plain non-negative integers, else strings. Raises DataError."""
+        array = self.columns[column]
+        if pa.types.is_integer(array.type):
+            encoded = _filled(self, column, array, "an id").dictionary_encode()
+            values = _to_int64(encoded.dictionary)
+        elif pa.types.is_large_string(array.type):
+            encoded = _filled(self, column, pc.utf8_trim_whitespace(array), "an id").dictionary_encode()
+            values = _plain_integers(encoded.dictionary)
+        else:
+            self.fail(0, column, f"type {array.type} cannot hold ids; store them as integers or text")
+        codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        dictionary = encoded.dictionary
+        if values is None:
+            dictionary = dictionary.cast(pa.large_string())  # also integers beyond int64
+        if refused := refused_ids(dictionary if values is None else values):
+            row = int(np.flatnonzero(refused[0][codes])[0])
+            self.fail(row, column, refused[1].format(dictionary[int(codes[row])].as_py()))
+        return IdColumn(np.asarray(dictionary.to_pylist(), np.str_) if values is None else values, codes)
+
+    def unique_ids(self, column: str | int) -> np.ndarray:
+        """Returns external ids that may not repeat, [rows] int64 or str; raises DataError."""
+        ids = self.ids(column)
+        self._check_unique(column, ids.codes)
+        return ids.values[ids.codes]
+
+    def unique_integers(self, column: str | int) -> np.ndarray:
+        """Returns integers >= 0 that may not repeat, [rows] int64; raises DataError."""
+        values = self.integers(column)
+        self._check_unique(column, values)
+        return values
+
+    def integers(self, column: str | int, upper: int | None = None, upper_reason: str = "") -> np.ndarray:
+        """Returns integers in 0..upper-1, [rows] int64; raises DataError, ending in `upper_reason` past the bound."""
+        values = self._cast(column, pa.int64(), "an integer >= 0")
+        bad = np.flatnonzero(values < 0)
+        if len(bad):
+            self.fail(
+                int(bad[0]), column, f"negative value {values[bad[0]]}; expected an integer >= 0; correct the row"
+            )
+        if upper is not None and len(bad := np.flatnonzero(values >= upper)):
+            self.fail(int(bad[0]), column, f"{values[bad[0]]} is out of range 0..{upper - 1}{upper_reason}")
+        return values
+
+    def numbers(self, column: str | int, expected: str = "a number") -> np.ndarray:
+        """Returns finite numbers, [rows] float64; raises DataError, which says what was `expected`."""
+        if pa.types.is_boolean(self.columns[column].type):
+            self.fail(0, column, f"type bool where {expected} is expected; store numbers, or name another column")
+        values = self._cast(column, pa.float64(), expected)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            self.fail(int(bad[0]), column, f"value {values[bad[0]]}; expected a finite number; correct or drop the row")
+        return values
+
+    def weights(self, column: str | int) -> np.ndarray:
+        """Returns finite weights > 0, [rows] float32; raises DataError."""
+        values = self.numbers(column)
+        with np.errstate(over="ignore"):
+            weights = values.astype(np.float32)
+        bad = np.flatnonzero(~((weights > 0) & np.isfinite(weights)))
+        if len(bad):
+            self.fail(
+                int(bad[0]),
+                column,
+                f"weight {values[bad[0]]}; weights must be finite and > 0 in single precision; correct or drop the row",
+            )
+        return weights
+
+    def labels(self, column: str | int) -> np.ndarray:
+        """Returns 0/1 labels, [rows] bool; raises DataError."""
+        values = self._cast(column, pa.float64(), "a label, 0 or 1")
+        bad = np.flatnonzero((values != 0) & (values != 1))
+        if len(bad):
+            self.fail(int(bad[0]), column, f"label {values[bad[0]]:g}; labels must be 0 or 1; correct or drop the row")
+        return values == 1
+
+    def optional_times(self, column: str | int, missing: float) -> tuple[np.ndarray, bool | None]:
+        """Returns `times` with `missing` where the value is empty; whether dates is None where all are."""
+        is_empty = _is_empty(self.columns[column])
+        if pc.all(is_empty).as_py():
+            return np.full(len(self), missing), None
+        # Filled and not dropped, so that the others keep their rows for messages.
+        array = self.columns[column]
+        filler: Any = array[pc.index(is_empty, False).as_py()]
+        if pa.types.is_large_string(array.type):
+            filler = pa.scalar("1970-01-01" if LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
+        elif not pa.types.is_boolean(array.type):
+            filler = pa.scalar(0, array.type)
+        filled = dict(self.columns) | {column: pc.if_else(is_empty, filler, array)}
+        values, dates = dataclasses.replace(self, columns=filled).times(column)
+        return np.where(is_empty.to_numpy(zero_copy_only=False), missing, values), dates
+
+    def times(self, column: str | int) -> tuple[np.ndarray, bool]:
+        """Returns ([rows] float64 times >= 0, whether they were dates, then in seconds since 1970 UTC)."""
+        array, dates = self.columns[column], True
+        if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+            stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
+        elif pa.types.is_large_string(array.type) and LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
+            text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
+            stamps = self._checked(column, text, parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
+        else:
+            dates = False
+        expected = f"a number, and dates must all be ISO 8601 {DATE_EXAMPLES}"
+        values = stamps.cast(pa.int64()).to_numpy() / 1e6 if dates else self.numbers(column, expected)
+        bad = np.flatnonzero(values < 0)
+        if len(bad):
+            self.fail(int(bad[0]), column, f"negative time {self.columns[column][bad[0]]}; times must be >= 0")
+        return values, dates
+
+    def _check_unique(self, column: str | int, keys: np.ndarray) -> None:
+        """Raises DataError for the first row whose integer key, one for each id, was there before."""
+        first_rows = np.unique(keys, return_index=True)[1]
+        if len(first_rows) < len(keys):
+            is_first = np.zeros(len(keys), bool)
+            is_first[first_rows] = True
+            row = int(np.flatnonzero(~is_first)[0])
+            self.fail(row, column, f"id {str(self.columns[column][row]).strip()} occurs twice; ids must be unique")
+
+    def _cast(self, column: str | int, kind: pa.DataType, expected: str) -> np.ndarray:
+        array = self.columns[column]
+        if pa.types.is_large_string(array.type):
+            array = pc.utf8_trim_whitespace(array)
+        array = _filled(self, column, array, expected)
+        return self._checked(column, array, lambda part: part.cast(kind), expected).to_numpy(zero_copy_only=False)
+
+    def _checked(self, column: str | int, array: pa.Array, convert: Callable, expected: str) -> pa.Array:
+        """Converts, or names the first value that cannot be converted (found by bisection over prefixes)."""
+        try:
+            return convert(array)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            low, high = 0, len(array)  # convert(array[:low]) works, convert(array[:high]) fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                convert(array[low:middle])
+                low = middle
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                high = middle
+        self.fail(low, column, f"'{array[low]}' is not {expected}; correct or drop the row")
+
+
+def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> pa.Array:
+    """Returns the array, or raises DataError where it has a null, an empty text, or a quoted one that is refused."""
+    row = pc.index(_is_empty(array), True).as_py()
+    if row >= 0:
+        table.fail(row, column, f"empty value where {expected} is expected; fill it in or drop the row")
+    if table.refuses_quotes:
+        row = pc.index(pc.match_substring_regex(array, delimited.QUOTED), True).as_py()
+        if row >= 0:
+            value = files.quote(array[row].as_py())
+            table.fail(row, column, f"value {value} is in quotes, which this format does not have; write it without")
+    return array
+
+
+def _is_empty(array: pa.Array) -> pa.Array:
+    """Whether each value is a null or a blank text, [rows] Arrow bool."""
+    if not pa.types.is_large_string(array.type):
+        return pc.is_null(array)
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True)
+
+
+def _to_int64(array: pa.Array) -> np.ndarray | None:
+    try:
+        return array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _plain_integers(array: pa.Array) -> np.ndarray | None:
+    """Returns int64 if every text is an integer as Python would print it, else None."""
+    values = _to_int64(array)
+    return values if values is not None and pa.array(values).cast(pa.large_string()).equals(array) else None
+
+
+def parse_dates(array: pa.Array) -> pa.Array:
+    """Reads ISO 8601 text as microseconds, without a zone; raises pa.ArrowInvalid where it is none.
+
+    Dates without a zone count as UTC, also among dates with one.
+    """
+    try:
+        return array.cast(pa.timestamp("us"))  # no date has a zone
+    except pa.ArrowInvalid:
+        is_zoned, nothing = pc.match_substring_regex(array, ZONED), pa.scalar(None, pa.large_string())
+        zoned = pc.if_else(is_zoned, array, nothing).cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
+        return pc.coalesce(zoned, pc.if_else(is_zoned, nothing, array).cast(pa.timestamp("us")))
