@@ -1,6 +1,8 @@
 """Columns that may be larger than memory: where new ones come from, and how they are gone through."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,3 +23,26 @@ def blocks(num_rows: int, block_rows: int = BLOCK_ROWS) -> Iterator[slice]:
     """Slices that cover the rows in order, each of at most `block_rows`."""
     for start in range(0, num_rows, block_rows):
         yield slice(start, min(start + block_rows, num_rows))
+
+
+def _ignore(what: str, share: float) -> None:
+    del what, share
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """Where a source that reads in blocks puts what it reads; by default everything is in memory.
+
+    Attributes:
+        new_column: gives the arrays of large tables.
+        scratch: an empty folder for files that nobody needs later, or None.
+        memory_bytes: what sorting may take before it uses the folder.
+        is_quarantining: leave out and count rows that cannot be used instead of refusing them.
+        on_progress: called with what is being done, and which share of it has been done since the last call.
+    """
+
+    new_column: NewColumn = in_memory
+    scratch: Path | None = None
+    memory_bytes: int = 2**30
+    is_quarantining: bool = False
+    on_progress: Callable[[str, float], None] = _ignore

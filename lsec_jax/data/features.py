@@ -5,9 +5,8 @@ What stands for "no value" differs between data sets: every function takes the t
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,31 +21,38 @@ _RANGE = re.compile(r"(\d+(?:\.\d+)?)(?:(\+)|-(\d+(?:\.\d+)?))?", re.ASCII)
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 
 
+def vocabulary(kind: str, texts: Collection[str]) -> list[str]:
+    """Sorts distinct texts into the vocabulary of a feature.
+
+    Args:
+        kind: "categorical": by number where all are plain integers, else as text; "ordinal": ranges by their lower
+            ends, then by the upper ones.
+        texts: of "ordinal" ones, ranges.
+    """
+    if kind == "ordinal":
+        return sorted(texts, key=lambda text: (_ends(text), text))
+    if all(_INTEGER.fullmatch(text) for text in texts):
+        return sorted(texts, key=int)
+    return sorted(texts)
+
+
 def categories(table: Table, column: str, missing: Collection[str]) -> Feature:
-    """Reads a categorical feature; the vocabulary is sorted, by number where all its texts are plain integers."""
+    """Reads a categorical feature; its vocabulary is sorted as `vocabulary` says."""
     texts, codes = _distinct(table, column)
-    found = [text for text in texts if text and text not in missing]
-    if all(_INTEGER.fullmatch(text) for text in found):
-        return _coded("categorical", texts, codes, {text: int(text) for text in found})
-    return _coded("categorical", texts, codes, {text: text for text in found})
+    return _coded("categorical", texts, codes, missing)
 
 
 def ranges(table: Table, column: str, missing: Collection[str]) -> Feature:
     """Reads an ordinal feature from ranges of numbers: "0-10", "5000+" or a single number.
 
-    The vocabulary rises by the lower ends, then by the upper ones; "a+" has no upper end, "a" is "a-a".
+    "a+" has no upper end, "a" is "a-a".
 
     Raises:
         DataError: another text, or a range that ends below its start.
     """
     texts, codes = _distinct(table, column)
-    keys = {}
     for code, text in enumerate(texts):
-        if not text or text in missing:
-            continue
-        found = _RANGE.fullmatch(text)
-        low, high = (float(found[1]), np.inf if found[2] else float(found[3] or found[1])) if found else (1.0, 0.0)
-        if high < low:
+        if text and text not in missing and _ends(text) is None:
             row = int(np.flatnonzero(codes == code)[0])
             table.fail(
                 row,
@@ -54,8 +60,14 @@ def ranges(table: Table, column: str, missing: Collection[str]) -> Feature:
                 f"'{text}' is not a range such as 24-30, 5000+ or 0; correct it, or, if it stands for no value, add it "
                 "to the config key data.missing",
             )
-        keys[text] = (low, high, text)
-    return _coded("ordinal", texts, codes, keys)
+    return _coded("ordinal", texts, codes, missing)
+
+
+def _ends(text: str) -> tuple[float, float] | None:
+    """The ends of a range, or None where the text is none."""
+    found = _RANGE.fullmatch(text)
+    low, high = (float(found[1]), np.inf if found[2] else float(found[3] or found[1])) if found else (1.0, 0.0)
+    return (low, high) if high >= low else None
 
 
 def numbers(table: Table, column: str, missing: Collection[str]) -> np.ndarray:
@@ -119,23 +131,23 @@ def vectors_of(table: Table, column: str, vectors: np.ndarray, missing: Collecti
 
 def _distinct(table: Table, column: str) -> tuple[list[str], np.ndarray]:
     """Returns a column's distinct texts, in order of appearance, and each row's position among them, [rows] int64."""
-    encoded = pc.utf8_trim_whitespace(table.columns[column]).dictionary_encode()
+    encoded = table.texts(column).dictionary_encode()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _coded(kind: str, texts: list[str], codes: np.ndarray, keys: Mapping[str, Any]) -> Feature:
-    """Codes into a vocabulary in the order of its keys; texts that have no key are missing."""
-    vocabulary = sorted(keys, key=keys.__getitem__)
-    position = {text: code for code, text in enumerate(vocabulary)}
-    return Feature(kind, np.array([position.get(text, -1) for text in texts], np.int32)[codes], tuple(vocabulary))
+def _coded(kind: str, texts: list[str], codes: np.ndarray, missing: Collection[str]) -> Feature:
+    """Codes into the sorted vocabulary."""
+    found = vocabulary(kind, [text for text in texts if text and text not in missing])
+    position = {text: code for code, text in enumerate(found)}
+    return Feature(kind, np.array([position.get(text, -1) for text in texts], np.int32)[codes], tuple(found))
 
 
 def _is_missing(table: Table, column: str, missing: Collection[str]) -> np.ndarray:
-    text = pc.utf8_trim_whitespace(table.columns[column])
-    return pc.is_in(text, value_set=pa.array(["", *missing], pa.large_string())).to_numpy(zero_copy_only=False)
+    values = pa.array(["", *missing], pa.large_string())
+    return pc.is_in(table.texts(column), value_set=values).to_numpy(zero_copy_only=False)
 
 
 def _filled(table: Table, column: str, is_missing: np.ndarray, text: str) -> Table:
     """The table with a text in place of missing values, so that the others keep their rows for messages."""
-    filled = pc.if_else(pa.array(is_missing), pa.scalar(text, pa.large_string()), table.columns[column])
+    filled = pc.if_else(pa.array(is_missing), pa.scalar(text, pa.large_string()), table.texts(column))
     return dataclasses.replace(table, columns={**table.columns, column: filled})

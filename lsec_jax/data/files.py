@@ -4,6 +4,7 @@ Rules for text: UTF-8, with or without a byte order mark; lines end in a line fe
 before it; the last one too, else it may be cut.
 """
 
+import dataclasses
 import difflib
 import gzip
 import json
@@ -67,7 +68,7 @@ def find_file(path: Path) -> Path:
 
 def read_bytes(path: Path) -> bytes:
     """Reads a whole file, unpacking .gz; raises DataError where it is missing, cannot be read or cannot be unpacked."""
-    return next(_line_blocks(find_file(path), None))
+    return next(_line_blocks(find_file(path), None))[0]
 
 
 def read_text(path: Path, if_empty: str = "write it again, or take it out of the config") -> bytes:
@@ -80,10 +81,25 @@ def read_text(path: Path, if_empty: str = "write it again, or take it out of the
     Raises:
         DataError: it is missing, empty, cut, not text, in UTF-16, or has carriage returns without a line feed.
     """
-    return next(text_blocks(path, if_empty))[1]
+    return next(text_blocks(path, if_empty)).data
 
 
-def text_blocks(path: Path, if_empty: str, block_bytes: int | None = None) -> Iterator[tuple[int, bytes]]:
+@dataclasses.dataclass(frozen=True)
+class TextBlock:
+    """Whole lines of a text file.
+
+    Attributes:
+        data: the text.
+        first_line: number of its first line in the file, 1-based.
+        share: which share of the file's bytes it is.
+    """
+
+    data: bytes
+    first_line: int
+    share: float
+
+
+def text_blocks(path: Path, if_empty: str, block_bytes: int | None = None) -> Iterator[TextBlock]:
     """Reads a text file in blocks of whole lines, unpacking .gz, without its byte order mark.
 
     Args:
@@ -91,15 +107,12 @@ def text_blocks(path: Path, if_empty: str, block_bytes: int | None = None) -> It
         if_empty: the remedy for an empty file.
         block_bytes: about the size of a block; None = the whole file is one.
 
-    Yields:
-        (number of the block's first line, 1-based; the block).
-
     Raises:
         DataError: as `read_text`.
     """
     path = find_file(path)
     first_line = 1
-    for data in _line_blocks(path, block_bytes):
+    for data, share in _line_blocks(path, block_bytes):
         if first_line == 1:
             data = data.removeprefix(BYTE_ORDER_MARK)
             if not data.strip():
@@ -107,21 +120,25 @@ def text_blocks(path: Path, if_empty: str, block_bytes: int | None = None) -> It
             if problem := _not_utf_8_text(data, path.name):
                 raise DataError(f"{path}: {problem}")
         _check_line_ends(path, data, first_line)
-        yield first_line, data
+        yield TextBlock(data, first_line, share)
         first_line += data.count(NEWLINE)
     if first_line == 1:
         raise DataError(f"{path}: empty file; {if_empty}")
 
 
-def _line_blocks(path: Path, block_bytes: int | None) -> Iterator[bytes]:
-    """Blocks that end where a line ends, but the last one, which ends as the file does; none of an empty file."""
+def _line_blocks(path: Path, block_bytes: int | None) -> Iterator[tuple[bytes, float]]:
+    """Blocks that end where a line ends, but the last one, which ends as the file does, and their share of the file."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" and path.stat().st_size else path.open("rb") as stream:
+        size = path.stat().st_size
+        with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" and size else file as stream:
             if block_bytes is None:
-                yield stream.read()
+                yield stream.read(), 1.0
                 return
+            done = 0
             while data := stream.read(block_bytes):
-                yield data if data.endswith(NEWLINE) else data + stream.readline()
+                data = data if data.endswith(NEWLINE) else data + stream.readline()
+                yield data, (file.tell() - done) / size
+                done = file.tell()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: truncated or damaged gzip file ({error}); copy or download it again") from None
     except OSError as error:

@@ -36,7 +36,8 @@ class Table:
         line_word: what a row's number counts: "line", or "record" where quoted values hold line breaks, or "row".
         num_line_breaks: inside quoted values of the rows.
         refuses_quotes: whether values that are used must not be in quotes.
-        rows: which rows of the file these are, 0-based, or None: all of them.
+        rows: which of the rows that were read these are, 0-based, or None: all of them.
+        share: which share of the file was read.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Table:
     num_line_breaks: int = 0
     refuses_quotes: bool = False
     rows: np.ndarray | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -139,19 +141,53 @@ class Table:
 
     def optional_times(self, column: str | int, missing: float) -> tuple[np.ndarray, bool | None]:
         """Returns `times` with `missing` where the value is empty; whether dates is None where all are."""
-        is_empty = _is_empty(self.columns[column])
-        if pc.all(is_empty).as_py():
+        is_empty, filled = self._without_empty(column)
+        if filled is None:
             return np.full(len(self), missing), None
-        # Filled and not dropped, so that the others keep their rows for messages.
+        values, dates = filled.times(column)
+        return np.where(is_empty, missing, values), dates
+
+    def optional_numbers(self, column: str | int) -> np.ndarray:
+        """Returns `numbers`, NaN where the value is empty or NaN, [rows] float64; raises DataError."""
+        is_empty, filled = self._without_empty(column)
+        if filled is None:
+            return np.full(len(self), np.nan)
+        values = np.where(is_empty, np.nan, filled._cast(column, pa.float64(), "a number, or empty"))
+        bad = np.flatnonzero(np.isinf(values))
+        if len(bad):
+            self.fail(int(bad[0]), column, f"value {values[bad[0]]}; expected a finite number; correct or drop the row")
+        return values
+
+    def optional_ids(self, column: str | int) -> tuple[IdColumn, np.ndarray]:
+        """Returns `ids`, and where the value is empty and the id is some other row's, [rows] bool."""
+        is_empty, filled = self._without_empty(column)
+        if filled is None:
+            return IdColumn(np.zeros(1, np.int64), np.zeros(len(self), np.int64)), is_empty
+        return filled.ids(column), is_empty
+
+    def texts(self, column: str | int) -> pa.Array:
+        """Returns the values as text without spaces around it, [rows] Arrow large string; "" where there is none."""
         array = self.columns[column]
-        filler: Any = array[pc.index(is_empty, False).as_py()]
+        if not pa.types.is_large_string(array.type):
+            array = array.cast(pa.large_string())
+        return pc.utf8_trim_whitespace(pc.fill_null(array, ""))
+
+    def _without_empty(self, column: str | int) -> tuple[np.ndarray, "Table | None"]:
+        """Returns which values are empty, and the table with a zero, or a date, there; None where all are empty.
+
+        Filled and not dropped, so that the others keep their rows for messages.
+        """
+        array = self.columns[column]
+        is_empty = _is_empty(array)
+        mask = is_empty.to_numpy(zero_copy_only=False)
+        if mask.all() or not mask.any():
+            return mask, None if mask.all() else self
+        filler: Any = array[int(np.argmin(mask))]
         if pa.types.is_large_string(array.type):
             filler = pa.scalar("1970-01-01" if LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
         elif not pa.types.is_boolean(array.type):
             filler = pa.scalar(0, array.type)
-        filled = dict(self.columns) | {column: pc.if_else(is_empty, filler, array)}
-        values, dates = dataclasses.replace(self, columns=filled).times(column)
-        return np.where(is_empty.to_numpy(zero_copy_only=False), missing, values), dates
+        return mask, dataclasses.replace(self, columns={**self.columns, column: pc.if_else(is_empty, filler, array)})
 
     def times(self, column: str | int) -> tuple[np.ndarray, bool]:
         """Returns ([rows] float64 times >= 0, whether they were dates, then in seconds since 1970 UTC)."""

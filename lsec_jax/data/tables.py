@@ -106,13 +106,18 @@ def _delimited_blocks(
 ) -> Iterator[Table]:
     if_empty = f"write or copy it again; {expected}" if expected else "write it again, or take it out of the config"
     positions: list[int] = []
-    skip = 0
-    for first_line, data in files.text_blocks(path, if_empty, block_bytes):
+    skip, is_empty = 0, True
+    for block in files.text_blocks(path, if_empty, block_bytes):
+        data, first_line = block.data, block.first_line
         num_line_breaks = delimited.check_quotes(path, data, delimiter, has_quotes, first_line)
         if first_line == 1:
             names, positions, skip = _header(path, columns, data, delimiter, names, has_quotes, delimiter_key, expected)
             if skip:
                 num_line_breaks -= skip - 1  # those of the header
+        if data.count(files.NEWLINE) == skip:
+            skip = 0
+            continue  # the header, and no rows
+        is_empty = False
         if num_line_breaks and block_bytes is not None:
             raise DataError(
                 f"{path}: quoted values with line breaks, which files that are read in blocks may not have; take the "
@@ -123,9 +128,11 @@ def _delimited_blocks(
         arrays = delimited.read_columns(path, data, layout, positions)
         by_column = {column: arrays[position] for column, position in zip(columns, positions, strict=True)}
         refuses_quotes = not has_quotes and delimited.QUOTE in data
-        if len(next(iter(arrays.values()))):
-            yield Table(path, by_column, first_row, row_word, num_line_breaks, refuses_quotes)
+        yield Table(path, by_column, first_row, row_word, num_line_breaks, refuses_quotes, share=block.share)
         skip = 0
+    if is_empty:
+        remedy = "write or copy it again" if expected else "write it again or remove it"
+        raise DataError(f"{path}: empty table: a header ({_listed(names)}) and no rows; {remedy}")
 
 
 def _header(
@@ -148,9 +155,6 @@ def _header(
     elif not expected and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in first):
         hint += "; if the first line is data and not a header, set column_names"
     names = names or first
-    if skip and data.count(files.NEWLINE) == skip:
-        remedy = "write or copy it again" if expected else "write it again or remove it"
-        raise DataError(f"{path}: empty table: a header ({_listed(names)}) and no rows; {remedy}")
     return names, [_position(path, names, column, hint) for column in columns], skip
 
 
@@ -186,7 +190,8 @@ def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | 
                 parts = (pa.table(batch) for batch in file.iter_batches(block_rows, columns=wanted))
             for table in parts:
                 if len(table):
-                    yield Table(path, _arrays(table, columns, [names[at] for at in positions]), first_row, "row")
+                    arrays = _arrays(table, columns, [names[at] for at in positions])
+                    yield Table(path, arrays, first_row, "row", share=len(table) / file.metadata.num_rows)
                     first_row += len(table)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]

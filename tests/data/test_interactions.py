@@ -204,7 +204,9 @@ def test_a_bad_config_is_refused_with_the_key(folder):
 
 def test_relations_must_share_one_unit_of_time(folder):
     (folder / "sell.csv").write_text("shop,item,at\n1,7,2021-01-01\n")
-    with pytest.raises(DataError, match=r"'sell' has dates in column 'at', relation 'buy' numbers in column 'when'"):
+    with pytest.raises(
+        DataError, match=r"'sell' has dates in column 'at', relation 'buy' has numbers in column 'when'"
+    ):
         load(folder, buy_spec(), sell_spec(path="sell.csv", time_column="at"))
 
 
@@ -296,7 +298,7 @@ BAD_WINDOWS = {
     ),
     "other ids": (
         "id,start,end\nA7,1,2\nA8,1,2\n",
-        r"items.csv, line 2, column 'id': no id of the file, such as A7, is of type item in the relations, such as 7;",
+        r"items.csv, line 2, column 'id': no id of the file, such as A7, is of type item in the other files, such as 7",
     ),
     "another delimiter": (
         "id;start;end\n7;1;2\n",
@@ -306,7 +308,7 @@ BAD_WINDOWS = {
     "nan": ("id,start,end\n7,nan,5\n", r"line 2, column 'start': value nan; expected a finite number"),
     "negative": ("id,start,end\n7,-1,5\n", r"line 2, column 'start': negative time -1; times must be >= 0"),
     "twice": ("id,start,end\n7,1,5\n7,6,9\n", r"line 3, column 'id': id 7 occurs twice"),
-    "dates": ("id,start,end\n7,2024-05-01,\n", r"column 'start': dates, but the relations' times are numbers; use one"),
+    "dates": ("id,start,end\n7,2024-05-01,\n", r"column 'start': dates, but the other times are numbers; use one"),
     "no column": ("id,start\n7,1\n", r"items.csv: no column 'end'"),
 }
 

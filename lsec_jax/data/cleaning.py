@@ -1,0 +1,104 @@
+"""Finding every row of a table that cannot be converted, so that all are reported, or left out and counted, at once."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lsec_jax.data.table import Table
+from lsec_jax.schema import DataError
+
+_MANY = 1000  # wrong values of one column and block: it is another column than the config says
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How one column is read.
+
+    Attributes:
+        column: its name in the file.
+        read: converts it; raises DataError for a value that cannot be used.
+    """
+
+    column: str
+    read: Callable[[Table], Any]
+
+
+class WrongRows:
+    """Collects what is wrong in the tables of a data set."""
+
+    def __init__(self) -> None:
+        """Knows of nothing wrong."""
+        self._first: dict[tuple[str, str], str] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._first)
+
+    def without(self, table: Table, readers: Mapping[str, Reader]) -> tuple[Table, dict[str, Any]]:
+        """Reads columns of the rows in which all of them can be read.
+
+        Args:
+            table: as it was read from a file.
+            readers: of the columns, by names for the results.
+
+        Returns:
+            The good rows (maybe none), and what the readers return for them; {} where there are none.
+
+        Raises:
+            DataError: more than a thousand values of one column are wrong, or a column is wrong as a whole.
+        """
+        try:
+            return table, {name: reader.read(table) for name, reader in readers.items()}
+        except DataError:
+            pass
+        is_wrong = np.zeros(len(table), bool)
+        for reader in readers.values():
+            rows, message = _failing(table, reader.read)
+            is_wrong[rows] = True
+            if len(rows):
+                key = str(table.path), reader.column
+                self._first.setdefault(key, message)
+                self._counts[key] = self._counts.get(key, 0) + len(rows)
+        table = table.take(np.flatnonzero(~is_wrong))
+        return table, {name: reader.read(table) for name, reader in readers.items()} if len(table) else {}
+
+    def refuse(self, name: str) -> None:
+        """Raises DataError with everything that is wrong; not if nothing is."""
+        if not self:
+            return
+        lines = []
+        for key, message in self._first.items():
+            more = self._counts[key] - 1
+            lines.append(f"  {message}" + (f" ({more} more rows of this column)" if more else ""))
+        raise DataError(f"data set '{name}' cannot be used:\n" + "\n".join(lines))
+
+    def count(self, counts: dict[str, int]) -> None:
+        """Adds the numbers of wrong rows by file and column."""
+        for (path, column), number in self._counts.items():
+            counts[f"{path}: rows quarantined, column '{column}'"] = number
+
+
+def _failing(table: Table, read: Callable[[Table], Any]) -> tuple[np.ndarray, str]:
+    """Returns the rows that a reader refuses, found by bisection, rising, [k] int64, and what it says of the first."""
+    found: list[int] = []
+    first = ""
+    parts = [np.arange(len(table))]
+    while parts:
+        rows = parts.pop()
+        try:
+            read(table.take(rows))
+        except DataError as error:
+            if len(rows) > 1:
+                parts += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+                continue
+            first = first or str(error)
+            found.append(int(rows[0]))
+            if len(found) > _MANY:
+                raise DataError(
+                    f"{first}\n  and so are more than {_MANY} rows; check that it is the right column"
+                ) from None
+    if not found:
+        read(table)  # no row alone is wrong: says what is
+    return np.array(found, np.int64), first
