@@ -3,6 +3,8 @@
 Example:
   python -m lsec_jax.prepare --config=configs/lsec_gcn_interactions.py --output=/data/prepared
 
+A source that reads in blocks (interactions, its events) may be larger than memory.
+
 Runs then read it with `config.data = prepared.Config(path="/data/prepared")` and give the same results. An interrupted
 preparation is never taken for whole; the same command begins anew. A directory that holds the same data already is left
 as it is, and one that holds anything else is refused.
@@ -14,16 +16,23 @@ from absl import flags
 from ml_collections import config_flags
 
 from lsec_jax import cli
+from lsec_jax.config import ConfigError
 from lsec_jax.data import preparation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory: new, empty, or of the same preparation.", required=True)
 _QUARANTINE = flags.DEFINE_bool("quarantine", False, "Leave out and count wrong rows instead of refusing the data.")
+_MEMORY = flags.DEFINE_float(
+    "memory_gib", 1.0, "What sorting events may take in memory before it uses the disk under --output.", lower_bound=0.1
+)
 
 
 def main() -> None:
     """Runs the command."""
-    print(preparation.run(cli.check_types(_CONFIG.value), Path(_OUTPUT.value), _QUARANTINE.value))
+    if not _OUTPUT.value:
+        raise ConfigError("--output is empty; give a directory: new, empty, or of the same preparation")
+    config = cli.check_types(_CONFIG.value)
+    print(preparation.run(config, Path(_OUTPUT.value), _QUARANTINE.value, int(_MEMORY.value * 2**30)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 DuckDB sorts and joins within a memory limit and spills the rest to disk.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from lsec_jax.data.columns import BLOCK_ROWS, NewColumn
 from lsec_jax.data.ids import IdColumn
+from lsec_jax.schema import DataError
 
 TIME = "time"
 _ROW, _KEY, _CODE = "row number", "key", "code"  # no column of a log has these names: they are paths, or "time"
@@ -43,6 +45,16 @@ class EventLog:
     def __exit__(self, *error: Any) -> None:
         self._connection.close()
 
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise DataError(
+                f"events cannot be sorted ({str(error).splitlines()[0]}); make room on the disk, or give more memory "
+                "(--memory_gib)"
+            ) from None
+
     def append(self, table: str, columns: Mapping[str, pa.Array]) -> None:
         """Appends rows.
 
@@ -59,7 +71,8 @@ class EventLog:
         for path, kind in self._types(table).items():
             if kind == "BIGINT" and pa.types.is_large_string(block.schema.field(path).type):
                 self._connection.execute(f"ALTER TABLE {_name(table)} ALTER COLUMN {_name(path)} TYPE VARCHAR")
-        self._connection.execute(f"INSERT INTO {_name(table)} BY NAME SELECT * FROM block")
+        with self._reporting():
+            self._connection.execute(f"INSERT INTO {_name(table)} BY NAME SELECT * FROM block")
         self._sizes[table] = first + size
 
     def size(self, table: str) -> int:
@@ -69,7 +82,8 @@ class EventLog:
     def distinct(self, table: str, path: str) -> IdColumn:
         """The distinct values of a column of integers or text that are there, sorted, with the codes of no row."""
         query = f"SELECT DISTINCT {_name(path)} AS {_KEY} FROM {_name(table)} WHERE {_KEY} IS NOT NULL ORDER BY {_KEY}"
-        found = self._connection.sql(query).to_arrow_table()[_KEY]
+        with self._reporting():
+            found = self._connection.sql(query).to_arrow_table()[_KEY]
         values = np.asarray(found.to_pylist(), np.str_ if self._types(table)[path] == "VARCHAR" else np.int64)
         return IdColumn(values, np.zeros(0, np.int64))
 
@@ -113,11 +127,12 @@ class EventLog:
         )
         arrays = {path: new_column(path, (self.size(table),), dtype) for path, dtype in dtypes.items()}
         start = 0
-        for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS // 4):
-            for array, values in zip(arrays.values(), batch.columns, strict=True):
-                array[start : start + len(batch)] = values.to_numpy(zero_copy_only=False)
-            start += len(batch)
-            on_rows(len(batch))
+        with self._reporting():
+            for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS // 4):
+                for array, values in zip(arrays.values(), batch.columns, strict=True):
+                    array[start : start + len(batch)] = values.to_numpy(zero_copy_only=False)
+                start += len(batch)
+                on_rows(len(batch))
         assert start == self.size(table), "a join has changed the number of rows"
         return arrays
 

@@ -1,5 +1,6 @@
-"""The whole job of `python -m lsec_jax.prepare`: read, check, split, write."""
+"""The whole job of `python -m lsec_jax.prepare`: read, check, split, derive histories, write."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,52 +11,87 @@ from tqdm import tqdm
 
 from lsec_jax import config as config_lib
 from lsec_jax.config import RunConfig
-from lsec_jax.data import store
+from lsec_jax.data import event_statistics, store
+from lsec_jax.data.columns import Workspace
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.writer import Writer, check_directory
 from lsec_jax.schema import SPLITS, LiveCommerceData
 
 
-def run(config: RunConfig, directory: Path, quarantine: bool) -> str:
-    """Writes a config's data, split as its runs would split it.
+def run(config: RunConfig, directory: Path, quarantine: bool, memory_bytes: int = 2**30) -> str:
+    """Writes a config's data, split as its runs would split it, with its histories.
 
     Args:
-        config: its source, its split and its model's tasks count.
+        config: its source, its split, its histories and its model's tasks count.
         directory: new, empty, interrupted, or of the same source and settings.
         quarantine: leave out and count wrong rows instead of refusing them.
+        memory_bytes: what sorting events may take before it uses the disk, for sources that read in blocks.
 
     Returns:
         What there is, as text.
 
     Raises:
-        ConfigError, DataError: before anything is written.
+        ConfigError, DataError: and the directory is as it was.
     """
+    config_lib.validate(config)
     tasks = config.model.task_relations
     settings = config_lib.to_json(config)
     source = {name: settings[name] for name in ("data", "split", "histories")}
     source |= {"tasks": list(tasks), "quarantine": quarantine}
-    if store.check_directory(directory, source):
+    if check_directory(directory, source):
         logging.warning(
             "%s was prepared from this config before and is left as it is; remove it if the source has changed",
             directory,
         )
         return summary(store.read(directory))
-    data = config.data.load()
-    if quarantine:
-        data = data.quarantined()
-    data.validate()
-    data = assign_splits(data, config.split, tasks)
-    data = add_histories(data, config.histories)
-    size = sum(values.nbytes for values in store.columns_of(data).values())
-    with tqdm(total=size, unit="B", unit_scale=True, desc="writing") as bar:
-
-        def show(path: str, num_bytes: int) -> None:
-            bar.set_postfix_str(path, refresh=False)
-            bar.update(num_bytes)
-
-        store.write(data, directory, source, show)
+    with Writer(directory, source) as writer, _Progress() as progress:
+        progress.show("reading", 0.0)
+        workspace = Workspace(writer.new_column, writer.scratch, memory_bytes, quarantine, progress.show)
+        data = config.data.load_into(workspace) if hasattr(config.data, "load_into") else config.data.load()
+        progress.show("checking", 0.0)
+        if quarantine:
+            data = data.quarantined()
+        data.validate()
+        progress.show("splitting", 0.0)
+        data = assign_splits(data, config.split, tasks, writer.new_column)
+        progress.show("histories", 0.0)
+        data = add_histories(data, config.histories, writer.new_column)
+        progress.show("statistics", 0.0)
+        statistics = event_statistics.describe(data)
+        size = sum(values.nbytes for values in store.columns_of(data).values())
+        writer.finish(data, statistics, lambda num_bytes: progress.show("writing", num_bytes / max(size, 1)))
     logging.info("wrote %s", directory)
     return summary(store.read(directory))
+
+
+class _Progress:
+    """One bar for each stage, with the time it took."""
+
+    def __init__(self) -> None:
+        self._stage, self._start = "", 0.0
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._close()
+
+    def show(self, stage: str, share: float) -> None:
+        """Adds a share of a stage to what is done; another stage ends the one before."""
+        if stage != self._stage:
+            self._close()
+            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            self._stage, self._start = stage, time.monotonic()
+            self._bar = tqdm(total=1.0, desc=stage, bar_format=form)
+        assert self._bar is not None
+        self._bar.update(share)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            logging.info("%s: %.1f s", self._stage, time.monotonic() - self._start)
 
 
 def summary(data: LiveCommerceData) -> str:

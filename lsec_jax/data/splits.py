@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.config import ConfigError, SplitConfig
-from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation
+from lsec_jax.data.columns import NewColumn, blocks, in_memory
+from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
 METHODS = ("auto", "given", "time", "random")
 
 
-def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: Sequence[str]) -> LiveCommerceData:
-    """Returns the data with `Relation.split` filled for every relation.
+def assign_splits(
+    data: LiveCommerceData,
+    config: SplitConfig,
+    task_relations: Sequence[str],
+    new_column: NewColumn = in_memory,
+) -> LiveCommerceData:
+    """Returns the data with `Relation.split` filled for every relation, and `Events.split` where there are cut times.
 
     The primary relation is the first task's. By method:
 
@@ -29,10 +35,13 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     given split; without one, tasks are split at random and others are TRAIN. Random splits do not depend on the order
     of the rows or of the relations. Published candidate lists of relations that are split anew are dropped.
 
+    Events are split by the same cut times; a given split of theirs stays unless the method is "time".
+
     Args:
         data: from a source.
         config: method, fractions, seed.
         task_relations: trained and evaluated relations, the primary one first.
+        new_column: gives the arrays of the events' splits.
 
     Returns:
         The data with splits, and with cut_times and end_time where the split is chronological. `counts` gains
@@ -53,6 +62,7 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     if method == "time":
         cuts = _cut_times(primary, config.fractions)
         last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)
+        last = max([last, *(events.time[-1] for events in data.events.values() if len(events))])
         end_time = data.end_time if data.end_time is not None else float(np.nextafter(last, np.inf))
         changes = {"cut_times": cuts, "end_time": end_time}
     counts, relations, resplit = dict(data.counts), {}, set()
@@ -74,7 +84,21 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     if not _is_in(relations[primary.name], TEST).any():
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
+    split_data = split_data.replace(events=_split_events(split_data, method == "time", new_column))
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
+
+
+def _split_events(data: LiveCommerceData, is_anew: bool, new_column: NewColumn) -> dict[str, Events]:
+    """Splits events by the cut times; those with a given split only where `is_anew`."""
+    found = dict(data.events)
+    for name, events in data.events.items():
+        if data.cut_times is None or (events.split is not None and not is_anew):
+            continue
+        split = new_column(f"events/{name}/split", (len(events),), np.int8)
+        for rows in blocks(len(events)):
+            split[rows] = np.digitize(events.time[rows], data.cut_times)
+        found[name] = dataclasses.replace(events, split=split)
+    return found
 
 
 def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:

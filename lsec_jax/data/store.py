@@ -1,4 +1,4 @@
-"""A data set on disk: one .npy file per column, and a manifest that is written last. Columns are memory-mapped.
+"""A data set on disk: one .npy file per column, and a manifest that is written last (`writer`). Columns are mapped.
 
     DIR/manifest.json                      what there is, with dtypes, shapes and SHA-256; without it nothing is whole
     DIR/nodes/user/ids.npy                 features/NAME.npy beside it
@@ -7,21 +7,18 @@
     DIR/histories/watches/items.npy        starts, times, rows; ends/EVENTS.npy or last/EVENTS.npy
     DIR/trees/..., DIR/availability/..., DIR/candidates/...
 
-While a directory is being written it holds a file INCOMPLETE, and no manifest: what was interrupted is never read, and
-is cleared away by the next attempt.
+While a directory is being written it holds a file INCOMPLETE, and no manifest.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import differences
-from lsec_jax.data.files import write_json
+from lsec_jax.data.columns import blocks
 from lsec_jax.schema import (
     Availability,
     Candidates,
@@ -44,8 +41,8 @@ FOLDERS = ("nodes", "relations", "events", "histories", "trees", "availability",
 RELATION_COLUMNS = ("source_ids", "target_ids", "time", "weight", "split")
 CANDIDATE_COLUMNS = ("source_ids", "target_ids", "labels")
 EVENT_COLUMNS = ("time", "group", "split")
+_HASHED_BYTES = 2**24
 HISTORY_COLUMNS = ("starts", "items", "times", "rows")
-_BLOCK = 2**24
 
 
 def columns_of(data: LiveCommerceData) -> dict[str, np.ndarray]:
@@ -106,7 +103,7 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
         "availability": list(data.availability),
         "candidates": [[name, split, lists.origin] for (name, split), lists in data.candidates.items()],
         "cut_times": None if data.cut_times is None else list(map(float, data.cut_times)),
-        "end_time": data.end_time,
+        "end_time": None if data.end_time is None else float(data.end_time),
         "has_dates": data.has_dates,
         "counts": {name: int(count) for name, count in data.counts.items()},
         "truth": [] if data.truth is None else list(data.truth.relations),
@@ -118,77 +115,12 @@ def _described(features: Mapping[str, Feature]) -> dict[str, Any]:
     return {name: {"kind": of.kind, "vocabulary": list(of.vocabulary)} for name, of in features.items()}
 
 
-def check_directory(directory: Path, source: Mapping[str, Any]) -> bool:
-    """Whether a directory holds this very source already, whole.
-
-    Args:
-        directory: new, empty, interrupted, or prepared.
-        source: JSON of what the data comes from.
-
-    Raises:
-        DataError: it holds something else.
-    """
-    if (directory / MANIFEST).exists():
-        stored = read_manifest(directory)["source"]
-        if changed := differences(stored, source, "source"):
-            raise DataError(
-                f"{directory} holds data prepared otherwise (stored -> given):\n  "
-                + "\n  ".join(changed)
-                + "\nGive another directory, or remove this one."
-            )
-        return True
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: this is a file; give a new or empty directory")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / INCOMPLETE).exists():
-        raise DataError(f"{directory}: not empty, and not begun by `prepare`; give a new or empty directory")
-    return False
-
-
-def write(
-    data: LiveCommerceData,
-    directory: Path,
-    source: Mapping[str, Any],
-    on_column: Callable[[str, int], None] = lambda path, size: None,
-) -> None:
-    """Writes a data set; what an interrupted attempt left is cleared away first.
-
-    Args:
-        data: valid; its names are names of files.
-        directory: as `check_directory` found it.
-        source: JSON of what the data comes from.
-        on_column: called after each column with its path and bytes.
-
-    Raises:
-        OSError: e.g. if the disk is full; the directory stays marked as incomplete.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / INCOMPLETE).touch()
-    for name in FOLDERS:
-        shutil.rmtree(directory / name, ignore_errors=True)
-    columns = {}
-    for path, values in columns_of(data).items():
-        file = directory / f"{path}.npy"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        values = np.ascontiguousarray(values)
-        with file.open("wb") as stream:
-            np.lib.format.write_array(stream, values, allow_pickle=False)
-        columns[path] = {"dtype": values.dtype.str, "shape": list(values.shape), "sha256": _hash(values)}
-        on_column(path, values.nbytes)
-    manifest = {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "source": source,
-        "data": description_of(data),
-        "columns": columns,
-    }
-    write_json(directory / MANIFEST, manifest)
-    (directory / INCOMPLETE).unlink()
-
-
-def _hash(values: np.ndarray) -> str:
-    digest, content = hashlib.sha256(), values.reshape(-1).view(np.uint8)
-    for start in range(0, len(content), _BLOCK):
-        digest.update(content[start : start + _BLOCK].data)
+def sha256(values: np.ndarray) -> str:
+    """The SHA-256 of an array's bytes, hex."""
+    digest = hashlib.sha256()
+    row_bytes = values.nbytes // max(len(values), 1)
+    for rows in blocks(len(values), max(_HASHED_BYTES // max(row_bytes, 1), 1)):
+        digest.update(values[rows].tobytes())
     return digest.hexdigest()
 
 
@@ -244,7 +176,7 @@ def _map(directory: Path, path: str, form: Mapping[str, Any], verify: bool) -> n
     if found != wanted:
         texts = [f"{dtype} of shape {tuple(shape)}" for dtype, shape in (found, wanted)]
         raise DataError(f"{file}: {texts[0]}, the manifest says {texts[1]}; {remedy}")
-    if verify and _hash(values) != form["sha256"]:
+    if verify and sha256(values) != form["sha256"]:
         raise DataError(f"{file}: its content is not what was written (SHA-256 differs); {remedy}")
     return values
 

@@ -10,6 +10,7 @@ from lsec_jax.config import RunConfig
 from lsec_jax.data import preparation, store
 from lsec_jax.data.sources import prepared, synthetic
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.writer import Writer, check_directory
 from lsec_jax.models import lsec_gnn
 from lsec_jax.schema import (
     TEST,
@@ -72,8 +73,9 @@ def everything():
     )
 
 
-def write(data, directory, source=None):
-    store.write(data, directory, source or {"data": "x"})
+def write(data, directory, on_column=lambda num_bytes: None):
+    with Writer(directory, {"data": "x"}) as writer:
+        writer.finish(data, {}, on_column)
     return directory
 
 
@@ -110,35 +112,81 @@ def test_empty_tables_are_kept(tmp_path):
     assert store.read(write(data, tmp_path / "d"), verify=True).fingerprint() == data.fingerprint()
 
 
-def test_an_interrupted_directory_is_not_read_and_is_written_anew(tmp_path, monkeypatch):
-    def fail(path, size):
-        if path == "relations/rate/time":
-            raise KeyboardInterrupt
+def test_an_interrupted_directory_is_not_read_and_is_written_anew(tmp_path):
+    def interrupt(num_bytes):
+        raise KeyboardInterrupt
 
     directory = tmp_path / "d"
     with pytest.raises(KeyboardInterrupt):
-        store.write(everything(), directory, {"data": "x"}, fail)
+        write(everything(), directory, interrupt)
     with pytest.raises(DataError, match=r"was interrupted; run `python -m lsec_jax\.prepare` again"):
         store.read(directory)
+    (directory / "relations").mkdir(exist_ok=True)
     (directory / "relations" / "left_over.npy").touch()
-    assert not store.check_directory(directory, {"data": "x"})
+    assert not check_directory(directory, {"data": "x"})
     write(everything(), directory)
     assert not (directory / "relations" / "left_over.npy").exists()
     assert store.read(directory).fingerprint() == everything().fingerprint()
-    assert store.check_directory(directory, {"data": "x"})
+    assert check_directory(directory, {"data": "x"})
+
+
+def test_an_error_leaves_the_place_as_it_was(tmp_path):
+    def fail(num_bytes):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); make room"):
+        write(everything(), tmp_path / "new", fail)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError), Writer(tmp_path / "empty", {}) as writer:
+        writer.new_column("events/gift/time", (3,), np.float64)
+        raise DataError("no such data")
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    with Writer(tmp_path / "d", {"data": "x"}) as writer:
+        with pytest.raises(DataError, match="another process is preparing data here"):
+            write(everything(), tmp_path / "d")
+        writer.finish(everything(), {}, lambda num_bytes: None)
+    assert store.read(tmp_path / "d", verify=True).fingerprint() == everything().fingerprint()
+    with pytest.raises(DataError, match="another process has just prepared data here"):
+        write(everything(), tmp_path / "d")
+    assert store.read(tmp_path / "d", verify=True).fingerprint() == everything().fingerprint()
+
+
+def test_columns_that_were_filled_in_place_are_kept_and_others_are_removed(tmp_path):
+    with Writer(tmp_path / "d", {"data": "x"}) as writer:
+        time = writer.new_column("events/gift/time", (1,), np.float64)
+        nothing = writer.new_column("relations/plain/time", (0,), np.float64)
+        writer.new_column("events/gift/values/amount", (1,), np.float32)
+        time[:] = 4.5
+        data = everything()
+        data = data.replace(events={**data.events, "gift": dataclasses.replace(data.events["gift"], time=time)})
+        writer.finish(data, {}, lambda num_bytes: None)
+    assert len(nothing) == 0
+    assert store.read(tmp_path / "d", verify=True).fingerprint() == data.fingerprint()
+    assert store.read(tmp_path / "d").events["gift"].time.tolist() == [4.5]
+    assert not (tmp_path / "d" / "events" / "gift" / "values" / "amount.npy").exists()
+    assert sorted(path.name for path in (tmp_path / "d").iterdir() if path.is_file()) == ["manifest.json"]
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     directory = write(everything(), tmp_path / "d")
     with pytest.raises(DataError, match=r"prepared otherwise \(stored -> given\):\n  source.data: \"x\" -> \"y\""):
-        store.check_directory(directory, {"data": "y"})
+        check_directory(directory, {"data": "y"})
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="this is a file"):
-        store.check_directory(tmp_path / "file", {})
+        check_directory(tmp_path / "file", {})
+    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\)"):
+        write(everything(), tmp_path / "file" / "x")
     with pytest.raises(DataError, match="not empty, and not begun by `prepare`"):
-        store.check_directory(tmp_path, {})
+        check_directory(tmp_path, {})
     with pytest.raises(DataError, match=r"no manifest\.json here"):
         store.read(tmp_path)
+    (tmp_path / "INCOMPLETE").write_text("my own list of what is incomplete\n")
+    with pytest.raises(DataError, match="not empty, and not begun by `prepare`"):
+        check_directory(tmp_path, {})
 
 
 def damage(path, kind):

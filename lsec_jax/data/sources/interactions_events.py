@@ -58,7 +58,7 @@ def collect(
         spec = specs[i]
         readers = _readers(spec)
         for table in _blocks(path, spec, f"data.events[{i}].delimiter"):
-            workspace.on_progress(f"reading {path.name}", table.share / len(files))
+            workspace.on_progress("reading", table.share / len(files))
             good, found = wrong.without(table, readers)
             if not len(good):
                 continue
@@ -122,7 +122,7 @@ def _write(
         codes,
         lambda path, shape, dtype: workspace.new_column(f"events/{spec.name}/{path}", shape, dtype),
         dtypes,
-        lambda rows: workspace.on_progress(f"sorting {spec.name}", rows / num_rows),
+        lambda rows: workspace.on_progress("sorting", rows / num_rows),
     )
     measured = [column for column in spec.columns if _path(column).startswith("values/")]
     return Events(
