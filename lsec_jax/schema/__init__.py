@@ -71,6 +71,8 @@ class LiveCommerceData:
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
+        prepared_with: of prepared data: the settings that its splits come from, JSON: {"split": ..., "tasks": [...]};
+            `splits.assign_splits` refuses others.
     """
 
     name: str
@@ -85,6 +87,7 @@ class LiveCommerceData:
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     events: Mapping[str, Events] = dataclasses.field(default_factory=dict)
     trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
+    prepared_with: Mapping[str, Any] | None = None
 
     def relation(self, name: str) -> Relation:
         """Returns a relation, or raises DataError naming the ones there are."""
@@ -153,7 +156,7 @@ class LiveCommerceData:
         return validation.quarantine(self)
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything but name, truth and counts, hex.
+        """SHA-256 over everything but name, truth, counts and where it comes from, hex.
 
         Equal for equal data, whatever the source's path and the order of the rows of relations and candidate lists.
         """

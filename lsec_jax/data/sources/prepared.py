@@ -29,13 +29,14 @@ class Config:
         """Maps the columns; raises DataError for a directory that is incomplete or damaged."""
         root = expand_path(self.path)
         manifest = store.read_manifest(root)
-        data = store.read(root, self.verify)
+        source = manifest["source"]
+        data = store.read(root, self.verify).replace(prepared_with={key: source[key] for key in ("split", "tasks")})
         relations = tuple(manifest["data"]["truth"])
         if not relations:
             return data
         try:
             deferred = _DeferredEventTruth if manifest["data"]["has_event_truth"] else _DeferredTruth
-            return data.replace(truth=deferred(relations, manifest["source"]["data"]))
+            return data.replace(truth=deferred(relations, source["data"]))
         except ConfigError:
             logging.warning("%s: its truth needs a source outside lsec_jax; there will be no oracle", root)
             return data
