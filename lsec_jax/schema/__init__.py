@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.schema import validation
 from lsec_jax.schema.tables import (
     FEATURE_KINDS,
     NAME_RULE,
@@ -29,6 +28,8 @@ from lsec_jax.schema.tables import (
     is_name,
     split_name,
 )
+from lsec_jax.schema.validation import find_problems
+from lsec_jax.schema.validation.quarantine import quarantine
 
 __all__ = [
     "FEATURE_KINDS",
@@ -143,17 +144,19 @@ class LiveCommerceData:
 
     def validate(self) -> None:
         """Checks all tables; raises one DataError that lists every problem found."""
-        problems = validation.find_problems(self)
+        problems = find_problems(self)
         if problems:
             raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(map(str, problems)))
 
     def quarantined(self) -> "LiveCommerceData":
         """Returns the data without the rows that `validate` would refuse, of relations and events; `counts` has them.
 
+        The truth of events is then of the rows that are left.
+
         Raises:
             DataError: for problems that leaving rows out does not solve, all at once.
         """
-        return validation.quarantine(self)
+        return quarantine(self)
 
     def fingerprint(self) -> str:
         """SHA-256 over everything but name, truth, counts and where it comes from, hex.

@@ -105,7 +105,7 @@ def test_the_fingerprint_depends_on_availability_and_only_where_there_is_some():
             "user",
             0.0,
             1.0,
-            r"availability of 'user', column 'start': float64 of shape \(9,\); give one float64 for each of the",
+            r"availability of 'user', column 'start': shape \(9,\), give one float64 for each of the 12",
         ),
         ("room", 0.0, 1.0, "availability of 'room': no such node table"),
     ],
