@@ -124,7 +124,7 @@ class Config:
             spec.node: _read_availability(root, spec, f"data.availability[{i}]", nodes[spec.node], units, counts)
             for i, spec in enumerate(self.availability)
         }
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or root.resolve().name,
             nodes,
             relations,
@@ -132,8 +132,6 @@ class Config:
             availability=availability,
             counts=counts,
         )
-        data.validate()
-        return data
 
 
 @dataclasses.dataclass(frozen=True)
