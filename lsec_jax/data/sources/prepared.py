@@ -10,6 +10,7 @@ from absl import logging
 from lsec_jax.config import ConfigError, from_dict
 from lsec_jax.data import store
 from lsec_jax.data.files import expand_path
+from lsec_jax.data.manifest import check_source
 from lsec_jax.schema import DataError, EventTruth, LiveCommerceData, Truth
 
 
@@ -29,6 +30,7 @@ class Config:
         """Maps the columns; raises DataError for a directory that is incomplete or damaged."""
         root = expand_path(self.path)
         manifest = store.read_manifest(root)
+        check_source(manifest, root / store.MANIFEST)
         source = manifest["source"]
         data = store.read(root, self.verify).replace(prepared_with={key: source[key] for key in ("split", "tasks")})
         relations = tuple(manifest["data"]["truth"])
