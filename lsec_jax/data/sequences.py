@@ -1,6 +1,7 @@
 """Behaviour sequences: what each user did before a moment, stored once per user. Never looks into the future."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -96,18 +97,54 @@ def _at(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def audit_histories(histories: Histories, owners: np.ndarray, times: np.ndarray, ends: np.ndarray) -> None:
-    """Checks that no moment sees its own time or later, nor another owner's behaviours; raises DataError."""
+    """Checks that no moment sees its own time or later, nor another owner's behaviours; raises DataError.
+
+    So that the last behaviour before a moment says it of all, an owner's times may never fall, and times and moments
+    must be numbers.
+
+    Args:
+        histories: of all owners.
+        owners: [b], -1 for nobody.
+        times: the moments, [b].
+        ends: where each history ends, [b], as `ends_before` gives it.
+    """
+    _audit_order(histories)
+    _refuse((owners < -1) | (owners >= len(histories)), lambda row: f"owner {owners[row]} of {len(histories)}")
+    _refuse(np.isnan(times), lambda row: "its moment is NaN")
     known = owners >= 0
     starts = histories.starts[np.maximum(owners, 0)]
-    outside = np.flatnonzero(known & ((ends < starts) | (ends > histories.starts[np.maximum(owners, 0) + 1])))
-    if len(outside):
-        row = outside[0]
-        raise DataError(f"row {row}: its history ends at {ends[row]}, outside that of its owner {owners[row]}")
-    seen = known & (ends > starts)
-    late = np.flatnonzero(seen & (_at(histories.times, ends - 1) >= times))
-    if len(late):
-        row = late[0]
+    _refuse(
+        known & ((ends < starts) | (ends > histories.starts[np.maximum(owners, 0) + 1])),
+        lambda row: f"its history ends at {ends[row]}, outside that of its owner {owners[row]}",
+    )
+    _refuse(
+        known & (ends > starts) & (_at(histories.times, ends - 1) >= times),
+        lambda row: (
+            f"at {times[row]} its history has a behaviour of {histories.times[ends[row] - 1]}; histories must end "
+            "before the moment"
+        ),
+    )
+
+
+def _audit_order(histories: Histories) -> None:
+    starts, values = histories.starts, histories.times
+    if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
+        raise DataError(f"the owners' starts do not rise from 0 to {len(values)}; build_histories gives such ones")
+    is_bad = np.isnan(values)
+    is_bad[1:] |= values[1:] < values[:-1]
+    is_first = np.zeros(len(values), bool)
+    is_first[starts[:-1][starts[:-1] < len(values)]] = True
+    bad = np.flatnonzero(is_bad & ~(is_first & ~np.isnan(values)))
+    if len(bad):
+        owner = np.searchsorted(starts, bad[0], side="right") - 1
         raise DataError(
-            f"row {row} and {len(late) - 1} more: at {times[row]} its history has a behaviour of "
-            f"{histories.times[ends[row] - 1]}; histories must end before the moment"
+            f"owner {owner}: behaviour {bad[0]} has time {values[bad[0]]} and comes after one of "
+            f"{values[max(bad[0] - 1, 0)]}; times must not fall within an owner: sort the events by time"
         )
+
+
+def _refuse(is_bad: np.ndarray, text: Callable[[int], str]) -> None:
+    bad = np.flatnonzero(is_bad)
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise DataError(f"row {bad[0]}{more}: {text(int(bad[0]))}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.config import ConfigError, SplitConfig, differences, to_json
-from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation
+from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
 METHODS = ("auto", "given", "time", "random")
 
@@ -28,7 +28,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
 
     Relations to which a method does not apply ("time" without times, "auto" -> "given" without a given split) keep a
     given split; without one, tasks are split at random and others are TRAIN. Random splits do not depend on the order
-    of the rows or of the relations. Published candidate lists of relations that are split anew are dropped.
+    of the rows or of the relations. Published candidate lists of relations that are split anew are dropped. A given
+    split of events gives way to the cuts under "time", and is dropped under "random".
 
     Prepared data hold the split of the settings that they were prepared with: other settings than these are refused, as
     they would silently have no effect, or another one than on the source. "given" takes the stored split as it is.
@@ -80,7 +81,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     kept = _keep_candidates(data, resplit, counts)
     if not _is_in(relations[primary.name], TEST).any():
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
-    split_data = data.replace(relations=relations, candidates=kept, **changes)
+    events = {name: _with_split(of, method, cuts) for name, of in data.events.items()}
+    split_data = data.replace(relations=relations, events=events, candidates=kept, **changes)
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
 
 
@@ -196,6 +198,14 @@ def _given_split(relation: Relation, method: str, is_task: bool, is_of_cuts: boo
     if relation.split is not None and not (method == "random" and (is_task or is_of_cuts)):
         return relation.split
     return None if is_task else np.full(len(relation), TRAIN, np.int8)
+
+
+def _with_split(events: Events, method: str, cuts: tuple[float, float]) -> Events:
+    """Events with a given split follow the relations: the same cuts, or no split where edges are split at random."""
+    if events.split is None or method not in ("time", "random"):
+        return events
+    split = np.digitize(events.time, cuts).astype(np.int8) if method == "time" else None
+    return dataclasses.replace(events, split=split)
 
 
 def _keep_candidates(

@@ -8,7 +8,17 @@ import pytest
 from lsec_jax.config import ConfigError, SplitConfig, to_json
 from lsec_jax.data.audits import audit_splits
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, NodeTable, Relation
+from lsec_jax.schema import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Candidates,
+    DataError,
+    Events,
+    LiveCommerceData,
+    NodeTable,
+    Relation,
+)
 
 NUM_USERS, NUM_ITEMS = 50, 60
 
@@ -248,3 +258,16 @@ def test_the_stored_split_of_prepared_data_can_be_taken_for_some_of_their_tasks(
     data = prepared_with(SplitConfig(seed=5), "buy", "like")
     again = assign_splits(data, SplitConfig(method="given"), ("like",))
     assert again.fingerprint() == data.fingerprint()
+
+
+def test_a_given_split_of_events_follows_that_of_the_relations():
+    time = np.array([1.0, 599.0, 600.0, 700.0])
+    given = Events("visit", {}, time, split=np.array([2, 1, 0, 0], np.int8))
+    data = dataset(relation("buy", times=distinct_times()), events={"visit": given, "none": Events("none", {}, time)})
+    by_time = assign_splits(data, SplitConfig(), ("buy",))
+    assert by_time.events["visit"].split.tolist() == [0, 0, 1, 2] and by_time.events["none"].split is None
+    audit_splits(by_time)
+    assert assign_splits(data, SplitConfig(method="random"), ("buy",)).events["visit"].split is None
+    buy = dataclasses.replace(data.relations["buy"], split=np.repeat(np.array([0, 2], np.int8), [400, 100]))
+    kept = assign_splits(data.replace(relations={"buy": buy}), SplitConfig(), ("buy",))
+    np.testing.assert_array_equal(kept.events["visit"].split, given.split)
