@@ -210,6 +210,13 @@ def from_dict(cls: Any, values: Any, plugins: tuple[str, ...] = (), key: str = "
         for name in values:
             if name not in fields:
                 raise ConfigError(unknown_key_message(f"{key}.{name}", fields))
+        required = [
+            name
+            for name, f in fields.items()
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if absent := [name for name in required if name not in values]:
+            raise ConfigError(f"{key}.{absent[0]} is missing; give it")
         built = {name: from_dict(fields[name].type, value, plugins, f"{key}.{name}") for name, value in values.items()}
         return cls(**built)
     return _leaf(cls, values, plugins, key)
@@ -236,7 +243,9 @@ def _leaf(cls: Any, value: Any, plugins: tuple[str, ...], key: str) -> Any:
     return value
 
 
-def _resolve(name: str, plugins: tuple[str, ...], key: str) -> Any:
+def _resolve(name: Any, plugins: tuple[str, ...], key: str) -> Any:
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}.type: expected str, got {name!r}")
     module, _, qualname = name.partition(":")
     allowed = ("lsec_jax", *plugins)
     if module.split(".")[0] not in allowed:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lsec_jax.data.csr import contains
-from lsec_jax.schema import TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation, split_name
+from lsec_jax.schema import TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation, split_name
 
 LATEST = (TRAIN, VALIDATION)
 
@@ -16,10 +16,17 @@ LATEST = (TRAIN, VALIDATION)
 def audit_splits(data: LiveCommerceData) -> None:
     """Checks that nothing leaks from later splits into earlier ones; raises DataError with all that does.
 
-    No relation may have a pair in two splits; where there are cut times, no relation's training edges may reach the
-    first cut, nor its validation edges the second.
+    No relation may have a pair in two splits; where there are cut times, no training edges and events may reach the
+    first cut, nor validation ones the second. Where a relation's edges are the first events of their pairs
+    (each edge is an event of a table with splits, at the same time), that event must be in the edge's split, and no
+    event of the pair in an earlier one.
     """
     problems = [problem for relation in data.relations.values() for problem in _split_problems(data, relation)]
+    for events in data.events.values():
+        if events.split is not None:
+            problems += _late_rows(data, f"events '{events.name}'", "events", events.time, events.split)
+            for relation in data.relations.values():
+                problems += _event_problems(data, relation, events)
     if problems:
         raise DataError(f"data set '{data.name}' leaks between splits:\n  " + "\n  ".join(problems))
 
@@ -37,11 +44,43 @@ def _split_problems(data: LiveCommerceData, relation: Relation) -> Iterator[str]
         row = order[twice[0]]
         pair = f"({relation.source_ids[row]}, {relation.target_ids[row]})"
         yield f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}"
-    if data.cut_times is None or relation.time is None:
+    if relation.time is not None:
+        yield from _late_rows(data, f"relation '{name}'", "edges", relation.time, relation.split)
+
+
+def _late_rows(data: LiveCommerceData, place: str, what: str, time: np.ndarray, row_split: np.ndarray) -> Iterator[str]:
+    if data.cut_times is None:
         return
     for split, cut in zip(LATEST, data.cut_times, strict=True):
-        if late := int((relation.time[relation.split == split] >= cut).sum()):
-            yield f"relation '{name}': {late} {split_name(split)} edges at or after the cut at {cut:g}"
+        if late := int((time[row_split == split] >= cut).sum()):
+            yield f"{place}: {late} {split_name(split)} {what} at or after the cut at {cut:g}"
+
+
+def _event_problems(data: LiveCommerceData, relation: Relation, events: Events) -> Iterator[str]:
+    """What is wrong between a relation and the events that its edges come from; nothing if they do not."""
+    is_there = relation.source in events.nodes and relation.target in events.nodes
+    if not is_there or relation.time is None or relation.split is None or relation.source == relation.target:
+        return
+    assert events.split is not None
+    num_targets = len(data.nodes[relation.target])
+    edge_keys = _keys(relation, num_targets)
+    order = np.argsort(edge_keys, kind="stable")
+    source_ids, target_ids = events.ids(relation.source), events.ids(relation.target)
+    keys = np.where((source_ids < 0) | (target_ids < 0), -1, source_ids.astype(np.int64) * num_targets + target_ids)
+    rows = np.flatnonzero(contains(edge_keys[order], keys))
+    edges = order[np.searchsorted(edge_keys[order], keys[rows])]
+    is_edge = events.time[rows] == relation.time[edges]
+    if len(np.unique(edges[is_edge])) < len(relation):
+        return
+    event_split, edge_split = events.split[rows], relation.split[edges]
+    bad = rows[(event_split < edge_split) | (is_edge & (event_split > edge_split))]
+    if len(bad):
+        row = bad[0]
+        pair = f"({source_ids[row]}, {target_ids[row]})"
+        yield (
+            f"events '{events.name}': {len(bad)} are in another split than their pair in relation '{relation.name}', "
+            f"e.g. row {row}: {pair}"
+        )
 
 
 def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: Candidates) -> None:

@@ -4,11 +4,11 @@ Columns may be larger than memory: they are read and written in blocks.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.config import ConfigError, HistoryConfig, differences, to_json
 from lsec_jax.data.columns import NewColumn, blocks, in_memory
 from lsec_jax.schema import NAME_RULE, DataError, Events, Histories, LiveCommerceData, is_name
 
@@ -25,12 +25,26 @@ def add_histories(
         configs: validated.
         new_column: gives the arrays to fill.
 
+    Prepared data have their histories; others are derived from their events.
+
     Raises:
-        ConfigError: a name that cannot be one of a file, or an owner of two node types.
+        ConfigError: a name that cannot be one of a file, an owner of two node types, or settings other than those that
+            histories of this name were prepared with.
         DataError: events, a role or a column are missing.
     """
-    histories = {of.name: _from_config(data, of, f"config.histories[{i}]", new_column) for i, of in enumerate(configs)}
-    return data.replace(histories={**data.histories, **histories})
+    stored = {of["name"]: of for of in (data.prepared_with or {}).get("histories", ())}
+    histories = dict(data.histories)
+    for i, config in enumerate(configs):
+        key = f"config.histories[{i}]"
+        if config.name not in stored:
+            histories[config.name] = _from_config(data, config, key, new_column)
+        elif changed := differences(stored[config.name], to_json(config), key):
+            raise ConfigError(
+                f"histories '{config.name}' of data set '{data.name}' were prepared otherwise (prepared -> given):\n"
+                + "".join(f"  {line}\n" for line in changed)
+                + "Give the prepared values or another name, or prepare the data again into another directory."
+            )
+    return data.replace(histories=histories)
 
 
 def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_column: NewColumn) -> Histories:
@@ -178,18 +192,54 @@ def _at(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def audit_histories(histories: Histories, owners: np.ndarray, times: np.ndarray, ends: np.ndarray) -> None:
-    """Checks that no moment sees its own time or later, nor another owner's behaviours; raises DataError."""
+    """Checks that no moment sees its own time or later, nor another owner's behaviours; raises DataError.
+
+    So that the last behaviour before a moment says it of all, an owner's times may never fall, and times and moments
+    must be numbers.
+
+    Args:
+        histories: of all owners.
+        owners: [b], -1 for nobody.
+        times: the moments, [b].
+        ends: where each history ends, [b], as `ends_before` gives it.
+    """
+    _audit_order(histories)
+    _refuse((owners < -1) | (owners >= len(histories)), lambda row: f"owner {owners[row]} of {len(histories)}")
+    _refuse(np.isnan(times), lambda row: "its moment is NaN")
     known = owners >= 0
     starts = histories.starts[np.maximum(owners, 0)]
-    outside = np.flatnonzero(known & ((ends < starts) | (ends > histories.starts[np.maximum(owners, 0) + 1])))
-    if len(outside):
-        row = outside[0]
-        raise DataError(f"row {row}: its history ends at {ends[row]}, outside that of its owner {owners[row]}")
-    seen = known & (ends > starts)
-    late = np.flatnonzero(seen & (_at(histories.times, ends - 1) >= times))
-    if len(late):
-        row = late[0]
+    _refuse(
+        known & ((ends < starts) | (ends > histories.starts[np.maximum(owners, 0) + 1])),
+        lambda row: f"its history ends at {ends[row]}, outside that of its owner {owners[row]}",
+    )
+    _refuse(
+        known & (ends > starts) & (_at(histories.times, ends - 1) >= times),
+        lambda row: (
+            f"at {times[row]} its history has a behaviour of {histories.times[ends[row] - 1]}; histories must end "
+            "before the moment"
+        ),
+    )
+
+
+def _audit_order(histories: Histories) -> None:
+    starts, values = histories.starts, histories.times
+    if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
+        raise DataError(f"the owners' starts do not rise from 0 to {len(values)}; build_histories gives such ones")
+    is_bad = np.isnan(values)
+    is_bad[1:] |= values[1:] < values[:-1]
+    is_first = np.zeros(len(values), bool)
+    is_first[starts[:-1][starts[:-1] < len(values)]] = True
+    bad = np.flatnonzero(is_bad & ~(is_first & ~np.isnan(values)))
+    if len(bad):
+        owner = np.searchsorted(starts, bad[0], side="right") - 1
         raise DataError(
-            f"row {row} and {len(late) - 1} more: at {times[row]} its history has a behaviour of "
-            f"{histories.times[ends[row] - 1]}; histories must end before the moment"
+            f"owner {owner}: behaviour {bad[0]} has time {values[bad[0]]} and comes after one of "
+            f"{values[max(bad[0] - 1, 0)]}; times must not fall within an owner: sort the events by time"
         )
+
+
+def _refuse(is_bad: np.ndarray, text: Callable[[int], str]) -> None:
+    bad = np.flatnonzero(is_bad)
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise DataError(f"row {bad[0]}{more}: {text(int(bad[0]))}")

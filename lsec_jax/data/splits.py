@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.config import ConfigError, SplitConfig, differences, to_json
 from lsec_jax.data.columns import NewColumn, blocks, in_memory
 from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
@@ -28,14 +28,19 @@ def assign_splits(
     - "time": two cut times, near the quantiles of the primary relation's times. In every relation with times, an edge
       before the first cut is TRAIN, before the second VALIDATION, else TEST; edges of equal time are never parted.
       So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
-    - "random": task relations are split at random, others are TRAIN.
+    - "random": task relations are split at random, others keep a given split or are TRAIN. Where there are cut times,
+      the splits of relations with times come from those cuts, not from the source, and are dropped.
     - "auto": "given" if the primary relation has a given split, else "time" if it has times, else "random".
 
     Relations to which a method does not apply ("time" without times, "auto" -> "given" without a given split) keep a
     given split; without one, tasks are split at random and others are TRAIN. Random splits do not depend on the order
     of the rows or of the relations. Published candidate lists of relations that are split anew are dropped.
 
-    Events are split by the same cut times; a given split of theirs stays unless the method is "time".
+    Events are split by the cut times, where there are any. A given split of theirs stays, but gives way to the cuts
+    under "time" and is dropped under "random".
+
+    Prepared data hold the split of the settings that they were prepared with: other settings than these are refused, as
+    they would silently have no effect, or another one than on the source. "given" takes the stored split as it is.
 
     Args:
         data: from a source.
@@ -48,13 +53,15 @@ def assign_splits(
         every relation's edges per split, every task relation's cold nodes, and the edges outside an availability.
 
     Raises:
-        ConfigError: unknown method, bad fractions, or a method that the data does not allow.
+        ConfigError: unknown method, bad fractions, a method that the data does not allow, or other settings than the
+            data was prepared with.
         DataError: unknown relation, a relation left without training edges, or a primary relation without test edges.
     """
     _check(config, task_relations)
     primary = data.relation(task_relations[0])
     for name in task_relations:
         data.relation(name)
+    _check_prepared(data, config, task_relations)
     method = _resolve(data, config, primary, task_relations)
     cuts: tuple[float, float] = (np.inf, np.inf)
     # A random split of data that was split by time before has no cuts any more.
@@ -67,7 +74,8 @@ def assign_splits(
         changes = {"cut_times": cuts, "end_time": end_time}
     counts, relations, resplit = dict(data.counts), {}, set()
     for name, relation in data.relations.items():
-        split = _given_split(relation, method, is_task=name in task_relations)
+        is_of_cuts = data.cut_times is not None and relation.time is not None
+        split = _given_split(relation, method, name in task_relations, is_of_cuts)
         if split is None:
             if method == "time" and relation.time is not None:
                 split = np.digitize(relation.time, cuts).astype(np.int8)
@@ -84,20 +92,21 @@ def assign_splits(
     if not _is_in(relations[primary.name], TEST).any():
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
-    split_data = split_data.replace(events=_split_events(split_data, method == "time", new_column))
+    split_data = split_data.replace(events=_split_events(split_data, method, new_column))
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
 
 
-def _split_events(data: LiveCommerceData, is_anew: bool, new_column: NewColumn) -> dict[str, Events]:
-    """Splits events by the cut times; those with a given split only where `is_anew`."""
-    found = dict(data.events)
+def _split_events(data: LiveCommerceData, method: str, new_column: NewColumn) -> dict[str, Events]:
+    """Splits the events as `assign_splits` says; those of prepared data have these very cuts already."""
+    found, is_prepared = dict(data.events), data.prepared_with is not None
     for name, events in data.events.items():
-        if data.cut_times is None or (events.split is not None and not is_anew):
-            continue
-        split = new_column(f"events/{name}/split", (len(events),), np.int8)
-        for rows in blocks(len(events)):
-            split[rows] = np.digitize(events.time[rows], data.cut_times)
-        found[name] = dataclasses.replace(events, split=split)
+        if method == "random":
+            found[name] = dataclasses.replace(events, split=None)
+        elif data.cut_times is not None and (events.split is None or (method == "time" and not is_prepared)):
+            split = new_column(f"events/{name}/split", (len(events),), np.int8)
+            for rows in blocks(len(events)):
+                split[rows] = np.digitize(events.time[rows], data.cut_times)
+            found[name] = dataclasses.replace(events, split=split)
     return found
 
 
@@ -136,6 +145,26 @@ def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
         raise ConfigError(f"split.seed = {config.seed}; give a whole number in [0, 2**32)")
     if not task_relations:
         raise ConfigError("no task relations are given; a split needs at least one")
+
+
+def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations: Sequence[str]) -> None:
+    """Raises ConfigError where the settings differ from those that prepared data were split with."""
+    if data.prepared_with is None:
+        return
+    split, tasks = data.prepared_with["split"], data.prepared_with["tasks"]
+    if config.method == "given":
+        without = [f"task '{name}' was none of them" for name in task_relations if name not in tasks]
+    else:
+        without = differences(split, to_json(config), "config.split")
+        without += differences(list(tasks), list(task_relations), "tasks")
+    if without:
+        raise ConfigError(
+            f"data set '{data.name}' was prepared with another split or other tasks (prepared -> given):\n  "
+            + "\n  ".join(without)
+            + f"\nRun `python -m lsec_jax.prepare` with this config's source into another directory, or give the "
+            "prepared values, or set config.split.method = 'given' to take the stored split as it is (tasks: any of "
+            f"{', '.join(tasks)})."
+        )
 
 
 def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, task_relations: Sequence[str]) -> str:
@@ -179,11 +208,18 @@ def _cut_times(primary: Relation, fractions: Sequence[float]) -> tuple[float, fl
     return float(times[start]), float(times[end])
 
 
-def _given_split(relation: Relation, method: str, is_task: bool) -> np.ndarray | None:
-    """Returns the split that a relation has without splitting it anew, or None where it must be."""
+def _given_split(relation: Relation, method: str, is_task: bool, is_of_cuts: bool) -> np.ndarray | None:
+    """Returns the split that a relation has without splitting it anew, or None where it must be.
+
+    Args:
+        relation: with or without a split.
+        method: resolved.
+        is_task: whether it is trained and evaluated.
+        is_of_cuts: whether a split that it has comes from the data's cut times.
+    """
     if method == "time" and relation.time is not None:
         return None
-    if relation.split is not None and not (method == "random" and is_task):
+    if relation.split is not None and not (method == "random" and (is_task or is_of_cuts)):
         return relation.split
     return None if is_task else np.full(len(relation), TRAIN, np.int8)
 

@@ -12,6 +12,7 @@ While a directory is being written it holds a file INCOMPLETE, and no manifest.
 
 import hashlib
 import json
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.data.columns import blocks
+from lsec_jax.data.manifest import (
+    CANDIDATE_COLUMNS,
+    EVENT_COLUMNS,
+    HISTORY_COLUMNS,
+    RELATION_COLUMNS,
+    check_manifest,
+)
 from lsec_jax.schema import (
     Availability,
     Candidates,
@@ -38,11 +46,9 @@ SCHEMA_VERSION = 1
 FORMAT = "lsec_jax prepared data"
 MANIFEST, INCOMPLETE = "manifest.json", "INCOMPLETE"
 FOLDERS = ("nodes", "relations", "events", "histories", "trees", "availability", "candidates")
-RELATION_COLUMNS = ("source_ids", "target_ids", "time", "weight", "split")
-CANDIDATE_COLUMNS = ("source_ids", "target_ids", "labels")
-EVENT_COLUMNS = ("time", "group", "split")
 _HASHED_BYTES = 2**24
-HISTORY_COLUMNS = ("starts", "items", "times", "rows")
+# What numpy raises for a file that is no array, or whose header was damaged.
+_UNREADABLE = (ValueError, EOFError, OSError, OverflowError, MemoryError, TypeError, SyntaxError, tokenize.TokenError)
 
 
 def columns_of(data: LiveCommerceData) -> dict[str, np.ndarray]:
@@ -125,7 +131,7 @@ def sha256(values: np.ndarray) -> str:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Reads the manifest of a prepared directory; raises DataError where there is none that can be used."""
+    """Reads and checks the manifest of a prepared directory; raises DataError where there is none that can be used."""
     path = directory / MANIFEST
     if not path.exists():
         if (directory / INCOMPLETE).exists():
@@ -134,13 +140,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         version = (manifest["format"], manifest["schema_version"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); prepare the data again into a new directory") from None
     if version != (FORMAT, SCHEMA_VERSION):
         raise DataError(
             f"{path}: {version[0]}, schema version {version[1]}; this version of lsec_jax reads '{FORMAT}', schema "
             f"version {SCHEMA_VERSION}: prepare the data again"
         )
+    check_manifest(manifest, path)
     return manifest
 
 
@@ -155,22 +162,33 @@ def read(directory: Path, verify: bool = False) -> LiveCommerceData:
         DataError: a column is missing, cut or not what the manifest says.
     """
     manifest = read_manifest(directory)
+    _check_files(directory, manifest["columns"])
     columns = {path: _map(directory, path, form, verify) for path, form in manifest["columns"].items()}
-    try:
-        return _assemble(manifest["data"], columns)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{directory / MANIFEST}: damaged ({error!r}); prepare the data again") from None
+    return _assemble(manifest["data"], columns)
+
+
+def _check_files(directory: Path, columns: Mapping[str, Any]) -> None:
+    """Refuses columns that the manifest does not name: those that a table may have or not would be missed silently."""
+    for folder in FOLDERS:
+        for file in sorted((directory / folder).rglob("*.npy")):
+            if str(file.relative_to(directory).with_suffix("")) not in columns:
+                raise DataError(
+                    f"{file}: not named in {MANIFEST}, which is damaged; prepare the data again into a new directory"
+                )
 
 
 def _map(directory: Path, path: str, form: Mapping[str, Any], verify: bool) -> np.ndarray:
     file = directory / f"{path}.npy"
     remedy = "prepare the data again into a new directory"
     try:
-        is_empty = 0 in form["shape"]
-        values = np.load(file, mmap_mode=None if is_empty else "r", allow_pickle=False)
+        if 0 in form["shape"]:  # which cannot be mapped
+            with file.open("rb") as stream:
+                values = np.lib.format.read_array(stream, allow_pickle=False)
+        else:
+            values = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
         raise DataError(f"{file}: missing, but the manifest names it; {remedy}") from None
-    except (ValueError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file}: cut or damaged ({error}); {remedy}") from None
     found, wanted = (values.dtype.str, list(values.shape)), (form["dtype"], form["shape"])
     if found != wanted:
@@ -199,8 +217,8 @@ def _assemble(data: Mapping[str, Any], columns: Mapping[str, Any]) -> LiveCommer
         nodes,
         relations,
         candidates=candidates,
-        cut_times=None if data["cut_times"] is None else (data["cut_times"][0], data["cut_times"][1]),
-        end_time=data["end_time"],
+        cut_times=None if data["cut_times"] is None else (float(data["cut_times"][0]), float(data["cut_times"][1])),
+        end_time=None if data["end_time"] is None else float(data["end_time"]),
         has_dates=data["has_dates"],
         availability={
             name: Availability(columns[f"availability/{name}/start"], columns[f"availability/{name}/end"])
@@ -208,7 +226,7 @@ def _assemble(data: Mapping[str, Any], columns: Mapping[str, Any]) -> LiveCommer
         },
         counts=data["counts"],
         events={name: _read_events(name, of, columns) for name, of in data["events"].items()},
-        histories={name: _read_histories(name, of, columns) for name, of in data.get("histories", {}).items()},
+        histories={name: _read_histories(name, of, columns) for name, of in data["histories"].items()},
         trees={name: Tree(columns[f"trees/{name}/parents"]) for name in data["trees"]},
     )
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.schema import validation
 from lsec_jax.schema.tables import (
     FEATURE_KINDS,
     NAME_RULE,
@@ -30,9 +29,12 @@ from lsec_jax.schema.tables import (
     is_name,
     split_name,
 )
+from lsec_jax.schema.validation import find_problems
+from lsec_jax.schema.validation.quarantine import quarantine
 
 __all__ = [
     "FEATURE_KINDS",
+    "FINGERPRINT_VERSION",
     "NAME_RULE",
     "SPLITS",
     "TEST",
@@ -55,6 +57,8 @@ __all__ = [
     "split_name",
 ]
 
+FINGERPRINT_VERSION = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class LiveCommerceData:
@@ -74,6 +78,8 @@ class LiveCommerceData:
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
+        prepared_with: of prepared data: the settings that its splits come from, JSON: {"split": ..., "tasks": [...]};
+            `splits.assign_splits` refuses others.
     """
 
     name: str
@@ -89,6 +95,7 @@ class LiveCommerceData:
     events: Mapping[str, Events] = dataclasses.field(default_factory=dict)
     trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
     histories: Mapping[str, Histories] = dataclasses.field(default_factory=dict)
+    prepared_with: Mapping[str, Any] | None = None
 
     def relation(self, name: str) -> Relation:
         """Returns a relation, or raises DataError naming the ones there are."""
@@ -144,32 +151,39 @@ class LiveCommerceData:
 
     def validate(self) -> None:
         """Checks all tables; raises one DataError that lists every problem found."""
-        problems = validation.find_problems(self)
+        problems = find_problems(self)
         if problems:
             raise DataError(f"data set '{self.name}' cannot be used:\n  " + "\n  ".join(map(str, problems)))
 
     def quarantined(self) -> "LiveCommerceData":
         """Returns the data without the rows that `validate` would refuse, of relations and events; `counts` has them.
 
+        The truth of events is then of the rows that are left.
+
         Raises:
             DataError: for problems that leaving rows out does not solve, all at once.
         """
-        return validation.quarantine(self)
+        return quarantine(self)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over everything but name, truth, counts and histories, which events determine, hex.
+    def fingerprint(self, version: int = FINGERPRINT_VERSION) -> str:
+        """SHA-256 over everything but name, truth, counts, histories and where it comes from, hex.
 
         Equal for equal data, whatever the source's path and the order of the rows of relations and candidate lists.
+
+        Args:
+            version: 1 is that of workdirs written before there were versions: it leaves out cut times, end time and
+                whether times are dates, and tells equal ids stored in another width apart. Data without these have one
+                fingerprint in all versions.
         """
         digest = hashlib.sha256()
-        for text, values in self._hashed():
+        for text, values in self._hashed(version):
             digest.update(text.encode())
             digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
-    def _hashed(self) -> Iterator[tuple[str, np.ndarray | None]]:
+    def _hashed(self, version: int) -> Iterator[tuple[str, np.ndarray | None]]:
         for name, table in sorted(self.nodes.items()):
-            yield f"{name}:{table.ids.dtype.kind}:{len(table)}", table.ids
+            yield f"{name}:{table.ids.dtype.kind}:{len(table)}", table.ids if version == 1 else _narrow(table.ids)
             yield from _hashed_features(table.features)
         for name, relation in sorted(self.relations.items()):
             order = np.lexsort((relation.target_ids, relation.source_ids))
@@ -200,10 +214,24 @@ class LiveCommerceData:
                 yield f"parent:{events.parent[0]}", events.parent[1]
         for name, tree in sorted(self.trees.items()):
             yield f"tree:{name}:{len(tree.parents)}", tree.parents
+        if version == 1:
+            return
+        # Only where they are set: data without them keep their fingerprints.
+        if self.cut_times is not None:
+            yield "cut_times", np.array(self.cut_times, np.float64)
+        if self.end_time is not None:
+            yield "end_time", np.array(self.end_time, np.float64)
+        if self.has_dates:
+            yield "has_dates", None
 
     def replace(self, **changes: Any) -> "LiveCommerceData":
         """Returns a copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
+
+
+def _narrow(ids: np.ndarray) -> np.ndarray:
+    """Texts in the width that the longest one needs."""
+    return ids.astype(f"U{np.char.str_len(ids).max(initial=1)}") if ids.dtype.kind == "U" else ids
 
 
 def _hashed_features(features: Mapping[str, Feature]) -> Iterator[tuple[str, np.ndarray]]:

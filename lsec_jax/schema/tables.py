@@ -21,7 +21,7 @@ class DataError(ValueError):
 
 def is_name(text: str) -> bool:
     """Whether a node type or relation may have this name: one that cannot leave the folder it names a file in."""
-    return re.fullmatch(r"\w[\w-]*", text) is not None
+    return isinstance(text, str) and re.fullmatch(r"\w[\w-]*", text) is not None
 
 
 def split_name(code: int) -> str:

@@ -21,7 +21,7 @@ from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.ranking import Scorer
-from lsec_jax.schema import SPLITS, DataError, LiveCommerceData
+from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
@@ -114,7 +114,7 @@ def prepare(config: RunConfig) -> Run:
     for name in model_config.required_relations:
         data.relation(name)
     data = assign_splits(data, config.split, model_config.task_relations)
-    data = add_histories(data, [of for of in config.histories if of.name not in data.histories])
+    data = add_histories(data, config.histories)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     inputs = model_config.inputs(data)
@@ -190,7 +190,13 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
     stored = _read_json(workdir / "data.json")
     if not isinstance(stored, dict) or "fingerprint" not in stored:
         raise DataError(f"{workdir}/data.json is missing or damaged; restore the file, or train into another --workdir")
-    current = describe_data(data)
+    version = stored.get("fingerprint_version", 1)
+    if version not in range(1, FINGERPRINT_VERSION + 1):
+        raise DataError(
+            f"{workdir}/data.json: fingerprint_version = {version!r}; this version of lsec_jax knows 1 to "
+            f"{FINGERPRINT_VERSION}: use the version that trained the run"
+        )
+    current = describe_data(data, version)
     if stored["fingerprint"] != current["fingerprint"]:
         lines = config_lib.differences(stored, current, "data")
         raise DataError(
@@ -201,15 +207,16 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
         )
 
 
-def describe_data(data: LiveCommerceData) -> dict[str, Any]:
-    """Counts and fingerprint of a data set, as stored in data.json."""
+def describe_data(data: LiveCommerceData, version: int = FINGERPRINT_VERSION) -> dict[str, Any]:
+    """Counts and fingerprint (of a version) of a data set, as stored in data.json."""
     splits = {
         name: None if relation.split is None else np.bincount(relation.split, minlength=3).tolist()
         for name, relation in data.relations.items()
     }
     return {
         "name": data.name,
-        "fingerprint": data.fingerprint(),
+        "fingerprint": data.fingerprint(version),
+        **({} if version == 1 else {"fingerprint_version": version}),  # which files of version 1 do not name
         "nodes": {name: len(table) for name, table in data.nodes.items()},
         "edges": {name: len(relation) for name, relation in data.relations.items()},
         "edges_train_validation_test": splits,

@@ -9,7 +9,7 @@ from lsec_jax.config import SplitConfig
 from lsec_jax.data.audits import audit_candidates, audit_splits
 from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, EventNodes, Events
 from tests.data.test_splits import dataset, distinct_times, relation
 
 
@@ -74,3 +74,55 @@ def test_a_target_that_stands_twice_in_a_list_is_found():
     data, lists = candidates(target_ids=repeat_first)
     with pytest.raises(DataError, match="1 targets stand in a list already"):
         audit_candidates(data, "buy", TEST, lists)
+
+
+def with_events(**changes):
+    """A split data set whose edges are the first events of their pairs; half of them happen again, in the end."""
+    data = assign_splits(dataset(relation("buy", times=distinct_times())), SplitConfig(), ("buy",))
+    buy = data.relations["buy"]
+    again = np.arange(0, len(buy), 2)
+    rows = np.r_[np.argsort(buy.time), again]
+    time = np.r_[np.sort(buy.time), np.full(len(again), 1e4)]
+    nodes = {"user": EventNodes("user", buy.source_ids[rows]), "item": EventNodes("item", buy.target_ids[rows])}
+    split = np.digitize(time, data.cut_times).astype(np.int8)
+    events = dataclasses.replace(Events("visit", nodes, time, split=split), **changes)
+    return data.replace(events={"visit": events}), events
+
+
+def flipped(split, row, code):
+    split = split.copy()
+    split[row] = code
+    return split
+
+
+def test_events_that_are_split_as_their_relation_pass():
+    audit_splits(with_events()[0])
+
+
+def test_events_at_or_after_the_cut_of_their_split_are_found():
+    data, events = with_events()
+    with pytest.raises(DataError, match=r"events 'visit': 1 train events at or after the cut at 600\n"):
+        audit_splits(with_events(split=flipped(events.split, -1, TRAIN))[0])
+    # Without cut times nothing is late, but the pair's edge may be in a later split.
+    leaky = with_events(split=flipped(events.split, 480, TRAIN))[0].replace(cut_times=None)
+    with pytest.raises(
+        DataError, match=r"'visit': 1 are in another split than their pair in relation 'buy', e.g. row 48"
+    ):
+        audit_splits(leaky)
+    assert data.relations["buy"].split[np.argsort(data.relations["buy"].time)[480]] == TEST
+
+
+def test_the_event_that_is_a_training_edge_must_not_be_held_out():
+    _, events = with_events()
+    held_out = with_events(split=flipped(events.split, 0, TEST))[0]
+    with pytest.raises(DataError, match=r"1 are in another split than their pair in relation 'buy', e.g. row 0: \("):
+        audit_splits(held_out)
+
+
+def test_events_that_a_relation_does_not_come_from_may_be_split_otherwise():
+    """A user may be shown what she follows later."""
+    data, events = with_events()
+    other = dataclasses.replace(data.relations["buy"], name="other", time=data.relations["buy"].time + 0.25)
+    shown = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
+    data = data.replace(events={"visit": shown}, relations={"other": other}, cut_times=None)
+    audit_splits(data)

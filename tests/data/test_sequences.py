@@ -80,7 +80,7 @@ def test_a_mask_picks_the_behaviours_that_count():
 
 def test_the_audit_finds_a_moment_that_sees_its_own_time():
     histories = build_histories(watches([0, 0, 1], [1, 2, 3], [1, 2, 3]), "user", "room", 2)
-    with pytest.raises(DataError, match=r"row 1 and 0 more: at 2\.0 its history has a behaviour of 2\.0"):
+    with pytest.raises(DataError, match=r"row 1: at 2\.0 its history has a behaviour of 2\.0"):
         audit_histories(histories, np.array([0, 0]), np.array([2.0, 2.0]), np.array([1, 2]))
     with pytest.raises(DataError, match="row 0: its history ends at 3, outside that of its owner 0"):
         audit_histories(histories, np.array([0]), np.array([9.0]), np.array([3]))
@@ -141,3 +141,45 @@ def test_histories_that_cannot_be_are_refused():
         add_histories(data, [HistoryConfig("watches", item="room", moments=("view",))])
     with pytest.raises(DataError, match="no column 'bought'"):
         add_histories(data, [HistoryConfig("watches", item="room", where="bought")])
+
+
+@pytest.mark.parametrize(
+    ("owners", "times", "message"),
+    [
+        ([0, 2], [9.0, 9.0], "row 1: owner 2 of 2"),
+        ([-2, 0], [9.0, 9.0], "row 0: owner -2 of 2"),
+        ([0, 0], [np.nan, np.nan], "row 0 and 1 more: its moment is NaN"),
+    ],
+)
+def test_the_audit_finds_moments_of_nobody_known_and_of_no_time(owners, times, message):
+    histories = build_histories(watches([0, 0, 1], [1, 2, 3], [1, 2, 3]), "user", "room", 2)
+    with pytest.raises(DataError, match=message):
+        audit_histories(histories, np.array(owners), np.array(times), np.array([1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([2, 1, 3], r"owner 0: behaviour 1 has time 1\.0 and comes after one of 2\.0; times must not fall"),
+        ([1, np.nan, 3], "owner 0: behaviour 1 has time nan"),
+        ([1, 2, np.nan], "owner 1: behaviour 2 has time nan"),
+        ([np.nan, 2, 3], "owner 0: behaviour 0 has time nan"),
+    ],
+)
+def test_the_audit_finds_times_that_fall_within_an_owner(values, message):
+    histories = build_histories(watches([0, 0, 1], [1, 2, 3], [1, 2, 3]), "user", "room", 2)
+    broken = dataclasses.replace(histories, times=np.array(values, float))
+    with pytest.raises(DataError, match=message):
+        audit_histories(broken, np.array([0]), np.array([9.0]), np.array([0]))
+    # A later owner may begin before an earlier one ends.
+    audit_histories(
+        dataclasses.replace(histories, times=np.array([5.0, 6.0, 1.0])), np.array([1]), np.array([9.0]), np.array([3])
+    )
+
+
+def test_the_audit_finds_starts_that_are_none():
+    histories = build_histories(watches([0, 0, 1], [1, 2, 3], [1, 2, 3]), "user", "room", 2)
+    for starts in ([0, 2, 4], [1, 2, 3], [0, 4, 3]):
+        with pytest.raises(DataError, match="starts do not rise from 0 to 3"):
+            broken = dataclasses.replace(histories, starts=np.array(starts))
+            audit_histories(broken, np.array([0]), np.array([9.0]), np.array([0]))

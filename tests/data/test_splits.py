@@ -5,10 +5,20 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.config import ConfigError, SplitConfig, to_json
 from lsec_jax.data.audits import audit_splits
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, NodeTable, Relation
+from lsec_jax.schema import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Candidates,
+    DataError,
+    Events,
+    LiveCommerceData,
+    NodeTable,
+    Relation,
+)
 
 NUM_USERS, NUM_ITEMS = 50, 60
 
@@ -202,3 +212,63 @@ def test_a_random_split_of_data_that_was_split_by_time_has_no_cuts():
     assert by_time.split_window(TEST) is not None
     again = assign_splits(by_time, SplitConfig(method="random"), ("buy",))
     assert again.cut_times is None and again.split_window(TEST) is None
+
+
+def test_a_random_split_keeps_what_the_source_gave_and_drops_what_earlier_cuts_gave():
+    follow = relation("follow", times=distinct_times(seed=1), seed=1)
+    given = relation("view", split=np.repeat(np.array([0, 2], np.int8), [400, 100]), seed=2)
+    by_time = assign_splits(dataset(relation("buy", times=distinct_times()), follow, given), SplitConfig(), ("buy",))
+    assert sizes(by_time, "follow")[TEST] > 0
+    again = assign_splits(by_time, SplitConfig(method="random"), ("buy",))
+    assert sizes(again, "buy") == [400, 50, 50]
+    assert sizes(again, "follow") == [500, 0, 0] and sizes(again, "view") == [400, 0, 100]
+
+
+def prepared_with(config, *tasks):
+    split = assign_splits(dataset(relation("buy", times=distinct_times()), relation("like", seed=1)), config, tasks)
+    return split.replace(prepared_with={"split": to_json(config), "tasks": list(tasks)})
+
+
+def test_prepared_data_split_with_their_own_settings_stay_as_they_are():
+    for method in ("auto", "time", "random"):
+        data = prepared_with(SplitConfig(method=method, seed=3), "buy", "like")
+        again = assign_splits(data, SplitConfig(method=method, seed=3), ("buy", "like"))
+        assert again.fingerprint() == data.fingerprint() and again.cut_times == data.cut_times
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks", "message"),
+    [
+        ({"seed": 1}, ("buy", "like"), r"\n  config\.split\.seed: 0 -> 1\nRun"),
+        ({"fractions": (0.6, 0.2, 0.2)}, ("buy", "like"), r"\n  config\.split\.fractions: \[0\.8, .*\] -> \[0\.6, "),
+        ({"method": "random"}, ("buy",), r"split\.method: \"auto\" -> \"random\"\n  tasks: \[.*\] -> \[\"buy\"\]\nRun"),
+        ({}, ("like", "buy"), r"tasks: \[\"buy\", \"like\"\] -> \[\"like\", \"buy\"\]\n.*any of buy, like\)"),
+        ({"method": "given"}, ("buy", "sell"), r"\n  task 'sell' was none of them\nRun"),
+    ],
+)
+def test_prepared_data_refuse_every_other_setting_at_once(changes, tasks, message):
+    data = prepared_with(SplitConfig(), "buy", "like")
+    sell = dataclasses.replace(data.relations["like"], name="sell")
+    data = data.replace(relations={**data.relations, "sell": sell})
+    with pytest.raises(ConfigError, match=r"was prepared with another split or other tasks .*(?s:.*)" + message):
+        assign_splits(data, SplitConfig(**changes), tasks)
+
+
+def test_the_stored_split_of_prepared_data_can_be_taken_for_some_of_their_tasks():
+    data = prepared_with(SplitConfig(seed=5), "buy", "like")
+    again = assign_splits(data, SplitConfig(method="given"), ("like",))
+    assert again.fingerprint() == data.fingerprint()
+
+
+def test_a_given_split_of_events_follows_that_of_the_relations():
+    time = np.array([1.0, 599.0, 600.0, 700.0])
+    given = Events("visit", {}, time, split=np.array([2, 1, 0, 0], np.int8))
+    data = dataset(relation("buy", times=distinct_times()), events={"visit": given, "none": Events("none", {}, time)})
+    by_time = assign_splits(data, SplitConfig(), ("buy",))
+    for name in ("visit", "none"):
+        assert by_time.events[name].split.tolist() == [0, 0, 1, 2]
+    audit_splits(by_time)
+    assert assign_splits(data, SplitConfig(method="random"), ("buy",)).events["visit"].split is None
+    buy = dataclasses.replace(data.relations["buy"], split=np.repeat(np.array([0, 2], np.int8), [400, 100]))
+    kept = assign_splits(data.replace(relations={"buy": buy}), SplitConfig(), ("buy",))
+    np.testing.assert_array_equal(kept.events["visit"].split, given.split)

@@ -108,7 +108,7 @@ def test_every_column_is_in_the_manifest_with_its_form(tmp_path):
 
 def test_empty_tables_are_kept(tmp_path):
     none = Events("gift", {"user": EventNodes("user", np.zeros(0, INT))}, np.zeros(0))
-    data = everything().replace(events={"gift": none})
+    data = everything().replace(events={"gift": none}, histories={})
     assert store.read(write(data, tmp_path / "d"), verify=True).fingerprint() == data.fingerprint()
 
 
@@ -302,3 +302,26 @@ def test_wrong_rows_are_refused_before_anything_is_written_or_left_out_and_count
     text = preparation.run(broken, tmp_path / "d", quarantine=True)
     assert "relation 'buy': rows quarantined, weight: 1" in text
     assert len(store.read(tmp_path / "d").relations["buy"]) == 2399
+
+
+def test_the_truth_of_quarantined_and_prepared_events_is_of_the_rows_that_are_left(tmp_path, monkeypatch):
+    load = synthetic.Config.load
+
+    def load_with_wrong_rows(config):
+        data = load(config)
+        shown = data.events["impression"]
+        ids = shown.ids("user").copy()
+        ids[[3, 70]] = 10**6
+        shown = dataclasses.replace(shown, nodes={**shown.nodes, "user": EventNodes("user", ids)})
+        return data.replace(events={**data.events, "impression": shown})
+
+    live = RunConfig(data=synthetic.live_tiny(), model=lsec_gnn.Config())
+    whole = live.data.load().truth.expected("impression", "watched")
+    monkeypatch.setattr(synthetic.Config, "load", load_with_wrong_rows)
+    preparation.run(live, tmp_path / "d", quarantine=True)
+    read = prepared.Config(str(tmp_path / "d")).load()
+    assert len(read.events["impression"]) == len(whole) - 2
+    np.testing.assert_array_equal(read.truth.expected("impression", "watched"), np.delete(whole, [3, 70]))
+    monkeypatch.setattr(synthetic.Config, "load", load)  # a source that changed since
+    with pytest.raises(DataError, match="or other events; prepare it again"):
+        prepared.Config(str(tmp_path / "d")).load().truth.expected("impression", "watched")

@@ -90,3 +90,17 @@ def test_prepared_data_keep_their_own_candidate_lists(here):
     assert runs.command("prepare", "--config=direct.py", "--output=prepared").code == 0
     found = prepared.Config("prepared").load().candidates
     assert found.keys() == lsec.Config("published").load().candidates.keys() and found
+
+
+def test_a_run_with_another_split_or_other_tasks_than_the_prepared_ones_is_refused(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared").code == 0
+    train = ("train", "--config=mapped.py", "--workdir=run")
+    other = ("--config.split.seed=1", "--config.split.method=time", "--config.model.tasks[0].relation=follow")
+    message = runs.refusal(*train, *other, "--config.model.relations=('follow',)")
+    for line in ('config.split.method: "auto" -> "time"', "config.split.seed: 0 -> 1", 'tasks: ["buy"] -> ["follow"]'):
+        assert line in message
+    assert "lsec_jax.prepare` with this config's source into another directory" in message
+    assert not (here / "run").exists()
+    assert runs.command(*train, "--config.split.method=given").code == 0

@@ -170,6 +170,7 @@ def test_a_quarantine_leaves_out_every_bad_row_once_and_counts_it():
     assert cleaned.events["response"].parent[1].tolist() == [0, 1]  # row 3 is row 1 now
     counts = {key: value for key, value in cleaned.counts.items() if "quarantined" in key}
     assert counts == {
+        "events 'impression': rows quarantined": 2,
         "events 'impression': rows quarantined, user": 1,
         "events 'impression': rows quarantined, stay_seconds": 2,
     }

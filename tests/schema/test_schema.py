@@ -38,6 +38,24 @@ def test_the_fingerprint_depends_on_published_candidates():
     assert len({data.fingerprint(), one.fingerprint(), other.fingerprint()}) == 3
 
 
+@pytest.mark.parametrize("changes", [{"cut_times": (1.0, 2.0)}, {"end_time": 9.0}, {"has_dates": True}])
+def test_the_fingerprint_depends_on_the_period(changes):
+    data = world()
+    assert data.replace(**changes).fingerprint() != data.fingerprint()
+    assert data.replace(**changes).fingerprint(version=1) == data.fingerprint(version=1) == data.fingerprint()
+    later = data.replace(cut_times=(1.0, 3.0), end_time=9.0)
+    assert later.fingerprint() != data.replace(cut_times=(1.0, 2.0), end_time=9.0).fingerprint()
+
+
+def test_the_fingerprint_does_not_depend_on_the_width_in_which_text_is_stored():
+    ids = np.array([f"u{i}" for i in range(12)])
+    narrow, wide = (NodeTable("user", ids.astype(kind)) for kind in ("U3", "U9"))
+    data = world()
+    found = {data.replace(nodes={**data.nodes, "user": users}).fingerprint() for users in (narrow, wide)}
+    assert len(found) == 1
+    assert data.replace(nodes={**data.nodes, "user": narrow}).fingerprint(version=1) in found
+
+
 def test_validation_reports_all_problems_at_once():
     data = world()
     data = with_buy(data, source_ids=np.full(40, 99, np.int32), time=np.full(40, np.nan))
@@ -105,7 +123,7 @@ def test_the_fingerprint_depends_on_availability_and_only_where_there_is_some():
             "user",
             0.0,
             1.0,
-            r"availability of 'user', column 'start': float64 of shape \(9,\); give one float64 for each of the",
+            r"availability of 'user', column 'start': shape \(9,\), give one float64 for each of the 12",
         ),
         ("room", 0.0, 1.0, "availability of 'room': no such node table"),
     ],

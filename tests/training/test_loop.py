@@ -147,6 +147,25 @@ def test_a_workdir_whose_record_of_the_data_is_gone_is_refused_with_the_remedy(f
         fit.run(runs.tiny_config(log_every=1), finished)
 
 
+def test_a_workdir_of_before_there_were_versions_of_fingerprints_is_still_known(finished):
+    config = runs.tiny_config(log_every=1)
+    record = json.loads((finished / "data.json").read_text())
+    data = run.prepare(config).data
+    assert record.pop("fingerprint_version") == 2 and record["fingerprint"] == data.fingerprint()
+    record["fingerprint"] = data.fingerprint(version=1)
+    assert record["fingerprint"] != data.fingerprint()
+    (finished / "data.json").write_text(json.dumps(record))
+    run.check_fingerprint(finished, data)
+    later = data.replace(cut_times=tuple(np.add(data.cut_times, 1e-6)))
+    run.check_fingerprint(finished, later)  # all that the old fingerprint can tell
+    (finished / "data.json").write_text(json.dumps(run.describe_data(data)))
+    with pytest.raises(DataError, match=r"data\.fingerprint: "):
+        run.check_fingerprint(finished, later)
+    (finished / "data.json").write_text(json.dumps({**record, "fingerprint_version": 3}))
+    with pytest.raises(DataError, match=r"fingerprint_version = 3; this version of lsec_jax knows 1 to 2"):
+        run.check_fingerprint(finished, data)
+
+
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match=r"--workdir=.*cannot be created .*choose another place"):

@@ -62,7 +62,7 @@ class Config:
         }
         # The root stands before its children, each of which is a category.
         parents = np.append(-1, np.zeros(len(nodes["category"]))).astype(np.int32)
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or root.resolve().name,
             nodes,
             relations,
@@ -70,8 +70,6 @@ class Config:
             events={"rating": events},
             trees={"scenario": Tree(parents)},
         )
-        data.validate()
-        return data
 
 
 def _id_column(matrix: matlab.Matrix, name: str) -> IdColumn:

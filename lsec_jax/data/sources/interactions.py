@@ -94,7 +94,7 @@ class Config:
             nodes[node_spec.node] = interactions_nodes.with_features(
                 root, node_spec, f"data.nodes[{i}]", nodes[node_spec.node], counts
             )
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or root.resolve().name,
             nodes,
             relations,
@@ -103,8 +103,6 @@ class Config:
             counts=counts,
             events=events,
         )
-        data.validate()
-        return data
 
 
 @dataclasses.dataclass(frozen=True)

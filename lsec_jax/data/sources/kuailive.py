@@ -101,7 +101,7 @@ class Config:
         actions = {name: logs[name] for name in ("comment", "like", "gift")}
         events = kuailive_events.build_events(logs["click"], logs["negative"], actions, scenarios, counts)
         last = max(rooms.live.start.max(), *(log.time.max() / MILLISECONDS for log in logs.values() if len(log)))
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or root.resolve().name,
             nodes,
             relations,
@@ -111,8 +111,6 @@ class Config:
             events=events,
             trees={"scenario": tree},
         )
-        data.validate()
-        return data
 
 
 @dataclasses.dataclass(frozen=True)

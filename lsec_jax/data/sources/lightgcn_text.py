@@ -86,9 +86,7 @@ class Config:
             split = hold_out(source_ids, split, self.validation_fraction, self.seed)
         relation = Relation(self.relation, self.source, self.target, source_ids, target_ids, split=split)
         nodes = {self.source: source_table.nodes, self.target: target_table.nodes}
-        data = LiveCommerceData(self.name or root.resolve().name, nodes, {self.relation: relation}, counts=counts)
-        data.validate()
-        return data
+        return LiveCommerceData(self.name or root.resolve().name, nodes, {self.relation: relation}, counts=counts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,9 +82,7 @@ class Config:
         if not candidates:
             listed = ", ".join(task_files) or "none"
             raise DataError(f"{root}: val/ and test/ hold no file of the tasks ({listed}); add their candidate files")
-        data = LiveCommerceData(self.name or root.name, nodes, relations, candidates, counts=counts)
-        data.validate()
-        return data
+        return LiveCommerceData(self.name or root.name, nodes, relations, candidates, counts=counts)
 
 
 def write(

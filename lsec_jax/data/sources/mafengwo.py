@@ -86,9 +86,7 @@ class Config:
         if self.validation_fraction:
             relations["group_place"] = _with_validation(relations["group_place"], self.validation_fraction, self.seed)
         nodes = {name: end.nodes for name, end in ends.items()}
-        data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, lists, counts=counts)
-        data.validate()
-        return data
+        return LiveCommerceData(self.name or root.resolve().name, nodes, relations, lists, counts=counts)
 
 
 def _read_members(path: Path) -> tuple[dict[str, ListedNodes], Relation]:

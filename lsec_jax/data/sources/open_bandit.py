@@ -56,11 +56,9 @@ class Config:
         folder = expand_path(self.path) / self.policy / self.campaign
         items = _read_items(folder / ITEM_FILE)
         events = _read_events(folder / f"{self.campaign}.csv", items, self.affinities)
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or f"obd_{self.policy}_{self.campaign}", {"item": items}, {}, events={EVENTS: events}
         )
-        data.validate()
-        return data
 
 
 def _read_items(path: Path) -> NodeTable:

@@ -73,15 +73,13 @@ class Config:
         )
         roles = {"user": EventNodes("user", user_ids), "item": EventNodes("item", item_ids)}
         events = Events(EVENTS, roles, time, split=split).take(np.argsort(time, kind="stable"))
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or path.name.partition(".")[0],
             nodes,
             {self.relation: relation},
             counts=counts,
             events={EVENTS: events},
         )
-        data.validate()
-        return data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,9 +88,7 @@ class Config:
             values = {} if weight is None else {"weight": weight}
             of_all = Events(EVENTS, roles, time, values, split=given)
             events[EVENTS] = of_all.take(np.argsort(time, kind="stable"))
-        data = LiveCommerceData(self.name, nodes, {self.relation: relation}, counts=counts, events=events)
-        data.validate()
-        return data
+        return LiveCommerceData(self.name, nodes, {self.relation: relation}, counts=counts, events=events)
 
     def _check(self) -> None:
         for key in ("name", "user_column", "item_column", "train_split"):

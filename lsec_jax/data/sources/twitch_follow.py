@@ -58,9 +58,7 @@ class Config:
         follows = dataclasses.replace(follows, weight=np.ones(len(follows), np.float32))
         relations = {"follow": follows, "airtime": games}
         nodes = {name: end.nodes for name, end in ends.items()}
-        data = LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
-        data.validate()
-        return data
+        return LiveCommerceData(self.name or root.resolve().name, nodes, relations, counts=counts)
 
 
 def _read(path: Path, *columns: str) -> Table:

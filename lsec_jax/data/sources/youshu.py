@@ -61,11 +61,9 @@ class Config:
                 for split, file in files.items()
             }
             relations[name] = read_relation(name, (nodes[source], nodes[target]), parts, (source, target), counts)
-        data = LiveCommerceData(
+        return LiveCommerceData(
             self.name or root.resolve().name, {name: end.nodes for name, end in nodes.items()}, relations, counts=counts
         )
-        data.validate()
-        return data
 
 
 def _read_sizes(path: Path) -> dict[str, ListedNodes]:

@@ -1,0 +1,153 @@
+"""One thing that is wrong, and the checks of a single column that every table needs."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lsec_jax.schema.tables import FEATURE_KINDS, NAME_RULE, Events, Feature, NodeTable, Relation, is_name
+
+NO_ROWS = np.zeros(0, np.int64)
+INDEX = np.dtype(np.int32)
+CODES = "split codes are 0 (train), 1 (validation) and 2 (test)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a column.
+
+    Attributes:
+        table: e.g. "relation 'buy'".
+        column: e.g. "time", or "" for the whole table.
+        rows: positions of the rows that have it, rising, [k] int64; none if no rows are to blame.
+        text: what is wrong, with the first row's value.
+    """
+
+    table: str
+    column: str
+    rows: np.ndarray
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.table}, column '{self.column}'" if self.column else self.table
+        if len(self.rows):
+            place += f", row {self.rows[0]}"
+            if len(self.rows) > 1:
+                place += f" and {len(self.rows) - 1} more"
+        return f"{place}: {self.text}"
+
+
+def place_of(table: NodeTable | Relation | Events) -> str:
+    """How messages name a table."""
+    kinds = {NodeTable: "node table", Relation: "relation", Events: "events"}
+    return f"{kinds[type(table)]} '{table.name}'"
+
+
+def size_of(values: Any) -> int | None:
+    """The number of rows of an array, or None of what is none."""
+    return values.shape[0] if isinstance(values, np.ndarray) and values.ndim else None
+
+
+def form_problem(values: Any, dtypes: Iterable[Any], shape: tuple[int | None, ...], rule: str) -> str:
+    """What is wrong with a column's form, or nothing.
+
+    Args:
+        values: of the column.
+        dtypes: those that it may have.
+        shape: that it must have; None = any.
+        rule: what it must be, for the message, e.g. "3 int32 indices".
+    """
+    if not isinstance(values, np.ndarray):
+        return f"a {type(values).__name__}, no numpy array; {rule}"
+    if values.ndim != len(shape) or any(
+        wanted not in (None, size) for wanted, size in zip(shape, values.shape, strict=True)
+    ):
+        return f"shape {values.shape}, {rule}"
+    return "" if values.dtype in list(map(np.dtype, dtypes)) else f"{values.dtype}; {rule}"
+
+
+def wrong_rows(place: str, column: str, bad: np.ndarray, text: Callable[[int], str]) -> Iterator[Problem]:
+    """A problem of rows, if there are any; `text` says what is wrong with the first one."""
+    if len(bad):
+        yield Problem(place, column, bad, text(int(bad[0])))
+
+
+def wrong_indices(place: str, column: str, ids: np.ndarray, table: NodeTable, lowest: int) -> Iterator[Problem]:
+    """Node indices, [n] or [n, k], outside lowest..(nodes - 1)."""
+    size = size_of(table.ids)
+    if size is None:  # which is a problem of the table
+        return
+    is_bad = (ids < lowest) | (ids >= size)
+    bad = np.flatnonzero(is_bad if ids.ndim == 1 else is_bad.any(axis=1))
+    limits = f"{lowest}..{size - 1}"
+
+    def first(row: int) -> Any:
+        return np.atleast_1d(ids[row])[np.atleast_1d(is_bad[row])][0]
+
+    yield from wrong_rows(place, column, bad, lambda row: f"{table.name} index {first(row)} outside {limits}")
+
+
+def wrong_codes(place: str, split: np.ndarray) -> Iterator[Problem]:
+    """Split codes that are none."""
+    bad = np.flatnonzero((split < 0) | (split > 2))
+    yield from wrong_rows(place, "split", bad, lambda row: f"{split[row]}; {CODES}")
+
+
+def wrong_names(place: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Names of columns that cannot be names of files."""
+    yield from (Problem(place, name, NO_ROWS, NAME_RULE) for name in names if not is_name(name))
+
+
+def wrong_key(place: str, key: str, name: str) -> Iterator[Problem]:
+    """A table that stands under another name than its own."""
+    if key != name:
+        yield Problem(place, "", NO_ROWS, f"stands under the key '{key}'; the key must be the table's name")
+
+
+def no_table(place: str, column: str, name: str, nodes: Mapping[str, NodeTable]) -> Problem:
+    """A node table that is not there."""
+    return Problem(place, column, NO_ROWS, f"no node table '{name}' (tables: {', '.join(sorted(nodes))})")
+
+
+def repeated(keys: np.ndarray) -> np.ndarray:
+    """Positions of values that occurred before, rising."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
+
+
+def wrong_features(place: str, features: Mapping[str, Feature], num_rows: int | None) -> Iterator[Problem]:
+    """What is wrong with the features of a table."""
+    for name, feature in features.items():
+        values = feature.values
+        if text := _form_of_feature(feature, num_rows):
+            yield Problem(place, name, NO_ROWS, text)
+        elif feature.kind in ("categorical", "ordinal"):
+            bad = np.flatnonzero((values < -1) | (values >= len(feature.vocabulary)))
+            limits = f"-1..{len(feature.vocabulary) - 1}"
+            # Called at once, so that the loop's variables are still this feature's.
+            yield from wrong_rows(place, name, bad, lambda row: f"code {values[row]} outside {limits}")  # noqa: B023
+        else:
+            is_bad = np.isinf(values)
+            bad = np.flatnonzero(is_bad.any(axis=1) if feature.kind == "vector" else is_bad)
+            yield from wrong_rows(place, name, bad, lambda row: "infinite; missing numbers are NaN")
+
+
+def _form_of_feature(feature: Feature, num_rows: int | None) -> str:
+    """What is wrong with a feature as a whole, or nothing."""
+    if feature.kind not in FEATURE_KINDS:
+        return f"kind '{feature.kind}' is unknown; valid: {', '.join(FEATURE_KINDS)}"
+    dtype = np.dtype(np.int32 if feature.kind in ("categorical", "ordinal") else np.float32)
+    shape = (num_rows, None) if feature.kind == "vector" else (num_rows,)
+    rows = "" if num_rows is None else f"{num_rows} "
+    form = f"{rows}rows of {dtype}" + (", a vector each" if feature.kind == "vector" else "")
+    if form_problem(feature.values, [dtype], shape, form):
+        values = feature.values
+        there = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+        return f"{there}; a {feature.kind} feature needs {form}"
+    if not all(isinstance(word, str) for word in feature.vocabulary):
+        return "the vocabulary holds something else than text; give strings"
+    if len(set(feature.vocabulary)) < len(feature.vocabulary):
+        return "the vocabulary names something twice"
+    return ""
