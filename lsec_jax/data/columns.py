@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK_ROWS = 2**20
+BLOCK_ROWS = 2**18
 
 # (path of the column in the store, shape, dtype) -> an array to fill.
 NewColumn = Callable[[str, tuple[int, ...], Any], np.ndarray]

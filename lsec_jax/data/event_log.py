@@ -128,7 +128,7 @@ class EventLog:
         arrays = {path: new_column(path, (self.size(table),), dtype) for path, dtype in dtypes.items()}
         start = 0
         with self._reporting():
-            for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS // 4):
+            for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS):
                 for array, values in zip(arrays.values(), batch.columns, strict=True):
                     array[start : start + len(batch)] = values.to_numpy(zero_copy_only=False)
                 start += len(batch)

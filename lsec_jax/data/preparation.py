@@ -86,11 +86,12 @@ class _Progress:
             self._stage, self._start = stage, time.monotonic()
             self._bar = tqdm(total=1.0, desc=stage, bar_format=form)
         assert self._bar is not None
-        self._bar.update(share)
+        self._bar.update(min(share, 1.0 - self._bar.n))  # shares may add up to a little more than one
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
             logging.info("%s: %.1f s", self._stage, time.monotonic() - self._start)
 
 

@@ -17,7 +17,7 @@ from lsec_jax.schema import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
-_BLOCK_BYTES = 2**26  # of text
+_BLOCK_BYTES = 2**24  # of text
 
 
 def read_table(
@@ -61,7 +61,7 @@ def read_blocks(
     column_names: Sequence[str] = (),
     delimiter_key: str = "",
 ) -> Iterator[Table]:
-    """Reads some columns of a file that may be larger than memory, as `read_table`, in blocks of about a million rows.
+    """Reads some columns of a file that may be larger than memory, as `read_table`, in blocks of some hundred thousand rows.
 
     Quoted values of text files may have no line breaks here.
     """

@@ -64,7 +64,7 @@ class Writer:
         """Takes a directory as `check_directory` found it, not whole, and JSON of what the data comes from."""
         self._directory, self._source = directory, source
         self._columns: dict[str, np.ndarray] = {}
-        self._is_new = not directory.exists()
+        self._is_new, self._is_whole = not directory.exists(), False
 
     @property
     def scratch(self) -> Path:
@@ -94,6 +94,8 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_whole:
+            return
         if isinstance(error, Exception):
             self._clear()
             self._release()
@@ -151,6 +153,7 @@ class Writer:
                 "columns": forms,
             }
             write_json(self._directory / store.MANIFEST, manifest)
+            self._is_whole = True
             self._release()
 
     def _keep(self, path: str, values: np.ndarray) -> None:

@@ -1,10 +1,13 @@
 """`prepare`, and runs on what it wrote."""
 
 import json
+import runpy
 
+import numpy as np
 import pytest
 
 from lsec_jax.data.sources import lsec, prepared
+from lsec_jax.training import run
 from tests import runs
 from tests.integration.test_cli import CSV_CONFIG, write_csv, write_published
 
@@ -104,3 +107,86 @@ def test_a_run_with_another_split_or_other_tasks_than_the_prepared_ones_is_refus
     assert "lsec_jax.prepare` with this config's source into another directory" in message
     assert not (here / "run").exists()
     assert runs.command(*train, "--config.split.method=given").code == 0
+
+
+LOG_CONFIG = """
+from lsec_jax.config import HistoryConfig
+from lsec_jax.data.sources.interactions import ColumnSpec, Config, EventSpec, RelationSpec, RoleSpec
+from tests.runs import tiny_config
+
+
+def get_config():
+    config = tiny_config(num_steps=4)
+    buy = RelationSpec("buy", "user", "item", "buy.csv", "user", "item", "time")
+    shown = EventSpec(
+        "impression",
+        "shown.csv",
+        (RoleSpec("user"), RoleSpec("streamer")),
+        columns=(ColumnSpec("watched", kind="label"), ColumnSpec("stay", kind="measure"), ColumnSpec("scene")),
+    )
+    config.data = Config("log", (buy,), events=(shown,))
+    config.histories = (HistoryConfig("watches", where="watched", length=5),)
+    return config
+"""
+
+
+@pytest.fixture
+def log(here):
+    rng = np.random.default_rng(0)
+    (here / "log").mkdir()
+    n = 3_000
+    shown = [rng.integers(0, 40, n), rng.integers(0, 9, n), rng.random(n), rng.integers(0, 2, n), rng.random(n)]
+    rows = zip(*(values.tolist() for values in shown), strict=True)
+    lines = [",".join(map(repr, row)) + f",{('feed', 'search', '')[i % 3]}\n" for i, row in enumerate(rows)]
+    (here / "log" / "shown.csv").write_text("user,streamer,time,watched,stay,scene\n" + "".join(lines))
+    bought = zip(rng.integers(0, 40, 600).tolist(), rng.integers(0, 50, 600).tolist(), rng.random(600), strict=True)
+    lines = [f"{user},{item},{time}\n" for user, item, time in bought]
+    (here / "log" / "buy.csv").write_text("user,item,time\n" + "".join(lines))
+    (here / "direct.py").write_text(LOG_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(LOG_CONFIG))
+    return here
+
+
+def test_a_prepared_log_has_the_events_splits_and_histories_of_the_source(log):
+    result = runs.command("prepare", "--config=direct.py", "--output=prepared", "--memory_gib=0.1")
+    assert result.code == 0 and "| events impression | 3000 |" in result.out, result
+    direct, mapped = (run.prepare(runpy.run_path(f"{name}.py")["get_config"]()).data for name in ("direct", "mapped"))
+    assert direct.fingerprint() == mapped.fingerprint()
+    assert np.bincount(direct.events["impression"].split).min() > 0
+    one, other = direct.histories["watches"], mapped.histories["watches"]
+    for name in ("starts", "items", "times", "rows"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.ends["impression"], other.ends["impression"])
+    assert isinstance(other.items, np.memmap) and isinstance(mapped.events["impression"].time, np.memmap)
+    statistics = json.loads((log / "prepared" / "manifest.json").read_text())["statistics"]
+    shown = direct.events["impression"]
+    train = shown.split == 0
+    stay = statistics["events"]["impression"]["values"]["stay"]
+    assert stay["mean"] == pytest.approx(shown.value("stay")[train].mean(dtype=float), rel=1e-6)
+    assert stay["standard_deviation"] == pytest.approx(shown.value("stay")[train].std(dtype=float), rel=1e-6)
+    scene = statistics["events"]["impression"]["features"]["scene"]
+    codes = shown.features["scene"].values[train]
+    assert scene == {"defined": pytest.approx((codes >= 0).mean()), "counts": np.bincount(codes[codes >= 0]).tolist()}
+    lengths = one.ends["impression"] - one.starts[shown.ids("user")]
+    assert statistics["histories"]["watches"]["moments"]["impression"]["length"] == pytest.approx(lengths.mean())
+
+
+def test_histories_that_were_prepared_otherwise_are_refused(log):
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared").code == 0
+    text = (log / "mapped.py").read_text()
+    (log / "mapped.py").write_text(text.replace("length=5", "length=6"))
+    message = runs.refusal("train", "--config=mapped.py", "--workdir=run")
+    assert "histories 'watches' of data set 'log' were prepared otherwise" in message and ".length: 5 -> 6" in message
+
+
+def test_what_is_wrong_in_a_log_leaves_no_directory_behind(log):
+    with (log / "log" / "shown.csv").open("a") as stream:
+        stream.write("7,3,soon,1,1,feed\n7,,1,2,1,feed\n")
+    message = runs.refusal("prepare", "--config=direct.py", "--output=prepared")
+    for place in ("line 3002, column 'time': 'soon'", "line 3003, column 'streamer'", "line 3003, column 'watched'"):
+        assert place in message
+    assert not (log / "prepared").exists()
+    result = runs.command("prepare", "--config=direct.py", "--output=prepared", "--quarantine")
+    assert result.code == 0 and "| events impression | 3000 |" in result.out, result
+    assert "column 'time': 1" in result.out
+    assert "--output is empty" in runs.refusal("prepare", "--config=direct.py", "--output=")
