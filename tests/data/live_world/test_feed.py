@@ -36,17 +36,6 @@ def test_without_the_live_part_the_world_is_what_it_was():
     assert synthetic.tiny().load().fingerprint() == WITHOUT_LIVE
 
 
-def test_the_live_part_leaves_the_other_tables_as_they_are(world):
-    plain = synthetic.tiny().load()
-    for name, relation in plain.relations.items():
-        for column in ("source_ids", "target_ids", "time"):
-            np.testing.assert_array_equal(getattr(relation, column), getattr(world.relations[name], column))
-    users = np.arange(5)
-    for name in plain.truth.relations:
-        expected = plain.truth.probabilities(name, users, 10.0, 20.0)
-        np.testing.assert_array_equal(world.truth.probabilities(name, users, 10.0, 20.0), expected)
-
-
 def test_the_world_validates_and_has_exactly_the_impressions_asked_for(world):
     world.validate()
     assert len(world.events["impression"]) == 30_000

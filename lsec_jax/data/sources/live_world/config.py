@@ -128,6 +128,8 @@ class LiveConfig:
 
     Attributes:
         num_impressions: rooms shown in all, met exactly.
+        new_items: share of the items that are released in the period, each at the midnight before an even day of it, in
+            [0, 1]; they are not shown, sold or bought before. The other items are there from the start.
         slate_size: rooms in a request, fewer where fewer are live.
         exploration: share of the slots that are filled evenly among the live rooms not shown yet, in [0, 1].
         policy_taste, policy_follow, policy_repeat, policy_popularity: how much the logging policy goes by what it takes
@@ -155,6 +157,7 @@ class LiveConfig:
     """
 
     num_impressions: int = 1_000_000
+    new_items: float = 0.3
     slate_size: int = 8
     exploration: float = 0.1
     policy_taste: float = 3.0
@@ -186,7 +189,7 @@ class LiveConfig:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
         _counts(self, "", 1, "num_impressions")
         _between(self, "", 1, 1000, "slate_size")
-        _between(self, "", 0, 1, "exploration", "label_noise")
+        _between(self, "", 0, 1, "new_items", "exploration", "label_noise")
         _rates(self, "", "enter_rate")
         _rates(self, "", "bag_rate", "product_rate", "purchase_rate", allows_zero=True)
         effects = [f.name for f in dataclasses.fields(self) if f.name.startswith(("policy_", "enter_", "stay_"))]

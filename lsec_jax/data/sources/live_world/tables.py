@@ -20,7 +20,7 @@ from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveComme
 # are added at the end.
 PARTS: tuple[str, ...] = (
     *("traits", "requests", "slates", "enter", "inside", "friends", "scenarios", "shares", "pay", "rivals"),
-    *("wealth", "gifts", "responses", "features"),
+    *("wealth", "gifts", "responses", "features", "releases"),
 )
 _SPAWN_KEY = 1000  # apart from the streams of the world's other tables, which are children 0, 1, 2, ... of the seed
 
@@ -41,7 +41,7 @@ class Simulated:
 
 
 def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed: int) -> LiveCommerceData:
-    """Adds the live world to a synthetic world, whose tables stay as they are.
+    """Adds the live world to a synthetic world with items released by `draw_releases`, whose tables stay as they are.
 
     Args:
         data: the world with users, items, streamers, and the relations buy, follow and sell.
@@ -50,14 +50,16 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         seed: of the world.
 
     Returns:
-        The data set with features, rooms and their availability, the tree of scenarios, the relations hosts, friend,
-        pay, share_view and streamer_relation, and the events; tables that would be empty are left out.
+        The data set with features, rooms, the tree of scenarios, the availability of rooms, scenarios and items, the
+        relations hosts, friend, pay, share_view and streamer_relation, and the events; tables that would be empty are
+        left out, and so is the availability of items that are all there from the start.
     """
     streams = _streams(seed)
     made = _simulate(base, live, streams)
     world, scenarios = made.world, made.scenarios
     events = {table.name: table for table in _events(data, made) if len(table)}
     relations = {relation.name: relation for relation in _relations(made, live, streams["pay"]) if len(relation)}
+    releases = {"item": Availability(base.item_release, np.full(len(base.item_release), np.inf))}
     open_ended = np.full(len(scenarios.opening), np.inf)
     return data.replace(
         name=f"{data.name}-live",
@@ -65,6 +67,7 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         relations={**data.relations, **relations},
         availability={
             **data.availability,
+            **(releases if np.isfinite(base.item_release).any() else {}),
             "room": Availability(world.start, world.end),
             "scenario": Availability(scenarios.opening, open_ended),
         },
@@ -72,6 +75,15 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         trees={"scenario": Tree(scenarios.parents)},
         truth=_truth(base, live, made),
     )
+
+
+def draw_releases(num_items: int, num_days: int, live: LiveConfig, seed: int) -> np.ndarray:
+    """Draws the day from which on each item is shown, sold and bought, -inf = before the period, [items] float64."""
+    rng = _streams(seed)["releases"]
+    releases = np.full(num_items, -np.inf)
+    new = rng.permutation(num_items)[: round(live.new_items * num_items)]
+    releases[new] = rng.integers(num_days, size=len(new))
+    return releases
 
 
 def _streams(seed: int) -> dict[str, np.random.Generator]:
