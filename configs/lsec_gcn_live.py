@@ -3,8 +3,8 @@
 The world of lsec_gcn_synthetic.py with `live` on: a million impressions of the feed, purchases, shares and gifts in
 rooms, and three in ten items released in the period: some have no purchase before the test period, and candidates are
 items that are released by then. The model trains on the relations buy, follow and sell.
-`python -m lsec_jax.analyze` on this config draws what happens in the rooms. Three minutes on one CPU core; test ndcg@10
-on candidates with seed 0: 0.121 (item_knn 0.113, oracle 0.229).
+`python -m lsec_jax.analyze` on this config draws what happens in the rooms. Three to four minutes on one CPU core; test
+ndcg@10 on candidates with seed 0: 0.121 (item_knn 0.113, oracle 0.229).
 """
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, TrainingConfig
