@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from benchmarks import markdown
 from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
+from benchmarks.quality import world as world_benchmark
 
 NOT_MEASURED = "not measured\n"
 
@@ -248,6 +249,50 @@ def influence_section(result: Result) -> str:
     )
 
 
+def world_table(result: Result) -> str:
+    """The live world's statistics beside the published ones."""
+    rows = []
+    for name, published in result["published"].items():
+        found = [_short_spread(of["statistics"][name]) for of in result["worlds"].values()]
+        rows.append([name, *found, "; ".join(f"{_short(of['value'])} ({of['data']})" for of in published) or "-"])
+    return markdown.table(["statistic", *_world_titles(result), "published"], rows)
+
+
+def world_section(result: Result) -> str:
+    """All about the live world's statistics."""
+    rows = [
+        [title, *(markdown.spread(of[key], 2) for key in ("seconds", "imported_gib", "peak_gib"))]
+        for title, of in zip(_world_titles(result), result["worlds"].values(), strict=True)
+    ]
+    every = [of for values in result["published"].values() for of in values]
+    sources = [
+        f"{source} ({markdown.joined(list(dict.fromkeys(of['data'] for of in every if of['source'] == source)))})"
+        for source in dict.fromkeys(of["source"] for of in every)
+    ]
+    return "\n".join(
+        [
+            f"The default live worlds, simulated, {markdown.seeds(result)}.\n",
+            world_table(result),
+            *(f"- {note}" for note in world_benchmark.NOTES),
+            f"- Published numbers, or those that they are quotients of: {'; '.join(sources)}.\n",
+            markdown.table(["world", "simulation, s", "libraries, GiB", "peak memory with them, GiB"], rows),
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def _world_titles(result: Result) -> list[str]:
+    return [f"{size}: {of['impressions']:,} impressions" for size, of in result["worlds"].items()]
+
+
+def _short_spread(value: Result) -> str:
+    return f"{_short(value['mean'])} +- {value['std']:.2g}" if value["std"] else _short(value["mean"])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def training_step_table(result: Result) -> str:
     """Seconds and memory by size and mode."""
     groups: dict[tuple[str, str], list[Result]] = {}
@@ -309,6 +354,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
+    "world": ("The live world beside published statistics", world_section, world_table),
     "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
     "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
 }

@@ -100,7 +100,8 @@ def figure(found: LiveStatistics) -> Figure:
     ranks.set(xscale="log", yscale="log", xlabel="rank", ylabel="number", title="Long tails")
     ranks.legend(frameon=False, fontsize=9)
     repeats.plot(np.arange(5, 100, 10), feed.repeat_share_by_tenth, "o-", color=COLOR)
-    repeats.axhline(feed.repeat_share, color="#999999", linewidth=1, linestyle="--")
+    repeats.axhline(feed.repeat_share, color="#777777", linewidth=1, linestyle="--", label="all watches")
+    repeats.legend(frameon=False, fontsize=9, loc="lower right")
     repeats.set(ylim=(0, 1), xlabel="part of the log, %", ylabel="share of watches", title="Streamers watched before")
     positions.bar(np.arange(1, len(feed.watch_rate_by_position) + 1), feed.watch_rate_by_position, color=COLOR)
     positions.set(xlabel="position in the slate", ylabel="watch rate", title="Watched by position")
@@ -118,6 +119,8 @@ def figure(found: LiveStatistics) -> Figure:
 def _response_panel(panel: Axes, gifts: GiftStatistics) -> None:
     places = np.arange(len(RESPONSE_BINS))
     panel.bar(places, np.nan_to_num(gifts.responses), color=SECOND_COLOR)
+    for place in places[np.isnan(gifts.responses)]:
+        panel.annotate("none", (place, 0.0), xytext=(0, 3), textcoords="offset points", ha="center", color="#777777")
     panel.set_xticks(places, _bin_labels())
     title = f"Responses shrink in bursts; Fano factor {_text(_number(gifts.fano_factor))}"
     panel.set(xlabel="gifts to the room in the minute before", ylabel="mean response", title=title)

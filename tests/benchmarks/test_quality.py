@@ -10,6 +10,7 @@ from benchmarks import runs, statistics, tables
 from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_world import world_result
 
 ENVIRONMENT = {
     "lsec_jax": "0.1.0",
@@ -148,6 +149,7 @@ def all_results():
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
+        "world": {**world_result(), **CIRCUMSTANCES},
         "sweep_x": sweep_result(),
     }
 

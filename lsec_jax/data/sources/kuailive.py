@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsec_jax.data import features, ids, tables
+from lsec_jax.data import features, ids
 from lsec_jax.data.features import categories, days, ranges
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.sources import kuailive_events
@@ -137,7 +137,7 @@ def _read_nodes(
 ) -> NodeTable:
     """Reads user.csv or streamer.csv; nodes are sorted by id."""
     id_column = kuailive_events.ID_COLUMNS[name]
-    table = tables.read_table(root / NODE_FILES[name], [id_column, *columns])
+    table = kuailive_events.read_columns(root / NODE_FILES[name], [id_column, *columns])
     external = table.unique_integers(id_column)
     order = np.argsort(external)
     found = _read_features(table, columns, missing, counts)
@@ -177,7 +177,8 @@ def _read_rooms(
     root: Path, config: Config, nodes: Mapping[str, NodeTable], logs: Mapping[str, Log], counts: dict[str, int]
 ) -> _Rooms:
     vectors_path = _title_path(root, config.title_embeddings)
-    table = tables.read_table(root / NODE_FILES["room"], [*ROOM_COLUMNS, *(["live_name_id"] if vectors_path else [])])
+    columns = [*ROOM_COLUMNS, *(["live_name_id"] if vectors_path else [])]
+    table = kuailive_events.read_columns(root / NODE_FILES["room"], columns)
     room_ids = table.integers("live_id")
     if config.rooms == "seen":
         seen = np.unique(np.concatenate([log.ids["room"] for log in logs.values()]))

@@ -8,7 +8,7 @@ them only: of the watches that contain it, the one entered last; of those entere
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,7 @@ def read_log(path: Path, value_column: str = "", has_zero: bool = True) -> Log:
         DataError: naming file, line and column.
     """
     columns = [*ID_COLUMNS.values(), "timestamp", *([value_column] if value_column else [])]
-    table = tables.read_table(path, columns)
+    table = read_columns(path, columns)
     ids = {name: table.integers(column) for name, column in ID_COLUMNS.items()}
     value = None
     if value_column:
@@ -102,6 +102,12 @@ def read_log(path: Path, value_column: str = "", has_zero: bool = True) -> Log:
             limits = f"{least} and below {LATEST:g}"
             table.fail(row, value_column, f"{value[row]:g}; expected a number {limits}; correct or drop the row")
     return Log(dataclasses.replace(table, columns={}), ids, milliseconds(table, "timestamp"), value)
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Table:
+    """Reads some columns of one of the files; raises DataError that says what it must look like."""
+    expected = f"the first line is a header with the columns {', '.join(columns)}, commas between"
+    return tables.read_table(path, columns, expected=expected)
 
 
 def milliseconds(table: Table, column: str) -> np.ndarray:

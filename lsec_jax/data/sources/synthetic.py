@@ -19,12 +19,12 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources.live_world import tables as live_tables
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.sources.synthetic_sampling import (
+    Distinct,
     draw_distinct,
     draw_index,
     draw_row,
@@ -32,7 +32,15 @@ from lsec_jax.data.sources.synthetic_sampling import (
     exclusive_sum,
     sample_segments,
 )
-from lsec_jax.data.sources.synthetic_truth import FollowedSessions, Schedule, SyntheticTruth, influence_mass
+from lsec_jax.data.sources.synthetic_schedule import (
+    Catalogues,
+    Schedule,
+    Sessions,
+    draw_sessions,
+    draw_showings,
+    first_shown,
+)
+from lsec_jax.data.sources.synthetic_truth import FollowedSessions, SyntheticTruth, influence_mass
 from lsec_jax.schema import LiveCommerceData, NodeTable, Relation
 
 EARLY_DAYS_SHARE = 0.1
@@ -65,7 +73,8 @@ class Config:
         activity_spread: log-normal sigma of users' numbers of purchases, and (separately drawn) of follows.
         early_follows: share of follows made in the first tenth of the period; the others come evenly over all of it.
         seed: of everything.
-        live: rooms, the feed and what happens inside, or None; leaves all other tables as they are.
+        live: rooms, the feed and what happens inside, new items, or None. Leaves all other tables as they are, but for
+            `buy` and `sell` where there are new items.
     """
 
     num_users: int = 3000
@@ -143,11 +152,13 @@ class Config:
         # One stream per part, so that e.g. another `influence` leaves tastes, follows and schedule as they were.
         streams = [np.random.default_rng(part) for part in np.random.SeedSequence(self.seed).spawn(5)]
         traits = _draw_traits(self, streams[0])
-        follow, follow_draws = _draw_follows(self, traits, streams[1])
-        sell, sell_draws = _draw_catalogues(self, traits, streams[2])
-        schedule = _draw_schedule(self, traits, sell, streams[3])
+        follow, follow_draws, follow_merged = _draw_follows(self, traits, streams[1])
+        sessions = draw_sessions(self.num_streamers, self.num_days, self.sessions_per_streamer, streams[3])
+        sell, _, sell_merged = _draw_catalogues(self, traits, sessions, streams[2])
+        catalogues = Catalogues(sell[0], sell[1], sell[2], traits.item_release)
+        schedule = draw_showings(sessions, catalogues, traits.attention, self.items_per_session, streams[3])
         truth = _prepare_truth(self, traits, follow, follow_draws, schedule)
-        buy, buy_draws = _draw_purchases(self, traits, truth, streams[4])
+        buy, buy_draws, buy_merged = _draw_purchases(self, traits, truth, streams[4])
         activity = traits.purchase_activity * buy_draws
         # Users whom no session can influence buy organically; see `_draw_purchases`.
         influenced = np.where(truth.influence_mass > 0, self.influence, 0.0)
@@ -161,12 +172,12 @@ class Config:
         relations = {
             "buy": Relation("buy", "user", "item", buy[0], buy[1], time=buy[2]),
             "follow": Relation("follow", "user", "streamer", follow[0], follow[1], time=follow[2]),
-            "sell": Relation("sell", "streamer", "item", sell[0], sell[1], time=_first_shown(schedule, sell)),
+            "sell": Relation("sell", "streamer", "item", sell[0], sell[1], time=first_shown(schedule)),
         }
         counts = {
-            "buy: repeated purchases merged into the first": buy_draws - self.num_buy,
-            "follow: repeated follows merged into the first": follow_draws - self.num_follow,
-            "sell: repeated listings merged": sell_draws - self.num_sell,
+            "buy: repeated purchases merged into the first": buy_merged,
+            "follow: repeated follows merged into the first": follow_merged,
+            "sell: repeated listings merged": sell_merged,
         }
         name = f"synthetic-{self.num_users}x{self.num_items}x{self.num_streamers}-seed{self.seed}"
         data = LiveCommerceData(name, tables, relations, end_time=float(self.num_days), truth=truth, counts=counts)
@@ -204,13 +215,15 @@ class _Traits:
     """What users, items and streamers are like; probabilities and shares, float64, except the topics.
 
     `tastes` [n_users, n_topics]; `streamer_topics` [n_streamers, n_topics]; `item_topics` [n_items] int64;
-    `item_popularity` [n_items], unnormalised; all others sum to 1 (`attention` has median 1).
+    `item_popularity` [n_items], unnormalised; `item_release` [n_items], day, -inf = before the period; all others sum
+    to 1 (`attention` has median 1).
     """
 
     tastes: np.ndarray
     streamer_topics: np.ndarray
     item_topics: np.ndarray
     item_popularity: np.ndarray
+    item_release: np.ndarray
     purchase_activity: np.ndarray
     follow_activity: np.ndarray
     streamer_popularity: np.ndarray
@@ -239,12 +252,16 @@ def _draw_traits(config: Config, rng: np.random.Generator) -> _Traits:
     topics = config.num_topics
     # A random permutation deals out topics (equally) and ranks within the topic, so ids say nothing about either.
     place = rng.permutation(config.num_items)
+    release = np.full(config.num_items, -np.inf)
+    if config.live is not None:
+        release = live_tables.draw_releases(config.num_items, config.num_days, config.live, config.seed)
     popularity = zipf(config.streamer_exponent, rng.permutation(config.num_streamers))
     return _Traits(
         tastes=_sparse_dirichlet(rng, config.taste_concentration, config.num_users, topics),
         streamer_topics=_sparse_dirichlet(rng, config.streamer_concentration, config.num_streamers, topics),
         item_topics=place % topics,
         item_popularity=zipf(config.popularity_exponent, place // topics),
+        item_release=release,
         purchase_activity=shares(config.activity_spread, config.num_users),
         follow_activity=shares(config.activity_spread, config.num_users),
         streamer_popularity=popularity / popularity.sum(),
@@ -268,7 +285,7 @@ def _streamers_by_topic(traits: _Traits) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _draw_follows(config: Config, traits: _Traits, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], int]:
+def _draw_follows(config: Config, traits: _Traits, rng: np.random.Generator) -> Distinct:
     """Follows (user, streamer, time); P(s | u) = taste_follow sum_c taste_uc P(s | c) + (1 - taste_follow) P(s)."""
     tastes = exclusive_sum(traits.tastes.ravel())
     by_topic = exclusive_sum(_streamers_by_topic(traits).ravel())
@@ -302,8 +319,9 @@ class _ItemsOfTopics:
         return inside
 
 
-def _draw_catalogues(config: Config, traits: _Traits, rng: np.random.Generator) -> tuple[tuple[np.ndarray, ...], int]:
-    """Catalogues (streamer, item, prominence): topics by streamer, items by topic."""
+def _draw_catalogues(config: Config, traits: _Traits, sessions: Sessions, rng: np.random.Generator) -> Distinct:
+    """Catalogues (streamer, item, prominence): topics by streamer, items by topic, released before her last session."""
+    last_start = sessions.start[sessions.offsets[1:] - 1]
     topics_of = exclusive_sum(traits.streamer_topics.ravel())
     items_of = _ItemsOfTopics(config, traits, traits.item_popularity**config.catalogue_popularity)
 
@@ -312,47 +330,12 @@ def _draw_catalogues(config: Config, traits: _Traits, rng: np.random.Generator) 
         items = items_of.draw(rng, draw_row(rng, topics_of, streamers, config.num_topics))
         return streamers, items, np.zeros(count)
 
-    (streamers, items, _), num_draws = draw_distinct(rng, draw, config.num_sell, "num_sell", config.num_items)
-    return (streamers, items, rng.lognormal(0.0, config.display_spread, len(items))), num_draws
+    def can_happen(columns: tuple[np.ndarray, ...]) -> np.ndarray:
+        return traits.item_release[columns[1]] <= last_start[columns[0]]
 
-
-def _draw_schedule(config: Config, traits: _Traits, sell: tuple[np.ndarray, ...], rng: np.random.Generator) -> Schedule:
-    """Sessions, at most one a day, mostly in the evening; every good of a catalogue is shown at least once."""
-    live = rng.random((config.num_streamers, config.num_days)) < config.sessions_per_streamer / config.num_days
-    live[np.arange(config.num_streamers), rng.integers(config.num_days, size=config.num_streamers)] |= ~live.any(axis=1)
-    streamer_of, day = np.nonzero(live)
-    num_sessions = len(day)
-    offsets = exclusive_sum(live.sum(axis=1)).astype(np.int64)
-    start_hour = np.clip(rng.normal(19.5, 3.0, num_sessions), 6.0, 22.0)
-    hours = np.clip(rng.lognormal(np.log(2.5), 0.4, num_sessions), 0.5, 24.0 - start_hour)
-
-    # Each good of each catalogue in one session at random; the other showings go by prominence.
-    catalogue = exclusive_sum(np.bincount(sell[0], minlength=config.num_streamers)).astype(np.int64)
-    once = offsets[sell[0]] + (rng.random(len(sell[0])) * np.diff(offsets)[sell[0]]).astype(np.int64)
-    with_goods = np.flatnonzero(np.diff(catalogue)[streamer_of] > 0)
-    num_more = max(int(num_sessions * config.items_per_session) - len(once), 0)
-    # Streamers without goods have no showings; sessions that no good falls into show at least one.
-    more = np.concatenate([with_goods, with_goods[np.sort(rng.integers(len(with_goods), size=num_more))]])
-    good_of = streamer_of[more]
-    goods = sample_segments(rng, exclusive_sum(sell[2]), catalogue[good_of], catalogue[good_of + 1])
-    rows, edges = np.concatenate([once, more]), np.concatenate([np.arange(len(once)), goods])
-    shown = np.unique(rows * config.num_items + sell[1][edges], return_index=True)[1]
-    rows, edges = rows[shown], edges[shown]
-    weights = sell[2][edges] / np.bincount(rows, sell[2][edges], num_sessions)[rows]
-    display = scipy.sparse.csr_matrix((weights, (rows, sell[1][edges])), shape=(num_sessions, config.num_items))
-    attention = np.where(np.diff(display.indptr) > 0, traits.attention[streamer_of], 0.0)
-    start = day + start_hour / 24.0
-    return Schedule(offsets, start, start + hours / 24.0, attention, display, float(config.num_days))
-
-
-def _first_shown(schedule: Schedule, sell: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Start of the first session that shows each good of each catalogue, [e_sell] float64."""
-    shown = schedule.display.tocoo()
-    keys = schedule.streamer_of()[shown.row] * shown.shape[1] + shown.col
-    # Sessions are in order of time within a streamer, so the first showing in a stable order is the earliest.
-    first = np.unique(keys, return_index=True)[1]
-    assert len(first) == len(sell[0])
-    return schedule.start[shown.row[first]]
+    found = draw_distinct(rng, draw, config.num_sell, "num_sell", config.num_items, can_happen)
+    streamers, items, _ = found.columns
+    return found._replace(columns=(streamers, items, rng.lognormal(0.0, config.display_spread, len(items))))
 
 
 def _prepare_truth(
@@ -365,6 +348,7 @@ def _prepare_truth(
         item_topics=traits.item_topics,
         item_in_topic=popularity / np.bincount(traits.item_topics, popularity, config.num_topics)[traits.item_topics],
         item_overall=popularity / popularity.sum(),
+        item_release=traits.item_release,
         topic_leak=config.topic_leak,
         session_taste=config.session_taste,
         organic_events=np.zeros(config.num_users),
@@ -384,10 +368,8 @@ def _prepare_truth(
     return dataclasses.replace(truth, influence_mass=influence_mass(truth))
 
 
-def _draw_purchases(
-    config: Config, traits: _Traits, truth: SyntheticTruth, rng: np.random.Generator
-) -> tuple[tuple[np.ndarray, ...], int]:
-    """Purchases (user, item, time, session or -1)."""
+def _draw_purchases(config: Config, traits: _Traits, truth: SyntheticTruth, rng: np.random.Generator) -> Distinct:
+    """Purchases (user, item, time, session or -1); an organic one of an item that is not there yet does not happen."""
     tastes = exclusive_sum(traits.tastes.ravel())
     items_of = _ItemsOfTopics(config, traits, traits.item_popularity)
     sessions_of = FollowedSessions(truth)
@@ -403,4 +385,7 @@ def _draw_purchases(
         sessions[influenced], time[influenced] = chosen, start + rng.random(len(chosen)) * (end - start)
         return users, items, time, sessions
 
-    return draw_distinct(rng, draw, config.num_buy, "num_buy", config.num_items)
+    def can_happen(columns: tuple[np.ndarray, ...]) -> np.ndarray:
+        return traits.item_release[columns[1]] <= columns[2]
+
+    return draw_distinct(rng, draw, config.num_buy, "num_buy", config.num_items, can_happen)

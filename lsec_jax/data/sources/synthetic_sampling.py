@@ -1,12 +1,27 @@
 """Vectorised draws from weighted segments, and until enough distinct pairs have come. No jax here."""
 
 import collections.abc
+from typing import NamedTuple
 
 import numpy as np
 
 from lsec_jax.config import ConfigError
 
 MAX_EVENTS_PER_PAIR = 30  # then the wanted number of distinct pairs counts as out of reach
+
+
+class Distinct(NamedTuple):
+    """Distinct pairs, and the events that they took.
+
+    Attributes:
+        columns: (source_ids, target_ids, time, ...), [count] each, sorted by pair, ids as int32.
+        num_events: drawn, those that do not happen included.
+        num_merged: events that happen, but repeat a pair.
+    """
+
+    columns: tuple[np.ndarray, ...]
+    num_events: int
+    num_merged: int
 
 
 def sample_segments(
@@ -58,7 +73,8 @@ def draw_distinct(
     count: int,
     key: str,
     num_targets: int,
-) -> tuple[tuple[np.ndarray, ...], int]:
+    can_happen: collections.abc.Callable[[tuple[np.ndarray, ...]], np.ndarray] | None = None,
+) -> Distinct:
     """Draws events until `count` distinct pairs have been seen, and keeps each pair's first event in time.
 
     Args:
@@ -68,9 +84,8 @@ def draw_distinct(
         count: distinct pairs wanted.
         key: name of the knob, for the error message.
         num_targets: number of target nodes.
-
-    Returns:
-        The columns of `draw`, [count] each, sorted by pair, ids as int32; and the number of events that it took.
+        can_happen: columns of `draw` [n] -> which of the events happen, [n] bool; the others are drawn in vain. None =
+            all.
 
     Raises:
         ConfigError: if so many distinct pairs are out of reach.
@@ -78,13 +93,17 @@ def draw_distinct(
     parts: list[tuple[np.ndarray, ...]] = []
     size = int(1.1 * count) + 64
     seen = num_events = 0
+    happens = np.zeros(0, bool)
     while num_events < MAX_EVENTS_PER_PAIR * count:
         shuffle = rng.permutation(size)
         parts.append(tuple(column[shuffle] for column in draw(size)))
+        more = np.ones(size, bool) if can_happen is None else can_happen(parts[-1])
+        happens = np.concatenate([happens, more])
         columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
         parts, num_events = [columns], len(columns[0])
         pairs = columns[0].astype(np.int64) * num_targets + columns[1]
-        first = np.unique(pairs, return_index=True)[1]
+        events = np.flatnonzero(happens)
+        first = events[np.unique(pairs[events], return_index=True)[1]]
         if len(first) >= count:
             break
         new_per_event = max(len(first) - seen, 1) / size
@@ -96,8 +115,10 @@ def draw_distinct(
             "edges, or flatten the world (larger concentrations and topic_leak, smaller exponents and spreads)"
         )
     num_events = int(np.partition(first, count - 1)[count - 1]) + 1
-    order = np.lexsort((columns[2][:num_events], pairs[:num_events]))
+    events = events[events < num_events]
+    order = events[np.lexsort((columns[2][events], pairs[events]))]
     ordered = pairs[order]
     order = order[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
     source_ids, target_ids, *others = (column[order] for column in columns)
-    return (source_ids.astype(np.int32), target_ids.astype(np.int32), *others), num_events
+    edges = (source_ids.astype(np.int32), target_ids.astype(np.int32), *others)
+    return Distinct(edges, num_events, len(events) - count)

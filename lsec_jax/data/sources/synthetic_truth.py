@@ -13,45 +13,10 @@ import scipy.sparse
 
 from lsec_jax.data.csr import expand_ranges
 from lsec_jax.data.sources.synthetic_sampling import exclusive_sum, sample_segments
+from lsec_jax.data.sources.synthetic_schedule import Schedule
 from lsec_jax.schema import DataError
 
 MASS_BLOCK = 1 << 18  # follow edges; bounds temporary memory to about this x topics x 24 bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Who is live when, and what is shown.
-
-    Attributes:
-        offsets: sessions of streamer s are offsets[s]:offsets[s+1], in order of time, [n_streamers + 1] int64.
-        start, end: of each session, half-open, in days, [n_sessions] float64; one streamer's sessions never overlap.
-        attention: relative weight of a session for those who follow its streamer, [n_sessions] float64.
-        display: share of a session's attention that an item gets, CSR [n_sessions, n_items] float64, rows sum to 1.
-        num_days: length of the period; starts are in [0, num_days).
-    """
-
-    offsets: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    attention: np.ndarray
-    display: scipy.sparse.csr_matrix
-    num_days: float
-
-    def streamer_of(self) -> np.ndarray:
-        """Returns the streamer of every session, [n_sessions] int64."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    def first_after(self, streamer_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns each streamer's first session that starts at or after a time, [m] int64 (its end offset if none)."""
-        # Session keys rise strictly: by streamer, then by start within [0, num_days).
-        keys = self.streamer_of() * self.num_days + self.start
-        at = np.searchsorted(keys, streamer_ids * self.num_days + times, side="left")
-        return np.clip(at, self.offsets[streamer_ids], self.offsets[streamer_ids + 1])
-
-    def overlap(self, start: float, end: float) -> np.ndarray:
-        """Returns the share of every session that lies in [start, end), [n_sessions] float64."""
-        shared = np.minimum(self.end, end) - np.maximum(self.start, start)
-        return np.maximum(shared, 0.0) / (self.end - self.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +34,11 @@ class SyntheticTruth:
         item_topics: main topic of each item, [n_items] int64.
         item_in_topic: probability of an item given its own topic, without leak, [n_items] float64.
         item_overall: probability of an item whatever the topic, [n_items] float64.
+        item_release: day from which on an item can be bought, -inf = before the period, [n_items] float64.
         topic_leak: share of organic purchases that ignore the topic.
         session_taste: 0 = in a session, items go by display weight alone; towards 1 = by the user's taste as well.
-        organic_events, influenced_events: expected purchases over the whole period, [n_users] float64.
+        organic_events, influenced_events: expected purchases over the whole period, [n_users] float64; the organic ones
+            if all items were there from its start: those of an item before its release do not happen.
         influence_mass: normaliser of a user's influenced purchases, [n_users] float64, 0 where no session counts.
         follow_offsets: follows of user u are follow_offsets[u]:follow_offsets[u+1], [n_users + 1] int64.
         follow_streamers, follow_times: sorted by user, [e_follow].
@@ -90,6 +57,7 @@ class SyntheticTruth:
     item_topics: np.ndarray
     item_in_topic: np.ndarray
     item_overall: np.ndarray
+    item_release: np.ndarray
     topic_leak: float
     session_taste: float
     organic_events: np.ndarray
@@ -176,8 +144,9 @@ class SyntheticTruth:
         expected = self.tastes[users][:, self.item_topics] * ((1.0 - self.topic_leak) * self.item_in_topic)
         expected += self.topic_leak * self.item_overall
         num_days = self.schedule.num_days
-        share = max(min(end, num_days) - max(start, 0.0), 0.0) / num_days
-        expected *= (self.organic_events[users] * share)[:, None]
+        begin = np.maximum(max(start, 0.0), self.item_release)
+        share = np.maximum(min(end, num_days) - begin, 0.0) / num_days  # of the period, [n_items]
+        expected *= self.organic_events[users][:, None] * share
         mass = self.influence_mass[users]
         scale = np.where(mass > 0, self.influenced_events[users] / np.where(mass > 0, mass, 1.0), 0.0)
         if scale.any():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import synthetic
+from lsec_jax.data.sources.live_world import rooms as rooms_module
 from lsec_jax.data.sources.live_world import social
 from lsec_jax.data.sources.live_world.config import GiftConfig, LiveConfig, SocialConfig
 from tests.data.live_world.live_worlds import (
@@ -81,6 +82,53 @@ def test_shares_and_acceptance_agree_with_the_truth(sharing):
     assert np.abs(binned_z_scores(accepted, chances)).max() < 4
 
 
+def test_the_feed_knows_the_accepted_shares_of_the_week_before(sharing):
+    share, live = sharing.events["share"], sharing.truth.world
+    led = np.flatnonzero(share.value("accepted"))
+    days = np.floor(share.time[led]).astype(int)
+    targets, streamers = share.ids("target_user")[led], share.ids("streamer")[led]
+    seen = 0
+    for user in range(0, 200, 4):
+        for day in (3, 11, 30):
+            rooms = np.flatnonzero(np.floor(live.start) == day)
+            found = rooms_module.signals(live, sharing.truth.known, np.array([user]), np.array([day + 0.8]), day, rooms)
+            week = (targets == user) & (days < day) & (days >= day - 7)
+            expected = [(week & (streamers == streamer)).sum() for streamer in live.streamer_of[rooms]]
+            np.testing.assert_allclose(found.accepted[0], np.log1p(expected))
+            seen += np.sum(expected)
+    assert seen > 20
+
+
+def test_an_accepted_share_leads_to_the_streamers_next_rooms():
+    def rates(**knobs):
+        data = live_world(3, 30_000, slate_size=2, social=SocialConfig(share_rate=0.4), **knobs)
+        impression, share = data.events["impression"], data.events["share"]
+        led = share.value("accepted")
+        pairs = share.ids("target_user")[led].astype(np.int64) * 30 + share.ids("streamer")[led]
+        shown = impression.ids("user").astype(np.int64) * 30 + impression.ids("streamer")
+        days, offsets = np.floor(impression.time), np.arange(1, 8)
+        keys = (np.floor(share.time[led])[:, None] + offsets) * 10_000 + pairs[:, None]  # the week after each share
+        after = np.isin(days * 10_000 + shown, keys)
+        return after.mean(), impression.value("watched")[after].mean()
+
+    without, shown, entered = (
+        rates(policy_shares=policy, enter_shares=enter) for policy, enter in [(0, 0), (6, 0), (6, 3)]
+    )
+    assert shown[0] > 1.3 * without[0] and entered[1] > shown[1] + 0.1
+
+
+def test_rooms_are_entered_with_the_probability_of_the_truth_where_many_share(sharing):
+    impression, truth = sharing.events["impression"], sharing.truth
+    watched, chances = impression.value("watched"), truth.expected("impression", "watched")
+    assert np.abs(binned_z_scores(watched, chances)).max() < 4
+    rows = np.flatnonzero(impression.value("position") == 0)[::40]
+    users, rooms, times = impression.ids("user")[rows], impression.ids("room")[rows], impression.time[rows]
+    enter, show = truth.enter_probabilities(users, times), truth.show_probabilities(users, times)
+    at = np.arange(len(rows)), rooms
+    np.testing.assert_allclose(enter[at], chances[rows], rtol=1e-5)
+    np.testing.assert_allclose(show[at], impression.value("propensity")[rows], rtol=1e-5)
+
+
 def test_scenarios_have_a_long_tail_and_some_open_late(sharing):
     counts = np.sort(np.bincount(sharing.events["share"].ids("scenario"), minlength=265))[::-1]
     assert counts[:22].sum() > 0.5 * counts.sum()  # a tenth of the leaves
@@ -117,9 +165,10 @@ def test_streamers_have_mutual_relations_of_both_signs_and_collaborators_are_ali
     assert likeness[relation.weight > 0].mean() > likeness[relation.weight < 0].mean() + 0.2
 
 
-def test_social_knobs_leave_the_feed_as_it_was():
-    plain = live_world(enter_friends=0.0)
-    other = live_world(enter_friends=0.0, social=SocialConfig(num_friends=3.0, share_rate=0.5, scenario_branching=(4,)))
+def test_social_knobs_leave_the_feed_as_it_was_where_it_does_not_go_by_friends_and_shares():
+    apart = {"enter_friends": 0.0, "policy_shares": 0.0, "enter_shares": 0.0}
+    plain = live_world(**apart)
+    other = live_world(social=SocialConfig(num_friends=3.0, share_rate=0.5, scenario_branching=(4,)), **apart)
     a, b = (data.events["impression"] for data in (plain, other))
     for column in ("watched", "propensity", "stay_seconds", "product_click"):
         np.testing.assert_array_equal(a.value(column), b.value(column))

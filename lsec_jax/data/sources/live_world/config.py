@@ -128,10 +128,13 @@ class LiveConfig:
 
     Attributes:
         num_impressions: rooms shown in all, met exactly.
+        new_items: share of the items that are released in the period, each at the midnight before an even day of it, in
+            [0, 1]; they are not shown, sold or bought before. The other items are there from the start.
         slate_size: rooms in a request, fewer where fewer are live.
         exploration: share of the slots that are filled evenly among the live rooms not shown yet, in [0, 1].
         policy_taste, policy_follow, policy_repeat, policy_popularity: how much the logging policy goes by what it takes
             for the user's taste, by follows, by log(1 + earlier visits to the streamer) and by log streamer popularity.
+        policy_shares: how much it goes by log(1 + shares of the streamer's rooms that she accepted in the week before).
         policy_noise: standard deviation of the error in what it takes for the user's taste, per topic.
         activity_spread: log-normal sigma of how often users open the app.
         enter_rate: chance to enter the first room of a slate if nothing speaks for it, in (0, 1).
@@ -140,6 +143,7 @@ class LiveConfig:
         enter_repeat: effect of log(1 + earlier visits to the streamer), as of midnight; makes about two thirds of the
             default world's visits repeats.
         enter_friends: effect of log(1 + visits of friends to the streamer on the day before).
+        enter_shares: effect of log(1 + shares of the streamer's rooms that she accepted in the week before).
         room_spread: standard deviation of the rooms' own attraction.
         position_decay: loss by log(1 + position in the slate).
         label_noise: share of the decisions to enter that are made at `enter_rate`, whatever speaks for the room.
@@ -155,12 +159,14 @@ class LiveConfig:
     """
 
     num_impressions: int = 1_000_000
+    new_items: float = 0.3
     slate_size: int = 8
     exploration: float = 0.1
     policy_taste: float = 3.0
     policy_follow: float = 1.5
     policy_repeat: float = 2.5
     policy_popularity: float = 0.5
+    policy_shares: float = 2.0
     policy_noise: float = 0.3
     activity_spread: float = 1.0
     enter_rate: float = 0.04
@@ -168,6 +174,7 @@ class LiveConfig:
     enter_follow: float = 0.5
     enter_repeat: float = 1.8
     enter_friends: float = 0.5
+    enter_shares: float = 1.0
     room_spread: float = 0.5
     position_decay: float = 0.3
     label_noise: float = 0.02
@@ -186,7 +193,7 @@ class LiveConfig:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
         _counts(self, "", 1, "num_impressions")
         _between(self, "", 1, 1000, "slate_size")
-        _between(self, "", 0, 1, "exploration", "label_noise")
+        _between(self, "", 0, 1, "new_items", "exploration", "label_noise")
         _rates(self, "", "enter_rate")
         _rates(self, "", "bag_rate", "product_rate", "purchase_rate", allows_zero=True)
         effects = [f.name for f in dataclasses.fields(self) if f.name.startswith(("policy_", "enter_", "stay_"))]

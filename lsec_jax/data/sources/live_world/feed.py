@@ -8,18 +8,21 @@ logging policy's preference. `propensity` is exactly that conditional probabilit
     (1 - exploration) * weight / sum of weights left + exploration / rooms left,
 
 so sum(target probability / propensity * outcome) over slots is unbiased for a target policy that chooses among the
-rooms left. What users and platform know of visits is as of midnight: within a day, requests do not depend on each
-other, and days are simulated one after the other.
+rooms left. What users and platform know of visits and accepted shares is as of midnight: within a day, requests do not
+depend on each other, and days are simulated one after the other.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lsec_jax.data.sources.live_world.config import LiveConfig
-from lsec_jax.data.sources.live_world.rooms import Signals, Visits, World, chance, signals
+from lsec_jax.data.sources.live_world.rooms import Known, Signals, World, chance, signals
 from lsec_jax.data.sources.synthetic_sampling import draw_index
 
+Table = TypeVar("Table")  # a dataclass
 BLOCK_CELLS = 1 << 19  # requests x rooms of the day at once; bounds temporary memory to about this x 150 bytes
 
 
@@ -140,48 +143,40 @@ def enter_probabilities(effect: np.ndarray, positions: np.ndarray, live: LiveCon
 
 
 def simulate(
-    world: World, live: LiveConfig, requests: Requests, rng: np.random.Generator, labels: np.random.Generator
+    world: World,
+    live: LiveConfig,
+    requests: Requests,
+    known: Known,
+    day: int,
+    rng: np.random.Generator,
+    labels: np.random.Generator,
 ) -> Impressions:
-    """Shows slates and lets users enter, day after day.
+    """Shows the slates of one day and lets users enter.
 
     Args:
         world: the world.
         live: the knobs.
-        requests: whose slates are drawn.
+        requests: of all days, at least one of them on this day.
+        known: what users and platform know of the days before.
+        day: whose slates are drawn.
         rng: of the slates.
         labels: of the decisions to enter.
     """
-    num_days, request_days = int(world.base.schedule.num_days), requests.times.astype(np.int64)
     parts: list[Impressions] = []
-    days_of_room = world.start.astype(np.int64)
-    for day in range(num_days):
-        visits = _visits(parts, world, num_days)
-        rooms = np.flatnonzero(days_of_room == day)
-        first, last = np.searchsorted(request_days, (day, day + 1))
-        size = max(BLOCK_CELLS // max(len(rooms), 1), 1)
-        for at in range(first, last, size):
-            block = slice(at, min(at + size, last))
-            users, times = requests.users[block], requests.times[block]
-            alive = rooms[(world.start[rooms] <= times[-1]) & (times[0] < world.end[rooms])]
-            found = signals(world, visits, users, times, day, alive)
-            uniforms = rng.random((len(users), live.slate_size))  # by request, so that blocks do not matter
-            weights, sizes = found.policy_weights(live), requests.sizes[block]
-            slates = draw_slates(uniforms, weights, found.live, sizes, live.exploration)
-            shown = _enter(found, live, users, times, slates, labels)
-            parts.append(dataclasses.replace(shown, rooms=alive[shown.rooms], requests=shown.requests + at))
-    return _concatenate(parts)
-
-
-def _visits(parts: list[Impressions], world: World, num_days: int) -> Visits:
-    """All visits so far, [v]."""
-    watched = [part.watched for part in parts]
-    users, rooms, times = (
-        np.concatenate([np.zeros(0), *(getattr(part, name)[rows] for part, rows in zip(parts, watched, strict=True))])
-        for name in ("users", "rooms", "times")
-    )
-    return Visits.build(
-        users.astype(np.int64), world.streamer_of[rooms.astype(np.int64)], times.astype(np.int64), num_days
-    )
+    rooms = np.flatnonzero(world.start.astype(np.int64) == day)
+    first, last = np.searchsorted(requests.times.astype(np.int64), (day, day + 1))
+    size = max(BLOCK_CELLS // max(len(rooms), 1), 1)
+    for at in range(first, last, size):
+        block = slice(at, min(at + size, last))
+        users, times = requests.users[block], requests.times[block]
+        alive = rooms[(world.start[rooms] <= times[-1]) & (times[0] < world.end[rooms])]
+        found = signals(world, known, users, times, day, alive)
+        uniforms = rng.random((len(users), live.slate_size))  # by request, so that blocks do not matter
+        weights, sizes = found.policy_weights(live), requests.sizes[block]
+        slates = draw_slates(uniforms, weights, found.live, sizes, live.exploration)
+        shown = _enter(found, live, users, times, slates, labels)
+        parts.append(dataclasses.replace(shown, rooms=alive[shown.rooms], requests=shown.requests + at))
+    return concatenate(parts)
 
 
 def _enter(
@@ -204,13 +199,17 @@ def _enter(
     return Impressions(users[rows], columns, times[rows], positions, rows, propensity, kept, enter, watched)
 
 
-def _concatenate(parts: list[Impressions]) -> Impressions:
-    columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(Impressions)
-        if field.name != "signals"
-    }
-    names = parts[0].signals
-    return Impressions(
-        **columns, signals={name: np.concatenate([part.signals[name] for part in parts]) for name in names}
+def concatenate(parts: Sequence[Table]) -> Table:
+    """Puts tables of columns, or of columns by name, together in order; at least one."""
+
+    def join(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: np.concatenate([value[name] for value in values]) for name in values[0]}
+        return np.concatenate(values)
+
+    first: Any = parts[0]
+    names = [field.name for field in dataclasses.fields(first)]
+    joined: Table = dataclasses.replace(
+        first, **{name: join([getattr(part, name) for part in parts]) for name in names}
     )
+    return joined

@@ -11,6 +11,8 @@ from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.sources.synthetic_sampling import exclusive_sum
 from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
 
+SHARE_DAYS = 7  # for so long an accepted share leads to the streamer's rooms
+
 
 @dataclasses.dataclass(frozen=True)
 class World:
@@ -137,6 +139,19 @@ class Visits:
 
 
 @dataclasses.dataclass(frozen=True)
+class Known:
+    """What users and platform know of each other's days.
+
+    Attributes:
+        visits: whose rooms users entered.
+        accepted: whose rooms users were led to by a share that they accepted.
+    """
+
+    visits: Visits
+    accepted: Visits
+
+
+@dataclasses.dataclass(frozen=True)
 class Signals:
     """What speaks for each of l rooms to each of b users at her moment.
 
@@ -147,6 +162,7 @@ class Signals:
         follows: the user follows the streamer, 0 or 1, [b, l] float64.
         visits: log(1 + the user's visits to the streamer before this day), [b, l] float64.
         friend_visits: log(1 + her friends' visits to the streamer on the day before), [b, l] float64.
+        accepted: log(1 + shares of the streamer's rooms that she accepted in the SHARE_DAYS days before), likewise.
         attraction, popularity: of the room, and of its streamer, [1, l] float64.
     """
 
@@ -156,29 +172,31 @@ class Signals:
     follows: np.ndarray
     visits: np.ndarray
     friend_visits: np.ndarray
+    accepted: np.ndarray
     attraction: np.ndarray
     popularity: np.ndarray
 
     def enter_effect(self, live: LiveConfig) -> np.ndarray:
         """What is added to the log-odds of `enter_rate` at the first position, [b, l] float64."""
         effect = self.attraction + live.enter_taste * self.taste + live.enter_follow * self.follows
-        return effect + live.enter_repeat * self.visits + live.enter_friends * self.friend_visits
+        effect = effect + live.enter_repeat * self.visits + live.enter_friends * self.friend_visits
+        return effect + live.enter_shares * self.accepted
 
     def policy_weights(self, live: LiveConfig) -> np.ndarray:
         """The logging policy's preference, 0 where a room is not live, the best 1, [b, l] float64."""
         logits = live.policy_taste * self.believed_taste + live.policy_follow * self.follows
         logits = logits + live.policy_repeat * self.visits + live.policy_popularity * self.popularity
-        logits = np.where(self.live, logits, -np.inf)
+        logits = np.where(self.live, logits + live.policy_shares * self.accepted, -np.inf)
         best = logits.max(axis=1, keepdims=True, initial=-np.inf)
         return np.exp(logits - np.where(np.isfinite(best), best, 0.0))
 
 
-def signals(world: World, visits: Visits, users: np.ndarray, times: np.ndarray, day: int, rooms: np.ndarray) -> Signals:
+def signals(world: World, known: Known, users: np.ndarray, times: np.ndarray, day: int, rooms: np.ndarray) -> Signals:
     """Computes what speaks for rooms, at moments of one day.
 
     Args:
         world: the world.
-        visits: of days before this one; those of this day and later do not count.
+        known: of the days before this one; this day and later ones do not count.
         users: who looks, [b] int64.
         times: when, in [day, day + 1), [b] float64.
         day: number of the day.
@@ -204,14 +222,15 @@ def signals(world: World, visits: Visits, users: np.ndarray, times: np.ndarray, 
     starts, friends = world.friends
     degrees = starts[users + 1] - starts[users]
     friend_rows, at = np.repeat(np.arange(len(users)), degrees), expand_ranges(starts[users], degrees)
-    visit_rows, of_friends = visits.of(friends[at], day - 1, day)
+    visit_rows, of_friends = known.visits.of(friends[at], day - 1, day)
     return Signals(
         live=(world.start[rooms] <= times[:, None]) & (times[:, None] < world.end[rooms]),
         taste=np.minimum(world.tastes[users] @ world.mix[rooms].T, 1.0),
         believed_taste=world.believed_tastes[users] @ world.mix[rooms].T,
         follows=follows,
-        visits=np.log1p(count(*visits.of(users, 0, day))),
+        visits=np.log1p(count(*known.visits.of(users, 0, day))),
         friend_visits=np.log1p(count(friend_rows[visit_rows], of_friends)),
+        accepted=np.log1p(count(*known.accepted.of(users, day - SHARE_DAYS, day))),
         attraction=world.attraction[rooms][None, :],
         popularity=world.popularity[streamers][None, :],
     )

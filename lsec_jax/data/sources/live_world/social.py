@@ -3,7 +3,8 @@
 A share happens inside a watch: of the product, if the user clicked one, else of the room. It goes to a friend who is
 close and has a taste for the room, in a scenario of the room's topic; whether it is accepted depends on that friend's
 taste, on closeness and on the scenario. What a scenario adds is the sum of what the nodes above it add, so scenarios
-that are close in the tree are alike. Shares do not act back on the feed.
+that are close in the tree are alike. An accepted share leads the friend to the streamer's rooms of the next days: the
+feed shows them rather, and she enters rather.
 """
 
 import dataclasses

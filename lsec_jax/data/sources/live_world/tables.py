@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lsec_jax.data.sources.live_world import features, feed, gifts, inside, social
+from lsec_jax.data.sources.live_world import days, features, feed, gifts, social
 from lsec_jax.data.sources.live_world.config import LiveConfig
+from lsec_jax.data.sources.live_world.days import Days
 from lsec_jax.data.sources.live_world.feed import Impressions
 from lsec_jax.data.sources.live_world.gifts import Gifts
 from lsec_jax.data.sources.live_world.inside import Inside
-from lsec_jax.data.sources.live_world.rooms import Visits, World, build_world
+from lsec_jax.data.sources.live_world.rooms import World, build_world
 from lsec_jax.data.sources.live_world.social import Friends, Scenarios, Shares
 from lsec_jax.data.sources.live_world.truth import LiveTruth
 from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
@@ -20,7 +21,7 @@ from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveComme
 # are added at the end.
 PARTS: tuple[str, ...] = (
     *("traits", "requests", "slates", "enter", "inside", "friends", "scenarios", "shares", "pay", "rivals"),
-    *("wealth", "gifts", "responses", "features"),
+    *("wealth", "gifts", "responses", "features", "releases"),
 )
 _SPAWN_KEY = 1000  # apart from the streams of the world's other tables, which are children 0, 1, 2, ... of the seed
 
@@ -33,15 +34,28 @@ class Simulated:
     friends: Friends
     rivals: Friends
     scenarios: Scenarios
-    shown: Impressions
-    visited: Inside
-    shares: Shares
+    happened: Days
     gifts: Gifts
     wealth: np.ndarray
 
+    @property
+    def shown(self) -> Impressions:
+        """All impressions."""
+        return self.happened.shown
+
+    @property
+    def visited(self) -> Inside:
+        """What happened in the visits."""
+        return self.happened.visited
+
+    @property
+    def shares(self) -> Shares:
+        """What was shared."""
+        return self.happened.shares
+
 
 def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed: int) -> LiveCommerceData:
-    """Adds the live world to a synthetic world, whose tables stay as they are.
+    """Adds the live world to a synthetic world with items released by `draw_releases`, whose tables stay as they are.
 
     Args:
         data: the world with users, items, streamers, and the relations buy, follow and sell.
@@ -50,14 +64,16 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         seed: of the world.
 
     Returns:
-        The data set with features, rooms and their availability, the tree of scenarios, the relations hosts, friend,
-        pay, share_view and streamer_relation, and the events; tables that would be empty are left out.
+        The data set with features, rooms, the tree of scenarios, the availability of rooms, scenarios and items, the
+        relations hosts, friend, pay, share_view and streamer_relation, and the events; tables that would be empty are
+        left out, and so is the availability of items that are all there from the start.
     """
     streams = _streams(seed)
     made = _simulate(base, live, streams)
     world, scenarios = made.world, made.scenarios
     events = {table.name: table for table in _events(data, made) if len(table)}
     relations = {relation.name: relation for relation in _relations(made, live, streams["pay"]) if len(relation)}
+    releases = {"item": Availability(base.item_release, np.full(len(base.item_release), np.inf))}
     open_ended = np.full(len(scenarios.opening), np.inf)
     return data.replace(
         name=f"{data.name}-live",
@@ -65,6 +81,7 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         relations={**data.relations, **relations},
         availability={
             **data.availability,
+            **(releases if np.isfinite(base.item_release).any() else {}),
             "room": Availability(world.start, world.end),
             "scenario": Availability(scenarios.opening, open_ended),
         },
@@ -72,6 +89,15 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         trees={"scenario": Tree(scenarios.parents)},
         truth=_truth(base, live, made),
     )
+
+
+def draw_releases(num_items: int, num_days: int, live: LiveConfig, seed: int) -> np.ndarray:
+    """Draws the day from which on each item is shown, sold and bought, -inf = before the period, [items] float64."""
+    rng = _streams(seed)["releases"]
+    releases = np.full(num_items, -np.inf)
+    new = rng.permutation(num_items)[: round(live.new_items * num_items)]
+    releases[new] = rng.integers(num_days, size=len(new))
+    return releases
 
 
 def _streams(seed: int) -> dict[str, np.random.Generator]:
@@ -83,38 +109,36 @@ def _simulate(base: SyntheticTruth, live: LiveConfig, streams: dict[str, np.rand
     friends = social.draw_friends(base, live.social, streams["friends"])
     world = build_world(base, live, (friends.starts, friends.ids), streams["traits"])
     requests = feed.draw_requests(world, live, streams["requests"])
-    shown = feed.simulate(world, live, requests, streams["slates"], streams["enter"])
-    visited = inside.simulate(world, live, shown, streams["inside"])
     num_days, num_topics = base.schedule.num_days, base.tastes.shape[1]
     scenarios = social.draw_scenarios(live.social, num_days, num_topics, streams["scenarios"])
-    shares = social.simulate(world, live.social, friends, scenarios, shown, visited, streams["shares"])
+    happened = days.simulate(world, live, requests, friends, scenarios, streams)
     rivals = social.draw_streamer_relations(world, live.social, streams["rivals"])
     wealth = gifts.draw_wealth(world, live.gifts, streams["wealth"])
     given = gifts.simulate(
         world,
         live.gifts,
-        shown,
-        visited.stay_seconds,
+        happened.shown,
+        happened.visited.stay_seconds,
         friends,
         rivals,
         wealth,
         (streams["gifts"], streams["responses"]),
     )
-    return Simulated(world, friends, rivals, scenarios, shown, visited, shares, given, wealth)
+    return Simulated(world, friends, rivals, scenarios, happened, given, wealth)
 
 
 def _truth(base: SyntheticTruth, live: LiveConfig, made: Simulated) -> LiveTruth:
-    shown, world = made.shown, made.world
-    columns = {("impression", "watched"): shown.enter.astype(np.float32), ("impression", "share"): made.shares.chance}
+    columns = {
+        ("impression", "watched"): made.shown.enter.astype(np.float32),
+        ("impression", "share"): made.shares.chance,
+    }
     for name, values in made.visited.expected.items():
         columns["product_click" if name == "purchase" else "impression", name] = values
     columns["share", "accepted"] = made.shares.accept
     columns["response", "response"] = made.gifts.expected[_response_order(made.gifts)]
-    rows = np.flatnonzero(shown.watched)
-    days = shown.times[rows].astype(np.int64)
-    visits = Visits.build(shown.users[rows], world.streamer_of[shown.rooms[rows]], days, int(base.schedule.num_days))
+    known = days.known(made.world, [made.happened])
     there = {key: of for key, of in columns.items() if len(of)}
-    return LiveTruth(base, world, live, visits, made.gifts.triggers, there)
+    return LiveTruth(base, made.world, live, known, made.gifts.triggers, there)
 
 
 def _node_tables(data: LiveCommerceData, made: Simulated, rng: np.random.Generator) -> dict[str, NodeTable]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.sources.live_world.feed import enter_probabilities, slot_chances
-from lsec_jax.data.sources.live_world.rooms import Signals, Visits, World, signals
+from lsec_jax.data.sources.live_world.rooms import Known, Signals, World, signals
 from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
 from lsec_jax.schema import DataError
 
@@ -20,7 +20,7 @@ class LiveTruth:
         base: of the relations buy and follow.
         world: traits of users, rooms and streamers.
         live: the knobs.
-        visits: who entered whose rooms, of the whole period.
+        known: who entered whose rooms and accepted shares of whose rooms, of the whole period.
         triggers: the earlier gift that triggered each gift, -1 = none, [gifts] int64.
         columns: expected values by (events, column), [n] float32 in the order of the table.
     """
@@ -28,7 +28,7 @@ class LiveTruth:
     base: SyntheticTruth
     world: World
     live: LiveConfig
-    visits: Visits
+    known: Known
     triggers: np.ndarray
     columns: Mapping[tuple[str, str], np.ndarray]
 
@@ -60,7 +60,7 @@ class LiveTruth:
 
         Args:
             user_ids: [b] integer.
-            times: in days, [b] float64; visits before the midnight before count.
+            times: in days, [b] float64; visits and shares before the midnight before count.
         """
 
         def of(found: Signals) -> np.ndarray:
@@ -85,6 +85,6 @@ class LiveTruth:
         for day in np.unique(days):
             rows, rooms = np.flatnonzero(days == day), np.flatnonzero(room_days == day)
             if len(rooms):
-                found = signals(self.world, self.visits, users[rows], times[rows], int(day), rooms)
+                found = signals(self.world, self.known, users[rows], times[rows], int(day), rooms)
                 out[np.ix_(rows, rooms)] = of(found)
         return out
