@@ -61,7 +61,7 @@ def read_blocks(
     column_names: Sequence[str] = (),
     delimiter_key: str = "",
 ) -> Iterator[Table]:
-    """Reads some columns of a file that may be larger than memory, as `read_table`, in blocks of some hundred thousand rows.
+    """Reads some columns of a file that may be larger than memory, as `read_table`, in blocks of rows.
 
     Quoted values of text files may have no line breaks here.
     """
