@@ -17,6 +17,7 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.files import write_json
+from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.ranking import Scorer
@@ -109,9 +110,8 @@ def prepare(config: RunConfig) -> Run:
     _check_metric(config)
     model_config = config.model
     data = config.data.load()
+    check_needs(data, model_config.needs)
     data.validate()
-    for name in model_config.required_relations:
-        data.relation(name)
     data = assign_splits(data, config.split, model_config.task_relations)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
