@@ -43,9 +43,12 @@ class Missing(NamedTuple):
     there: tuple[str, ...]
 
     def __str__(self) -> str:
+        """The subject and verb of a sentence."""
         names = {"relations": "relation", "events": "events", "features": "features of", "trees": "tree of"}
         text = f"{names.get(self.kind, 'availability of')} '{self.table}'"
-        return f"column '{self.column}' of {text}" if self.column else text
+        if self.column:
+            return f"column '{self.column}' of {text} is"
+        return f"{text} {'are' if self.kind in ('events', 'features') else 'is'}"
 
 
 def missing(data: HasTables, needs: Needs) -> list[Missing]:

@@ -143,10 +143,13 @@ SOURCES: Mapping[str, Offers] = {
 
 def check_needs(data: LiveCommerceData, needs: Needs) -> None:
     """Raises DataError with all that a model needs and the data lacks, each with the sources that have it."""
-    lines = [f"{lack}; it has: {', '.join(lack.there) or 'none'}; {_who_has(lack)}" for lack in missing(data, needs)]
+    lines = [
+        f"{lack} not in data set '{data.name}'; it has: {', '.join(lack.there) or 'none'}; {_who_has(lack)}"
+        for lack in missing(data, needs)
+    ]
     if lines:
         raise DataError(
-            f"data set '{data.name}' has not all that the model needs:\n  "
+            "the data has not all that the model needs:\n  "
             + "\n  ".join(lines)
             + "\nChange the config's model (relations and tasks, for example), or its data source."
         )
