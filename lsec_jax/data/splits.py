@@ -1,4 +1,4 @@
-"""Train / validation / test codes for every edge: given, chronological or random."""
+"""Train / validation / test codes for every edge: given, chronological, random or leave-one-out."""
 
 import dataclasses
 import zlib
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.config import ConfigError, SplitConfig, differences, to_json
+from lsec_jax.data.audits import LEAVE_ONE_OUT_LEAST
 from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
-METHODS = ("auto", "given", "time", "random")
+METHODS = ("auto", "given", "time", "random", "leave_one_out")
+
+WITHOUT_CUTS = ("random", "leave_one_out")
 
 
 def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: Sequence[str]) -> LiveCommerceData:
@@ -24,15 +27,20 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
       So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
     - "random": task relations are split at random, others keep a given split or are TRAIN. Where there are cut times,
       the splits of relations with times come from those cuts, not from the source, and are dropped.
+    - "leave_one_out": of every source node's edges in a task relation, the last one by time is TEST and the one before
+      VALIDATION; nodes with fewer than 3 edges only train. Of equal times, the edge with the higher target index is the
+      later one. Other relations are as under "random". There is a cut for each user, but none for all, so that another
+      user's training edges may be of later times: `audits.audit_leave_one_out` checks this split.
     - "auto": "given" if the primary relation has a given split, else "time" if it has times, else "random".
 
     Relations to which a method does not apply ("time" without times, "auto" -> "given" without a given split) keep a
     given split; without one, tasks are split at random and others are TRAIN. Random splits do not depend on the order
     of the rows or of the relations. Published candidate lists of relations that are split anew are dropped. A given
-    split of events gives way to the cuts under "time", and is dropped under "random".
+    split of events gives way to the cuts under "time", and is dropped under "random" and "leave_one_out".
 
     Prepared data hold the split of the settings that they were prepared with: other settings than these are refused, as
     they would silently have no effect, or another one than on the source. "given" takes the stored split as it is.
+    With the same settings the stored split stays, too, and so do candidate lists.
 
     Args:
         data: from a source.
@@ -55,8 +63,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     _check_prepared(data, config, task_relations)
     method = _resolve(data, config, primary, task_relations)
     cuts: tuple[float, float] = (np.inf, np.inf)
-    # A random split of data that was split by time before has no cuts any more.
-    changes: dict[str, Any] = {"cut_times": None} if method == "random" else {}
+    # Such a split of data that was split by time before has no cuts any more.
+    changes: dict[str, Any] = {"cut_times": None} if method in WITHOUT_CUTS else {}
     if method == "time":
         cuts = _cut_times(primary, config.fractions)
         last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)
@@ -69,6 +77,8 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
         if split is None:
             if method == "time" and relation.time is not None:
                 split = np.digitize(relation.time, cuts).astype(np.int8)
+            elif method == "leave_one_out":
+                split = _leave_one_out(relation)
             else:
                 split = _random_split(relation, config)
             resplit.add(name)
@@ -145,14 +155,17 @@ def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations:
 
 def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, task_relations: Sequence[str]) -> str:
     """Returns the method with "auto" decided, or raises ConfigError where the data does not allow it."""
+    if data.prepared_with is not None:  # with these very settings
+        return "given"
     if config.method == "auto":
         if primary.split is not None:
             return "given"
         return "time" if primary.time is not None else "random"
-    if config.method == "time" and primary.time is None:
+    with_times = {"time": task_relations[:1], "leave_one_out": task_relations}.get(config.method, ())
+    if timeless := [name for name in with_times if data.relation(name).time is None]:
         timed = [name for name, relation in data.relations.items() if relation.time is not None]
         raise ConfigError(
-            f"split.method = 'time', but relation '{primary.name}' has no times (relations with times: "
+            f"split.method = '{config.method}', but relation '{timeless[0]}' has no times (relations with times: "
             f"{', '.join(timed) or 'none'}); name its time column in the data config, or use split.method = 'random'"
         )
     if config.method == "given":
@@ -195,14 +208,14 @@ def _given_split(relation: Relation, method: str, is_task: bool, is_of_cuts: boo
     """
     if method == "time" and relation.time is not None:
         return None
-    if relation.split is not None and not (method == "random" and (is_task or is_of_cuts)):
+    if relation.split is not None and not (method in WITHOUT_CUTS and (is_task or is_of_cuts)):
         return relation.split
     return None if is_task else np.full(len(relation), TRAIN, np.int8)
 
 
 def _with_split(events: Events, method: str, cuts: tuple[float, float]) -> Events:
-    """Events with a given split follow the relations: the same cuts, or no split where edges are split at random."""
-    if events.split is None or method not in ("time", "random"):
+    """Events with a given split follow the relations: the same cuts, or no split where edges are split without cuts."""
+    if events.split is None or method not in ("time", *WITHOUT_CUTS):
         return events
     split = np.digitize(events.time, cuts).astype(np.int8) if method == "time" else None
     return dataclasses.replace(events, split=split)
@@ -235,9 +248,23 @@ def _random_split(relation: Relation, config: SplitConfig) -> np.ndarray:
     return split
 
 
+def _leave_one_out(relation: Relation) -> np.ndarray:
+    """Holds the last two edges of each source out, [e] int8; see `assign_splits`."""
+    assert relation.time is not None
+    order = np.lexsort((relation.target_ids, relation.time, relation.source_ids))
+    _, sizes = np.unique(relation.source_ids, return_counts=True)
+    ends = np.cumsum(sizes)[sizes >= LEAVE_ONE_OUT_LEAST]
+    split = np.full(len(relation), TRAIN, np.int8)
+    split[order[ends - 1]] = TEST
+    split[order[ends - 2]] = VALIDATION
+    return split
+
+
 def _remedy(method: str) -> str:
     if method == "given":
         return "check the data config's split files, or use split.method = 'random'"
+    if method == "leave_one_out":
+        return f"it needs a node with at least {LEAVE_ONE_OUT_LEAST} edges: give more data, or change split.method"
     return "change split.fractions or split.method, or give more data"
 
 

@@ -67,6 +67,8 @@ class Run:
     def audit(self) -> None:
         """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
         audits.audit_splits(self.data)
+        if self.config.split.method == "leave_one_out":
+            audits.audit_leave_one_out(self.data, self.config.model.task_relations)
         for split in self.held_out() if "candidates" in self.config.evaluation.protocols else []:
             audits.audit_candidates(self.data, self.task, SPLITS[split], self.evaluator.candidate_lists(split))
 

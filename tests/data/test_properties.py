@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsec_jax.config import SplitConfig
-from lsec_jax.data.audits import audit_candidates, audit_splits
+from lsec_jax.data.audits import audit_candidates, audit_leave_one_out, audit_splits
 from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.sequences import audit_histories, build_histories, ends_before, last_items
 from lsec_jax.data.splits import assign_splits
@@ -117,6 +117,42 @@ def test_a_random_split_gives_every_edge_one_split_whatever_the_order():
             np.testing.assert_array_equal(np.bincount(of.split, minlength=3), wanted)
             np.testing.assert_array_equal(again.relations[name].split, of.split[orders[name]])
             checked += len(of)
+
+    check()
+    assert checked >= ENOUGH
+
+
+def slow_leave_one_out(of):
+    """The last two of each user by (time, item), from the definition."""
+    split = np.zeros(len(of), np.int8)
+    for user in np.unique(of.source_ids):
+        rows = np.flatnonzero(of.source_ids == user)
+        ordered = sorted(rows.tolist(), key=lambda row: (of.time[row], of.target_ids[row]))
+        if len(ordered) >= 3:
+            split[ordered[-2]], split[ordered[-1]] = VALIDATION, TEST
+    return split
+
+
+def test_leave_one_out_never_trains_on_a_users_own_future():
+    checked = 0
+
+    @many(25)
+    @given(seeds, st.sampled_from([2, 50, 10**6]), st.sampled_from([100, 3000]), st.integers(4000, 5000))
+    def check(seed, num_times, num_users, num_edges):
+        nonlocal checked
+        rng, sizes = np.random.default_rng(seed), (num_users, 100)
+        data = dataset(relation(rng, "buy", num_edges, sizes, num_times), sizes=sizes)
+        config = SplitConfig("leave_one_out")
+        split = assign_splits(data, config, ("buy",))
+        audit_leave_one_out(split, ("buy",))
+        buy = split.relations["buy"]
+        assert_in_one_split_each(buy)
+        np.testing.assert_array_equal(buy.split, slow_leave_one_out(buy))
+        other, orders = shuffled(rng, data)
+        np.testing.assert_array_equal(
+            assign_splits(other, config, ("buy",)).relations["buy"].split, buy.split[orders["buy"]]
+        )
+        checked += len(buy)
 
     check()
     assert checked >= ENOUGH

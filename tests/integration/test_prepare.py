@@ -104,3 +104,14 @@ def test_a_run_with_another_split_or_other_tasks_than_the_prepared_ones_is_refus
     assert "lsec_jax.prepare` with this config's source into another directory" in message
     assert not (here / "run").exists()
     assert runs.command(*train, "--config.split.method=given").code == 0
+
+
+def test_a_leave_one_out_run_passes_its_audit_on_its_source_and_on_prepared_data(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    method = "--config.split.method=leave_one_out"
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared", method).code == 0
+    for name in ("direct", "mapped"):
+        result = runs.command("train", f"--config={name}.py", f"--workdir={name}", method, "--audit")
+        assert result.code == 0, result
+    assert metrics(here / "direct") == metrics(here / "mapped")
