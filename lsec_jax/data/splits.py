@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, SplitConfig, differences, to_json
+from lsec_jax.config import ConfigError, SplitConfig, differences, from_dict, to_json
 from lsec_jax.data.audits import LEAVE_ONE_OUT_LEAST
 from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
@@ -141,7 +141,8 @@ def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations:
     if config.method == "given":
         without = [f"task '{name}' was none of them" for name in task_relations if name not in tasks]
     else:
-        without = differences(split, to_json(config), "config.split")
+        known = from_dict(SplitConfig, split, key="manifest.source.split")  # with the defaults of keys that are newer
+        without = differences(to_json(known), to_json(config), "config.split")
         without += differences(list(tasks), list(task_relations), "tasks")
     if without:
         raise ConfigError(

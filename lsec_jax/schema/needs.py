@@ -34,12 +34,14 @@ class Missing(NamedTuple):
         kind: one of KINDS.
         table: its name, or the node type.
         column: "" where the whole table is missing.
+        needed: all columns that are needed of it.
         there: what there is instead.
     """
 
     kind: str
     table: str
     column: str
+    needed: tuple[str, ...]
     there: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -65,13 +67,15 @@ def missing(data: HasTables, needs: Needs) -> list[Missing]:
 
 
 def _without(kind: str, wanted: tuple[str, ...], there: Mapping[str, object]) -> Iterator[Missing]:
-    yield from (Missing(kind, name, "", tuple(sorted(there))) for name in wanted if name not in there)
+    yield from (Missing(kind, name, "", (), tuple(sorted(there))) for name in wanted if name not in there)
 
 
 def _without_columns(
     kind: str, wanted: Mapping[str, tuple[str, ...]], there: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Missing]:
-    yield from _without(kind, tuple(wanted), there)
     for table, columns in wanted.items():
-        if table in there:
-            yield from (Missing(kind, table, name, there[table]) for name in columns if name not in there[table])
+        if table not in there:
+            yield Missing(kind, table, "", columns, tuple(sorted(there)))
+        else:
+            lacking = [name for name in columns if name not in there[table]]
+            yield from (Missing(kind, table, name, columns, there[table]) for name in lacking)

@@ -105,12 +105,12 @@ def test_configured_names_are_told_apart_in_the_documentation():
         (
             Needs(events={"impression": ("watched",)}),
             "events 'impression' are",
-            "none; sources that have it: open_bandit, kuailive, synthetic (live); where yours name it so: prepared\n",
+            "none; sources that have it: kuailive, synthetic (live); where yours name it so: prepared\n",
         ),
         (
             Needs(features={"user": ("age",)}),
             "features of 'user' are",
-            "none; sources that have it: kuailive, synth",
+            "none; sources that have it: kuailive; where",
         ),
         (
             Needs(trees=("scenario",)),

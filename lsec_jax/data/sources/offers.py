@@ -32,10 +32,10 @@ class Offers:
     given_split: str = ""
     truth: str = ""
 
-    def has(self, kind: str, table: str, column: str) -> bool:
-        """Whether a table, and a column of it unless it is "", is always there under this name."""
+    def has(self, kind: str, table: str, columns: tuple[str, ...]) -> bool:
+        """Whether a table with these columns is always there under this name."""
         tables = getattr(self, kind)
-        return table in tables and (not column or column in tables[table])
+        return table in tables and all(column in tables[table] for column in columns)
 
 
 _WORLD = Offers(relations=("buy", "follow", "sell"), time="days", truth="of `buy` and `follow`")
@@ -156,7 +156,7 @@ def check_needs(data: LiveCommerceData, needs: Needs) -> None:
 
 
 def _who_has(lack: Missing) -> str:
-    always = [name for name, offers in SOURCES.items() if offers.has(lack.kind, lack.table, lack.column)]
+    always = [name for name, offers in SOURCES.items() if offers.has(lack.kind, lack.table, lack.needed)]
     named = [name for name, offers in SOURCES.items() if lack.kind in offers.configured and name not in always]
     found = ([", ".join(always)] if always else []) + ([f"where yours name it so: {', '.join(named)}"] if named else [])
     return f"sources that have it: {'; '.join(found) or 'none'}"
