@@ -27,8 +27,10 @@ class SplitConfig:
 
     Attributes:
         method: "auto" (given split if the source has one, else time where there is time, else random), "given",
-            "time" or "random".
-        fractions: train, validation, test; of the primary relation's edges (first task's relation).
+            "time", "random", or "leave_one_out" (of each user's interactions the last one tests, the one before
+            validates).
+        fractions: train, validation, test; of the primary relation's edges (first task's relation), by "time" and
+            "random".
         seed: of the random split.
     """
 

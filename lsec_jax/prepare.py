@@ -22,6 +22,9 @@ from lsec_jax.data import preparation
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory: new, empty, or of the same preparation.", required=True)
 _QUARANTINE = flags.DEFINE_bool("quarantine", False, "Leave out and count wrong rows instead of refusing the data.")
+_FREEZE = flags.DEFINE_bool(
+    "freeze_candidates", False, "Draw the candidate lists of the config's evaluation now and keep them with the data."
+)
 _MEMORY = flags.DEFINE_float(
     "memory_gib", 1.0, "What sorting events may take in memory before it uses the disk under --output.", lower_bound=0.1
 )
@@ -32,7 +35,8 @@ def main() -> None:
     if not _OUTPUT.value:
         raise ConfigError("--output is empty; give a directory: new, empty, or of the same preparation")
     config = cli.check_types(_CONFIG.value)
-    print(preparation.run(config, Path(_OUTPUT.value), _QUARANTINE.value, int(_MEMORY.value * 2**30)))
+    memory_bytes = int(_MEMORY.value * 2**30)
+    print(preparation.run(config, Path(_OUTPUT.value), _QUARANTINE.value, _FREEZE.value, memory_bytes))
 
 
 if __name__ == "__main__":

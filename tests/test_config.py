@@ -73,6 +73,13 @@ def test_wrong_types_are_refused_with_key_and_value(path, value, message):
         from_dict(RunConfig, stored)
 
 
+def test_a_part_that_must_be_there_is_named_where_it_is_missing():
+    stored = through_json(runs.tiny_config())
+    del stored["data"]
+    with pytest.raises(ConfigError, match=r"config\.data is missing; give it"):
+        from_dict(RunConfig, stored)
+
+
 def test_a_whole_number_is_a_float():
     stored = through_json(runs.tiny_config())
     stored["optimizer"]["learning_rate"] = 1
@@ -88,6 +95,7 @@ def test_a_whole_number_is_a_float():
         ("lsec_jax.models.lsec_gnn:Confog", "cannot find"),
         ("lsec_jax.models.lsec_gnn:jnp", "is not a config dataclass"),
         ("", "is outside lsec_jax"),
+        (5, "config.model.type: expected str, got 5"),
     ],
 )
 def test_a_stored_class_outside_the_package_is_refused(name, message):

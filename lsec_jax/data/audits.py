@@ -3,14 +3,25 @@
 `sequences.audit_histories` does the same for histories.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from lsec_jax.data.csr import contains
-from lsec_jax.schema import TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation, split_name
+from lsec_jax.schema import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Candidates,
+    DataError,
+    Events,
+    LiveCommerceData,
+    Relation,
+    split_name,
+)
 
 LATEST = (TRAIN, VALIDATION)
+LEAVE_ONE_OUT_LEAST = 3  # edges of a source node of which two can be held out
 
 
 def audit_splits(data: LiveCommerceData) -> None:
@@ -46,6 +57,37 @@ def _split_problems(data: LiveCommerceData, relation: Relation) -> Iterator[str]
         yield f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}"
     if relation.time is not None:
         yield from _late_rows(data, f"relation '{name}'", "edges", relation.time, relation.split)
+
+
+def audit_leave_one_out(data: LiveCommerceData, relations: Iterable[str]) -> None:
+    """Checks leave-one-out splits, each source node against its own cut; raises DataError with all that is wrong.
+
+    Nodes with at least 3 edges have one of them in TEST and one in VALIDATION, others none; no training edge of a node
+    is later than its validation edge, and that no later than its test edge.
+    """
+    problems = []
+    for relation in map(data.relation, relations):
+        assert relation.time is not None and relation.split is not None
+        ids, time, num_sources = relation.source_ids, relation.time, len(data.nodes[relation.source])
+        has_two = np.bincount(ids, minlength=num_sources) >= LEAVE_ONE_OUT_LEAST
+        latest, earliest = np.full((3, num_sources), -np.inf), np.full((3, num_sources), np.inf)
+        np.maximum.at(latest, (relation.split, ids), time)
+        np.minimum.at(earliest, (relation.split, ids), time)
+        held_out = [np.bincount(ids[relation.split == code], minlength=num_sources) for code in (VALIDATION, TEST)]
+        found = {
+            "have not one validation and one test edge": (np.stack(held_out) != has_two).any(axis=0),
+            "train on a later time than that of their validation edge": latest[TRAIN] > earliest[VALIDATION],
+            "train on a later time than that of their test edge": latest[TRAIN] > earliest[TEST],
+            "are validated on a later time than that of their test edge": latest[VALIDATION] > earliest[TEST],
+        }
+        problems += [
+            f"relation '{relation.name}': {int(bad.sum())} {relation.source} nodes {text}, e.g. "
+            f"{data.nodes[relation.source].ids[np.argmax(bad)]}"
+            for text, bad in found.items()
+            if bad.any()
+        ]
+    if problems:
+        raise DataError(f"data set '{data.name}' is not split leave-one-out:\n  " + "\n  ".join(problems))
 
 
 def _late_rows(data: LiveCommerceData, place: str, what: str, time: np.ndarray, row_split: np.ndarray) -> Iterator[str]:

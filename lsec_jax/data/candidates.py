@@ -4,9 +4,12 @@ This is the `candidates` protocol of LSEC-GNN (Sec. 6.2). The paper does not sta
 part of every list's `origin` and numbers for different N do not compare. Numpy only.
 """
 
+import dataclasses
+
 import numpy as np
 
 from lsec_jax import schema
+from lsec_jax.config import EvaluationConfig
 from lsec_jax.data import csr
 
 _BLOCK_PAIRS = 200_000  # candidate pairs drawn at once, meant to stay in a core's cache
@@ -72,6 +75,32 @@ def generate_candidates(
     if len(offered) < num_targets:
         origin += f", of the {len(offered)} available in the period"
     return schema.Candidates(users.astype(np.int32), target_ids, labels, origin)
+
+
+def freeze_candidates(
+    data: schema.LiveCommerceData, relation: str, config: EvaluationConfig
+) -> schema.LiveCommerceData:
+    """Returns the data with the lists that an evaluation would generate as its candidate lists, which the store keeps.
+
+    Every model and every later version then ranks the same candidates, whatever numpy's generator does. Published lists
+    of the relation stay, and held-out splits without edges get none.
+
+    Args:
+        data: with splits assigned.
+        relation: that is evaluated.
+        config: number and seed of the candidates.
+
+    Raises:
+        DataError: as `generate_candidates`.
+    """
+    edges = data.relation(relation)
+    assert edges.split is not None
+    lists = dict(data.candidates)
+    for split in (schema.VALIDATION, schema.TEST):
+        if (relation, split) not in lists and (edges.split == split).any():
+            made = generate_candidates(data, relation, split, config.num_candidates, config.candidates_seed)
+            lists[relation, split] = dataclasses.replace(made, origin=f"frozen, {made.origin}")
+    return data.replace(candidates=lists)
 
 
 def _check_positives(

@@ -11,21 +11,29 @@ from tqdm import tqdm
 
 from lsec_jax import config as config_lib
 from lsec_jax.config import RunConfig
-from lsec_jax.data import event_statistics, store
+from lsec_jax.data import candidates, event_statistics, store
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.sequences import add_histories
+from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.data.writer import Writer, check_directory
 from lsec_jax.schema import SPLITS, LiveCommerceData
 
 
-def run(config: RunConfig, directory: Path, quarantine: bool, memory_bytes: int = 2**30) -> str:
+def run(
+    config: RunConfig,
+    directory: Path,
+    quarantine: bool = False,
+    freeze_candidates: bool = False,
+    memory_bytes: int = 2**30,
+) -> str:
     """Writes a config's data, split as its runs would split it, with its histories.
 
     Args:
         config: its source, its split, its histories and its model's tasks count.
         directory: new, empty, interrupted, or of the same source and settings.
         quarantine: leave out and count wrong rows instead of refusing them.
+        freeze_candidates: draw the candidate lists of the config's evaluation and keep them with the data.
         memory_bytes: what sorting events may take before it uses the disk, for sources that read in blocks.
 
     Returns:
@@ -38,7 +46,11 @@ def run(config: RunConfig, directory: Path, quarantine: bool, memory_bytes: int 
     tasks = config.model.task_relations
     settings = config_lib.to_json(config)
     source = {name: settings[name] for name in ("data", "split", "histories")}
-    source |= {"tasks": list(tasks), "quarantine": quarantine}
+    source |= {"tasks": list(tasks), "quarantine": quarantine, "frozen_candidates": None}
+    if freeze_candidates:
+        source["frozen_candidates"] = {
+            name: settings["evaluation"][name] for name in ("num_candidates", "candidates_seed")
+        }
     if check_directory(directory, source):
         logging.warning(
             "%s was prepared from this config before and is left as it is; remove it if the source has changed",
@@ -50,11 +62,15 @@ def run(config: RunConfig, directory: Path, quarantine: bool, memory_bytes: int 
         workspace = Workspace(writer.new_column, writer.scratch, memory_bytes, quarantine, progress.show)
         data = config.data.load_into(workspace) if hasattr(config.data, "load_into") else config.data.load()
         progress.show("checking", 0.0)
+        check_needs(data, config.model.needs)
         if quarantine:
             data = data.quarantined()
-        data.validate()
+        else:
+            data.validate()
         progress.show("splitting", 0.0)
         data = assign_splits(data, config.split, tasks, writer.new_column)
+        if freeze_candidates:
+            data = candidates.freeze_candidates(data, tasks[0], config.evaluation)
         progress.show("histories", 0.0)
         data = add_histories(data, config.histories, writer.new_column)
         progress.show("statistics", 0.0)

@@ -1,4 +1,4 @@
-"""Train / validation / test codes for every edge: given, chronological or random."""
+"""Train / validation / test codes for every edge: given, chronological, random or leave-one-out."""
 
 import dataclasses
 import zlib
@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, SplitConfig, differences, to_json
+from lsec_jax.config import ConfigError, SplitConfig, differences, from_dict, to_json
+from lsec_jax.data.audits import LEAVE_ONE_OUT_LEAST
 from lsec_jax.data.columns import NewColumn, blocks, in_memory
 from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
-METHODS = ("auto", "given", "time", "random")
+METHODS = ("auto", "given", "time", "random", "leave_one_out")
+
+WITHOUT_CUTS = ("random", "leave_one_out")
 
 
 def assign_splits(
@@ -30,6 +33,10 @@ def assign_splits(
       So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
     - "random": task relations are split at random, others keep a given split or are TRAIN. Where there are cut times,
       the splits of relations with times come from those cuts, not from the source, and are dropped.
+    - "leave_one_out": of every source node's edges in a task relation, the last one by time is TEST and the one before
+      VALIDATION; nodes with fewer than 3 edges only train. Of equal times, the edge with the higher target index is the
+      later one. Other relations are as under "random". There is a cut for each user, but none for all, so that another
+      user's training edges may be of later times: `audits.audit_leave_one_out` checks this split.
     - "auto": "given" if the primary relation has a given split, else "time" if it has times, else "random".
 
     Relations to which a method does not apply ("time" without times, "auto" -> "given" without a given split) keep a
@@ -37,10 +44,11 @@ def assign_splits(
     of the rows or of the relations. Published candidate lists of relations that are split anew are dropped.
 
     Events are split by the cut times, where there are any. A given split of theirs stays, but gives way to the cuts
-    under "time" and is dropped under "random".
+    under "time" and is dropped under "random" and "leave_one_out".
 
     Prepared data hold the split of the settings that they were prepared with: other settings than these are refused, as
     they would silently have no effect, or another one than on the source. "given" takes the stored split as it is.
+    With the same settings the stored split stays, too, and so do candidate lists.
 
     Args:
         data: from a source.
@@ -64,8 +72,8 @@ def assign_splits(
     _check_prepared(data, config, task_relations)
     method = _resolve(data, config, primary, task_relations)
     cuts: tuple[float, float] = (np.inf, np.inf)
-    # A random split of data that was split by time before has no cuts any more.
-    changes: dict[str, Any] = {"cut_times": None} if method == "random" else {}
+    # Such a split of data that was split by time before has no cuts any more.
+    changes: dict[str, Any] = {"cut_times": None} if method in WITHOUT_CUTS else {}
     if method == "time":
         cuts = _cut_times(primary, config.fractions)
         last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)
@@ -79,6 +87,8 @@ def assign_splits(
         if split is None:
             if method == "time" and relation.time is not None:
                 split = np.digitize(relation.time, cuts).astype(np.int8)
+            elif method == "leave_one_out":
+                split = _leave_one_out(relation)
             else:
                 split = _random_split(relation, config)
             resplit.add(name)
@@ -100,7 +110,7 @@ def _split_events(data: LiveCommerceData, method: str, new_column: NewColumn) ->
     """Splits the events as `assign_splits` says; those of prepared data have these very cuts already."""
     found, is_prepared = dict(data.events), data.prepared_with is not None
     for name, events in data.events.items():
-        if method == "random":
+        if method in WITHOUT_CUTS:
             found[name] = dataclasses.replace(events, split=None)
         elif data.cut_times is not None and (events.split is None or (method == "time" and not is_prepared)):
             split = new_column(f"events/{name}/split", (len(events),), np.int8)
@@ -155,7 +165,8 @@ def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations:
     if config.method == "given":
         without = [f"task '{name}' was none of them" for name in task_relations if name not in tasks]
     else:
-        without = differences(split, to_json(config), "config.split")
+        known = from_dict(SplitConfig, split, key="manifest.source.split")  # with the defaults of keys that are newer
+        without = differences(to_json(known), to_json(config), "config.split")
         without += differences(list(tasks), list(task_relations), "tasks")
     if without:
         raise ConfigError(
@@ -169,14 +180,17 @@ def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations:
 
 def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, task_relations: Sequence[str]) -> str:
     """Returns the method with "auto" decided, or raises ConfigError where the data does not allow it."""
+    if data.prepared_with is not None:  # with these very settings
+        return "given"
     if config.method == "auto":
         if primary.split is not None:
             return "given"
         return "time" if primary.time is not None else "random"
-    if config.method == "time" and primary.time is None:
+    with_times = {"time": task_relations[:1], "leave_one_out": task_relations}.get(config.method, ())
+    if timeless := [name for name in with_times if data.relation(name).time is None]:
         timed = [name for name, relation in data.relations.items() if relation.time is not None]
         raise ConfigError(
-            f"split.method = 'time', but relation '{primary.name}' has no times (relations with times: "
+            f"split.method = '{config.method}', but relation '{timeless[0]}' has no times (relations with times: "
             f"{', '.join(timed) or 'none'}); name its time column in the data config, or use split.method = 'random'"
         )
     if config.method == "given":
@@ -219,7 +233,7 @@ def _given_split(relation: Relation, method: str, is_task: bool, is_of_cuts: boo
     """
     if method == "time" and relation.time is not None:
         return None
-    if relation.split is not None and not (method == "random" and (is_task or is_of_cuts)):
+    if relation.split is not None and not (method in WITHOUT_CUTS and (is_task or is_of_cuts)):
         return relation.split
     return None if is_task else np.full(len(relation), TRAIN, np.int8)
 
@@ -251,9 +265,23 @@ def _random_split(relation: Relation, config: SplitConfig) -> np.ndarray:
     return split
 
 
+def _leave_one_out(relation: Relation) -> np.ndarray:
+    """Holds the last two edges of each source out, [e] int8; see `assign_splits`."""
+    assert relation.time is not None
+    order = np.lexsort((relation.target_ids, relation.time, relation.source_ids))
+    _, sizes = np.unique(relation.source_ids, return_counts=True)
+    ends = np.cumsum(sizes)[sizes >= LEAVE_ONE_OUT_LEAST]
+    split = np.full(len(relation), TRAIN, np.int8)
+    split[order[ends - 1]] = TEST
+    split[order[ends - 2]] = VALIDATION
+    return split
+
+
 def _remedy(method: str) -> str:
     if method == "given":
         return "check the data config's split files, or use split.method = 'random'"
+    if method == "leave_one_out":
+        return f"it needs a node with at least {LEAVE_ONE_OUT_LEAST} edges: give more data, or change split.method"
     return "change split.fractions or split.method, or give more data"
 
 

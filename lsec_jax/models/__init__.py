@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import LiveCommerceData
+from lsec_jax.schema.needs import Needs
 
 
 class Model(Protocol):
@@ -47,8 +48,8 @@ class ModelConfig(Protocol):
         ...
 
     @property
-    def required_relations(self) -> tuple[str, ...]:
-        """All relations that the data must have."""
+    def needs(self) -> Needs:
+        """The tables that the data must have; `training.run.prepare` checks them."""
         ...
 
     def validate(self) -> None:

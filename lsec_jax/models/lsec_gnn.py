@@ -41,6 +41,7 @@ from lsec_jax.nn.sampling import PositiveEdges
 from lsec_jax.nn.subgraphs import exclude_from_draws, select_ids
 from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
+from lsec_jax.schema.needs import Needs
 
 EXCLUDED_SHARE_WARNING = 0.1
 
@@ -173,9 +174,9 @@ class Config:
         return tuple(task.relation for task in self.tasks)
 
     @property
-    def required_relations(self) -> tuple[str, ...]:
-        """All relations that the data must have."""
-        return tuple(dict.fromkeys((*self.relations, *self.task_relations)))
+    def needs(self) -> Needs:
+        """The relations to propagate over and those to predict."""
+        return Needs(relations=tuple(dict.fromkeys((*self.relations, *self.task_relations))))
 
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """Builds the model's big arrays from the training edges; raises as `build_inputs`."""
@@ -200,7 +201,7 @@ class Config:
             ConfigError: if a task's node type occurs in no relation, or "dot" would multiply unequal widths.
         """
         num_nodes = {name: len(table) for name, table in data.nodes.items()}
-        relations = {name: data.relation(name) for name in self.required_relations}
+        relations = {name: data.relation(name) for name in self.needs.relations}
         ends = {name: (relation.source, relation.target) for name, relation in relations.items()}
         return LsecGnn(self, num_nodes, ends, rngs)
 

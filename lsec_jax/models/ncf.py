@@ -28,6 +28,7 @@ from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.sampling import negative_mask, uniform_targets
 from lsec_jax.schema import LiveCommerceData
+from lsec_jax.schema.needs import Needs
 
 Tables = Mapping[str, Float[Array, "_ d"]]
 
@@ -76,9 +77,9 @@ class Config:
         return (self.relation,)
 
     @property
-    def required_relations(self) -> tuple[str, ...]:
+    def needs(self) -> Needs:
         """The one relation."""
-        return (self.relation,)
+        return Needs(relations=(self.relation,))
 
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """The training positives; no graphs."""

@@ -18,6 +18,7 @@ from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.files import write_json
 from lsec_jax.data.sequences import add_histories
+from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.ranking import Scorer
@@ -67,6 +68,8 @@ class Run:
     def audit(self) -> None:
         """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
         audits.audit_splits(self.data)
+        if self.config.split.method == "leave_one_out":
+            audits.audit_leave_one_out(self.data, self.config.model.task_relations)
         for split in self.held_out() if "candidates" in self.config.evaluation.protocols else []:
             audits.audit_candidates(self.data, self.task, SPLITS[split], self.evaluator.candidate_lists(split))
 
@@ -110,9 +113,8 @@ def prepare(config: RunConfig) -> Run:
     _check_metric(config)
     model_config = config.model
     data = config.data.load()
+    check_needs(data, model_config.needs)
     data.validate()
-    for name in model_config.required_relations:
-        data.relation(name)
     data = assign_splits(data, config.split, model_config.task_relations)
     data = add_histories(data, config.histories)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)

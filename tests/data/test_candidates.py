@@ -1,9 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lsec_jax import config as config_lib
 from lsec_jax import schema
-from lsec_jax.data import candidates, csr
+from lsec_jax.config import EvaluationConfig, RunConfig, SplitConfig
+from lsec_jax.data import candidates, csr, store
 from lsec_jax.data.csr import csr_from_pairs
+from lsec_jax.data.sources import prepared, synthetic
+from lsec_jax.data.splits import assign_splits
 
 
 def data_of(dense, split):
@@ -147,3 +153,41 @@ def test_windows_that_are_always_open_change_no_list():
             for d in (data, data.replace(availability=always))
         )
         np.testing.assert_array_equal(one.target_ids, other.target_ids)
+
+
+def test_frozen_lists_are_those_that_an_evaluation_would_draw():
+    data, _ = random_data()
+    config = EvaluationConfig(num_candidates=20, candidates_seed=3)
+    frozen = candidates.freeze_candidates(data, "buy", config)
+    frozen.validate()
+    assert set(frozen.candidates) == {("buy", schema.VALIDATION), ("buy", schema.TEST)} and not data.candidates
+    for split in (schema.VALIDATION, schema.TEST):
+        drawn = candidates.generate_candidates(data, "buy", split, 20, 3)
+        lists = frozen.candidates["buy", split]
+        for column in ("source_ids", "target_ids", "labels"):
+            np.testing.assert_array_equal(getattr(lists, column), getattr(drawn, column))
+        assert lists.origin == f"frozen, {drawn.origin}"
+
+
+def test_freezing_keeps_published_lists_and_makes_none_for_a_split_without_edges():
+    data, _ = random_data()
+    published = candidates.generate_candidates(data, "buy", schema.TEST, 9, 8)
+    data = data.replace(candidates={("buy", schema.TEST): published})
+    assert candidates.freeze_candidates(data, "buy", EvaluationConfig()).candidates["buy", schema.TEST] is published
+    buy = data.relations["buy"]
+    without = dataclasses.replace(buy, split=np.where(buy.split == schema.VALIDATION, 0, buy.split).astype(np.int8))
+    frozen = candidates.freeze_candidates(data.replace(relations={"buy": without}), "buy", EvaluationConfig())
+    assert set(frozen.candidates) == {("buy", schema.TEST)}
+
+
+@pytest.mark.parametrize("method", ["auto", "time", "random", "leave_one_out"])
+def test_frozen_lists_are_stored_and_no_later_split_drops_them(method, tmp_path):
+    split = SplitConfig(method=method)
+    data = assign_splits(synthetic.tiny().load(), split, ("buy",))
+    frozen = candidates.freeze_candidates(data, "buy", EvaluationConfig(num_candidates=30)).replace(truth=None)
+    settings = config_lib.to_json(RunConfig(data=synthetic.tiny(), model=None, split=split))
+    source = {"data": settings["data"], "split": settings["split"], "tasks": ["buy"], "quarantine": False}
+    store.write(frozen, tmp_path / "d", source)
+    read = assign_splits(prepared.Config(str(tmp_path / "d")).load(), split, ("buy",))
+    assert read.candidates.keys() == frozen.candidates.keys()
+    assert read.fingerprint() == frozen.fingerprint() and read.cut_times == frozen.cut_times

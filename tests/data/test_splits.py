@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import ConfigError, SplitConfig, to_json
-from lsec_jax.data.audits import audit_splits
+from lsec_jax.data.audits import audit_leave_one_out, audit_splits
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import (
     TEST,
@@ -160,7 +160,10 @@ def test_edges_and_cold_nodes_are_counted():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SplitConfig(method="chrono"), r"split.method = 'chrono' is unknown; valid: auto, given, time, random"),
+        (
+            SplitConfig(method="chrono"),
+            r"split.method = 'chrono' is unknown; valid: auto, given, time, random, leave",
+        ),
         (SplitConfig(fractions=(0.8, 0.1, 0.2)), r"split.fractions = \(0.8, 0.1, 0.2\); .*sum to 1"),
         (SplitConfig(fractions=(1.2, -0.1, -0.1)), r"split.fractions = .*shares in \[0, 1\]"),
         (SplitConfig(fractions=(0.8, 0.2)), r"split.fractions = \(0.8, 0.2\); give three shares"),
@@ -272,3 +275,96 @@ def test_a_given_split_of_events_follows_that_of_the_relations():
     buy = dataclasses.replace(data.relations["buy"], split=np.repeat(np.array([0, 2], np.int8), [400, 100]))
     kept = assign_splits(data.replace(relations={"buy": buy}), SplitConfig(), ("buy",))
     np.testing.assert_array_equal(kept.events["visit"].split, given.split)
+
+
+def users_edges(*edges):
+    """A relation `buy` of (user, item, time)."""
+    users, items, times = (np.array(column) for column in zip(*edges, strict=True))
+    return Relation("buy", "user", "item", users.astype(np.int32), items.astype(np.int32), time=times.astype(float))
+
+
+LEAVE = SplitConfig(method="leave_one_out")
+
+
+def test_leave_one_out_holds_out_each_users_last_two_edges():
+    edges = [
+        (7, 1, 5),
+        (7, 2, 1),
+        (7, 3, 9),
+        (7, 4, 2),
+        (3, 1, 1),
+        (3, 2, 2),
+        (4, 9, 1),
+        (4, 8, 3),
+        (4, 7, 2),
+        (5, 5, 5),
+    ]
+    split = assign_splits(dataset(users_edges(*edges)), LEAVE, ("buy",))
+    assert split.relations["buy"].split.tolist() == [1, 0, 2, 0, 0, 0, 0, 2, 1, 0]
+    assert split.cut_times is None and split.split_window(TEST) is None
+    audit_leave_one_out(split, ("buy",))
+    audit_splits(split)
+
+
+def test_of_equal_times_the_higher_item_is_the_later_one():
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        edges = [[(0, 4, 1), (0, 9, 1), (0, 2, 1), (0, 7, 1)][i] for i in order]
+        buy = assign_splits(dataset(users_edges(*edges)), LEAVE, ("buy",)).relations["buy"]
+        assert {item: code for item, code in zip(buy.target_ids.tolist(), buy.split.tolist(), strict=True)} == {
+            2: TRAIN,
+            4: TRAIN,
+            7: VALIDATION,
+            9: TEST,
+        }
+
+
+def test_leave_one_out_needs_times_in_every_task_and_a_user_with_three_edges():
+    with pytest.raises(ConfigError, match=r"'leave_one_out', but relation 'like' has no times \(relations with"):
+        assign_splits(dataset(relation("buy", times=distinct_times()), relation("like")), LEAVE, ("buy", "like"))
+    with pytest.raises(DataError, match=r"has no test edges; it needs a node with at least 3 edges: give more data"):
+        assign_splits(dataset(users_edges((0, 1, 1), (0, 2, 2))), LEAVE, ("buy",))
+
+
+def test_leave_one_out_drops_what_earlier_cuts_gave_and_splits_no_relation_that_is_no_task():
+    follow = relation("follow", times=distinct_times(seed=1), seed=1)
+    data = dataset(relation("buy", times=distinct_times()), follow)
+    by_time = assign_splits(data, SplitConfig(), ("buy",))
+    again = assign_splits(by_time, LEAVE, ("buy",))
+    assert sizes(again, "follow") == [500, 0, 0] and again.cut_times is None
+    np.testing.assert_array_equal(
+        again.relations["buy"].split, assign_splits(data, LEAVE, ("buy",)).relations["buy"].split
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "message"),
+    [
+        (0, TEST, r"1 user nodes have not one validation and one test edge, e\.g\. 0"),
+        (1, TRAIN, "1 user nodes have not one"),
+    ],
+)
+def test_the_audit_finds_a_user_with_more_or_less_than_one_edge_held_out(row, code, message):
+    data = assign_splits(dataset(users_edges((0, 1, 1), (0, 2, 2), (0, 3, 3), (1, 1, 9))), LEAVE, ("buy",))
+    split = data.relations["buy"].split.copy()
+    split[row] = code
+    broken = data.replace(relations={"buy": dataclasses.replace(data.relations["buy"], split=split)})
+    with pytest.raises(DataError, match=message):
+        audit_leave_one_out(broken, ("buy",))
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([1, 0, 2], "1 user nodes train on a later time than that of their validation edge"),
+        (
+            [2, 1, 0],
+            "(?s:.*)1 user nodes train on a later time than that of their test edge(?s:.*)are validated on",
+        ),
+    ],
+)
+def test_the_audit_finds_a_user_who_trains_on_her_future(codes, message):
+    data = assign_splits(dataset(users_edges((0, 1, 1), (0, 2, 2), (0, 3, 3), (1, 1, 9))), LEAVE, ("buy",))
+    split = np.array([*codes, TRAIN], np.int8)
+    broken = data.replace(relations={"buy": dataclasses.replace(data.relations["buy"], split=split)})
+    with pytest.raises(DataError, match=message):
+        audit_leave_one_out(broken, ("buy",))

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from lsec_jax.data.sources.offers import SOURCES
 from lsec_jax.data.sources.tfds import Config
 from lsec_jax.schema import TEST, TRAIN, DataError
 
@@ -144,3 +145,11 @@ def test_without_the_packages_the_message_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(DataError, match=r"source tfds needs packages that are optional .*'lsec_jax\[tfds\]'"):
         config("nowhere").load()
+
+
+def test_the_source_has_what_it_says(prepared):
+    data = config(prepared).load()
+    data.validate()
+    events = data.events["interaction"]
+    assert tuple(data.relations) == SOURCES["tfds"].relations
+    assert (*events.nodes, *events.values, *events.features) == SOURCES["tfds"].events["interaction"]

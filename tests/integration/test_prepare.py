@@ -190,3 +190,27 @@ def test_what_is_wrong_in_a_log_leaves_no_directory_behind(log):
     assert result.code == 0 and "| events impression | 3000 |" in result.out, result
     assert "column 'time': 1" in result.out
     assert "--output is empty" in runs.refusal("prepare", "--config=direct.py", "--output=")
+
+
+def test_a_leave_one_out_run_passes_its_audit_on_its_source_and_on_prepared_data(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    method = "--config.split.method=leave_one_out"
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared", method).code == 0
+    for name in ("direct", "mapped"):
+        result = runs.command("train", f"--config={name}.py", f"--workdir={name}", method, "--audit")
+        assert result.code == 0, result
+    assert metrics(here / "direct") == metrics(here / "mapped")
+
+
+def test_frozen_candidates_are_on_disk_and_are_the_ones_that_a_run_would_draw(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared", "--freeze_candidates").code == 0
+    assert (here / "prepared" / "candidates" / "buy.2" / "target_ids.npy").exists()
+    for name in ("direct", "mapped"):
+        result = runs.command("train", f"--config={name}.py", f"--workdir={name}", "--audit")
+        assert result.code == 0, result
+    assert metrics(here / "direct") == metrics(here / "mapped")
+    message = runs.refusal("prepare", "--config=direct.py", "--output=prepared")
+    assert "source.frozen_candidates" in message
