@@ -13,6 +13,7 @@ from lsec_jax.schema.validation.problems import (
     form_problem,
     no_table,
     place_of,
+    rows_where,
     size_of,
     wrong_codes,
     wrong_features,
@@ -44,8 +45,7 @@ def event_problems(events: Events, nodes: Mapping[str, NodeTable], tables: Mappi
         if text := form_problem(values, [bool, np.float32], (num_rows,), _rule(values, num_rows)):
             yield Problem(place, name, NO_ROWS, text)
         else:
-            bad = np.flatnonzero(np.isinf(values))
-            yield from wrong_rows(place, name, bad, lambda row: "infinite; undefined is NaN")
+            yield from wrong_rows(place, name, _infinite(values), lambda row: "infinite; undefined is NaN")
     for name, column, dtype in (("group", events.group, np.int64), ("split", events.split, np.int8)):
         if column is None:
             continue
@@ -55,6 +55,10 @@ def event_problems(events: Events, nodes: Mapping[str, NodeTable], tables: Mappi
             yield from wrong_codes(place, column)
     yield from wrong_features(place, events.features, num_rows)
     yield from _parents(events, tables)
+
+
+def _infinite(values: np.ndarray) -> np.ndarray:
+    return rows_where(len(values), lambda rows: np.isinf(values[rows]))
 
 
 def _rule(values: Any, num_rows: int | None) -> str:
@@ -76,9 +80,10 @@ def _names(events: Events) -> Iterator[Problem]:
 
 
 def _time(place: str, time: np.ndarray) -> Iterator[Problem]:
-    bad = np.flatnonzero(~np.isfinite(time))
+    bad = rows_where(len(time), lambda rows: ~np.isfinite(time[rows]))
     yield from wrong_rows(place, "time", bad, lambda row: f"{time[row]} is not finite")
-    falls = np.flatnonzero(time[1:] < time[:-1]) + 1 if len(bad) == 0 else bad
+    before, after = time[:-1], time[1:]
+    falls = bad if len(bad) else rows_where(len(after), lambda rows: after[rows] < before[rows]) + 1
     if len(bad) == 0 and len(falls):  # sorting, not leaving rows out, is the remedy
         text = f"row {falls[0]}: {time[falls[0]]} after {time[falls[0] - 1]}; sort events by time"
         yield Problem(place, "time", NO_ROWS, text)
@@ -102,17 +107,24 @@ def _parents(events: Events, tables: Mapping[str, Events]) -> Iterator[Problem]:
 
 def _parent_rows(events: Events, parents: Events, rows: np.ndarray, size: int) -> Iterator[Problem]:
     place = place_of(events)
-    bad = np.flatnonzero((rows < -1) | (rows >= size))
+
+    def outside(block: slice) -> np.ndarray:
+        return (rows[block] < -1) | (rows[block] >= size)
+
+    def parent_times(block: slice) -> np.ndarray:
+        has_parent = (rows[block] >= 0) & (rows[block] < size)
+        return np.where(has_parent, parents.time[np.where(has_parent, rows[block], 0)], -np.inf)
+
+    bad = rows_where(len(rows), outside)
     yield from wrong_rows(
         place, "parent", bad, lambda row: f"row {rows[row]} of '{parents.name}' outside -1..{size - 1}"
     )
     if any(form_problem(of.time, [np.float64], (None,), "") for of in (events, parents)) or not size:
         return
-    has_parent = (rows >= 0) & (rows < size)
-    parent_time = np.where(has_parent, parents.time[np.where(has_parent, rows, 0)], -np.inf)
+    early = rows_where(len(rows), lambda block: events.time[block] < parent_times(block))
     yield from wrong_rows(
         place,
         "parent",
-        np.flatnonzero(events.time < parent_time),
-        lambda row: f"happens at {events.time[row]}, before its parent at {parent_time[row]}",
+        early,
+        lambda row: f"happens at {events.time[row]}, before its parent at {parents.time[rows[row]]}",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lsec_jax.schema.blocks import blocks
 from lsec_jax.schema.tables import FEATURE_KINDS, NAME_RULE, Events, Feature, NodeTable, Relation, is_name
 
 NO_ROWS = np.zeros(0, np.int64)
@@ -67,6 +68,12 @@ def form_problem(values: Any, dtypes: Iterable[Any], shape: tuple[int | None, ..
     return "" if values.dtype in list(map(np.dtype, dtypes)) else f"{values.dtype}; {rule}"
 
 
+def rows_where(num_rows: int, is_wrong: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """Rows for which a condition holds, rising, [k] int64; it is asked for blocks of them, [block] bool."""
+    found = [rows.start + np.flatnonzero(is_wrong(rows)) for rows in blocks(num_rows)]
+    return np.concatenate([NO_ROWS, *found])
+
+
 def wrong_rows(place: str, column: str, bad: np.ndarray, text: Callable[[int], str]) -> Iterator[Problem]:
     """A problem of rows, if there are any; `text` says what is wrong with the first one."""
     if len(bad):
@@ -78,19 +85,21 @@ def wrong_indices(place: str, column: str, ids: np.ndarray, table: NodeTable, lo
     size = size_of(table.ids)
     if size is None:  # which is a problem of the table
         return
-    is_bad = (ids < lowest) | (ids >= size)
-    bad = np.flatnonzero(is_bad if ids.ndim == 1 else is_bad.any(axis=1))
     limits = f"{lowest}..{size - 1}"
 
-    def first(row: int) -> Any:
-        return np.atleast_1d(ids[row])[np.atleast_1d(is_bad[row])][0]
+    def outside(rows: slice) -> np.ndarray:
+        return ((ids[rows] < lowest) | (ids[rows] >= size)).reshape(len(ids[rows]), -1)
 
+    def first(row: int) -> Any:
+        return ids[row : row + 1].ravel()[outside(slice(row, row + 1)).ravel()][0]
+
+    bad = rows_where(len(ids), lambda rows: outside(rows).any(axis=1))
     yield from wrong_rows(place, column, bad, lambda row: f"{table.name} index {first(row)} outside {limits}")
 
 
 def wrong_codes(place: str, split: np.ndarray) -> Iterator[Problem]:
     """Split codes that are none."""
-    bad = np.flatnonzero((split < 0) | (split > 2))
+    bad = rows_where(len(split), lambda rows: (split[rows] < 0) | (split[rows] > 2))
     yield from wrong_rows(place, "split", bad, lambda row: f"{split[row]}; {CODES}")
 
 
@@ -120,18 +129,21 @@ def repeated(keys: np.ndarray) -> np.ndarray:
 def wrong_features(place: str, features: Mapping[str, Feature], num_rows: int | None) -> Iterator[Problem]:
     """What is wrong with the features of a table."""
     for name, feature in features.items():
-        values = feature.values
         if text := _form_of_feature(feature, num_rows):
             yield Problem(place, name, NO_ROWS, text)
-        elif feature.kind in ("categorical", "ordinal"):
-            bad = np.flatnonzero((values < -1) | (values >= len(feature.vocabulary)))
-            limits = f"-1..{len(feature.vocabulary) - 1}"
-            # Called at once, so that the loop's variables are still this feature's.
-            yield from wrong_rows(place, name, bad, lambda row: f"code {values[row]} outside {limits}")  # noqa: B023
         else:
-            is_bad = np.isinf(values)
-            bad = np.flatnonzero(is_bad.any(axis=1) if feature.kind == "vector" else is_bad)
-            yield from wrong_rows(place, name, bad, lambda row: "infinite; missing numbers are NaN")
+            yield from _wrong_values(place, name, feature)
+
+
+def _wrong_values(place: str, name: str, feature: Feature) -> Iterator[Problem]:
+    values, size = feature.values, len(feature.vocabulary)
+    if feature.kind in ("categorical", "ordinal"):
+        bad = rows_where(len(values), lambda rows: (values[rows] < -1) | (values[rows] >= size))
+        yield from wrong_rows(place, name, bad, lambda row: f"code {values[row]} outside -1..{size - 1}")
+    else:
+        width = int(np.prod(values.shape[1:]))
+        bad = rows_where(len(values), lambda rows: np.isinf(values[rows]).reshape(-1, width).any(axis=1))
+        yield from wrong_rows(place, name, bad, lambda row: "infinite; missing numbers are NaN")
 
 
 def _form_of_feature(feature: Feature, num_rows: int | None) -> str:
