@@ -93,7 +93,7 @@ def wrong_indices(place: str, column: str, ids: np.ndarray, table: NodeTable, lo
     def first(row: int) -> Any:
         return ids[row : row + 1].ravel()[outside(slice(row, row + 1)).ravel()][0]
 
-    bad = rows_where(len(ids), lambda rows: outside(rows).any(axis=1))
+    bad = rows_where(len(ids), lambda rows: np.any(outside(rows), axis=1))
     yield from wrong_rows(place, column, bad, lambda row: f"{table.name} index {first(row)} outside {limits}")
 
 
