@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.config import ConfigError, SplitConfig
-from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, LiveCommerceData, Relation
+from lsec_jax.data.columns import blocks
+from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation
 
 METHODS = ("auto", "given", "time", "random")
 
@@ -75,6 +76,42 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
         raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
+
+
+def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np.ndarray:
+    """Which events belong to a split: a range of rows wherever they lie together, as after a split by time.
+
+    The cut times of a chronological split come before a split that the events were given, so that nothing trains that
+    happened after the cut.
+
+    Args:
+        data: split (`assign_splits`), or with given splits.
+        events: of the data.
+        split: code.
+
+    Returns:
+        A slice, or else rising rows [n] int64, which take 8 bytes of memory each.
+
+    Raises:
+        DataError: no split is known for the events.
+    """
+    if data.cut_times is not None:
+        bounds = [0, *np.searchsorted(events.time, data.cut_times, side="left"), len(events)]
+        return slice(int(bounds[split]), int(bounds[split + 1]))
+    if events.split is None:
+        raise DataError(
+            f"events '{events.name}' have no split, and data set '{data.name}' no cut times; split it by time "
+            "(config.split.method), or choose a source whose events have a split"
+        )
+    count, first, last = 0, len(events), -1
+    for block in blocks(len(events)):
+        found = np.flatnonzero(events.split[block] == split)
+        if len(found):
+            count += len(found)
+            first, last = min(first, block.start + int(found[0])), block.start + int(found[-1])
+    if count == max(last + 1 - first, 0):
+        return slice(min(first, last + 1), last + 1)
+    return np.flatnonzero(events.split == split)
 
 
 def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:
