@@ -1,6 +1,7 @@
 """Batches of training positives: a pure function of seed and step, so that a resumed run sees the same ones."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 class BatchStream:
-    """Batches in the order of steps, made ahead while the step before runs, and put on a device if one is given.
+    """Batches in the order of steps, made ahead by a thread of its own. Use as a context manager: leaving it ends that.
 
     Attributes:
         iterator: Grain's, with `get_state` and `set_state`; `grain.checkpoint.CheckpointSave(stream.iterator)` saves
@@ -166,37 +167,51 @@ class BatchStream:
         seconds_waited: time so far that the caller of `next` waited for a batch.
     """
 
-    def __init__(self, batches: EventBatches, first_step: int = 0, device: Any = None, num_ahead: int = 2):
-        """Starts nothing before the first batch is asked for.
+    def __init__(
+        self,
+        batches: EventBatches,
+        first_step: int = 0,
+        place: Callable[[Batch], Any] | None = None,
+        num_ahead: int = 2,
+    ):
+        """Makes nothing before the first batch is asked for.
 
         Args:
             batches: what to read.
             first_step: where to start.
-            device: a jax device or sharding to put batches on; None = they stay numpy arrays.
-            num_ahead: batches that are kept ready, on the host and on the device each; 0 = each is made when it is
-                asked for.
+            place: puts a batch where the step wants it, e.g. `lambda batch: jax.device_put(batch, sharding)`; that of
+                the batches ahead begins while the step before runs. None = numpy arrays.
+            num_ahead: batches that are kept ready; 0 = each is made when it is asked for.
         """
         # Grain imports jax, which reading data does not need.
         import grain
-        from grain.experimental import device_put, set_next_index
+        from grain.experimental import set_next_index
 
+        steps = grain.MapDataset.range(2**62).map(batches)
+        if place is not None:
+            steps = steps.map(place)
         options = grain.ReadOptions(num_threads=1 if num_ahead else 0, prefetch_buffer_size=num_ahead)
-        steps = grain.MapDataset.range(2**62).map(batches).to_iter_dataset(options)
-        if device is not None:
-            steps = device_put(steps, device, cpu_buffer_size=num_ahead, device_buffer_size=num_ahead)
-        self.iterator = iter(steps)
+        self.iterator = iter(steps.to_iter_dataset(options))
         set_next_index(self.iterator, first_step)
         self.seconds_waited = 0.0
 
     def __iter__(self) -> "BatchStream":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         start = time.perf_counter()
         batch = next(self.iterator)
         self.seconds_waited += time.perf_counter() - start
         return batch
 
+    def __enter__(self) -> "BatchStream":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the thread; there are no more batches."""
         self.iterator.close()
+        # Grain's iterator would complain if it were still there when Python ends.
+        del self.iterator

@@ -192,7 +192,7 @@ def last_before(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, length
         found, cut = np.empty((len(ends), length), values.dtype), np.flatnonzero(sizes)
     found[cut] = values[np.maximum(ends[cut, None] + np.arange(-length, 0), 0)]
     is_missing_by_size = np.arange(length) < np.arange(length, -1, -1)[:, None]
-    np.putmask(found, is_missing_by_size[sizes], missing)
+    np.copyto(found, missing, where=is_missing_by_size.take(sizes, axis=0))
     return found
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import time
 
 import grain
 import jax
@@ -106,7 +107,8 @@ def test_a_permutation_of_a_trillion_blocks_needs_no_table():
 
 
 def stream_of(device=None, first_step=0, num_ahead=2):
-    return BatchStream(EventBatches(numbered(1_000), slice(None), 128, (5,)), first_step, device, num_ahead)
+    place = None if device is None else lambda batch: jax.device_put(batch, device)
+    return BatchStream(EventBatches(numbered(1_000), slice(None), 128, (5,)), first_step, place, num_ahead)
 
 
 def users(batch):
@@ -118,55 +120,62 @@ def users(batch):
 def test_a_stream_gives_the_batches_in_order_and_goes_on_from_any_state(num_ahead, is_on_device):
     device = jax.devices()[1] if is_on_device else None
     wanted = [EventBatches(numbered(1_000), slice(None), 128, (5,))(step) for step in range(20)]
-    stream = stream_of(device, num_ahead=num_ahead)
-    states = []
-    for batch in wanted:
-        states.append(stream.iterator.get_state())
-        found = next(stream)
-        np.testing.assert_array_equal(users(found), users(batch))
-        if is_on_device:
-            assert found["nodes"]["user"].devices() == {device}
-    for step in (7, 0, 19):
-        stream.iterator.set_state(states[step])
-        np.testing.assert_array_equal(users(next(stream)), users(wanted[step]))
-        fresh = stream_of(device, num_ahead=num_ahead)
-        fresh.iterator.set_state(states[step])
-        np.testing.assert_array_equal(users(next(fresh)), users(wanted[step]))
-        later = stream_of(device, step, num_ahead)
-        np.testing.assert_array_equal(users(next(later)), users(wanted[step]))
-        fresh.close()
-        later.close()
-    assert stream.seconds_waited > 0
-    stream.close()
+    with stream_of(device, num_ahead=num_ahead) as stream:
+        states = []
+        for batch in wanted:
+            states.append(stream.iterator.get_state())
+            found = next(stream)
+            np.testing.assert_array_equal(users(found), users(batch))
+            if is_on_device:
+                assert found["nodes"]["user"].devices() == {device}
+        assert stream.seconds_waited > 0
+        for step in (7, 0, 19):
+            stream.iterator.set_state(states[step])
+            np.testing.assert_array_equal(users(next(stream)), users(wanted[step]))
+            with stream_of(device, num_ahead=num_ahead) as fresh:
+                fresh.iterator.set_state(states[step])
+                np.testing.assert_array_equal(users(next(fresh)), users(wanted[step]))
+            with stream_of(device, step, num_ahead) as later:
+                np.testing.assert_array_equal(users(next(later)), users(wanted[step]))
+
+
+def test_batches_are_made_while_the_caller_does_something_else():
+    batches = EventBatches(numbered(1_000), slice(None), 128, (5,))
+    rows_of_step = batches.rows
+
+    def slowly(step):
+        time.sleep(0.05)
+        return rows_of_step(step)
+
+    batches.rows = slowly
+    with BatchStream(batches) as stream:
+        next(stream)
+        before = stream.seconds_waited
+        for _ in range(5):
+            time.sleep(0.1)
+            next(stream)
+        assert stream.seconds_waited - before < 0.1  # making them takes 0.25
 
 
 @pytest.mark.parametrize("is_on_device", [False, True])
 def test_a_stream_restored_from_a_checkpoint_goes_on_exactly(tmp_path, is_on_device):
     device = jax.devices()[0] if is_on_device else None
-    stream = stream_of(device)
-    for _ in range(11):  # into the second epoch
-        next(stream)
-    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
-        state = {"weights": jax.numpy.arange(3)}
-        manager.save(
-            1,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), batches=grain.checkpoint.CheckpointSave(stream.iterator)
-            ),
-        )
+    state = {"weights": jax.numpy.arange(3)}
+    with (
+        stream_of(device) as stream,
+        stream_of(device) as restored,
+        ocp.CheckpointManager(tmp_path / "checkpoints") as manager,
+    ):
+        for _ in range(11):  # into the second epoch
+            next(stream)
+        saved = grain.checkpoint.CheckpointSave(stream.iterator)
+        manager.save(1, args=ocp.args.Composite(state=ocp.args.StandardSave(state), batches=saved))
         manager.wait_until_finished()
-        restored = stream_of(device)
         next(restored)
-        manager.restore(
-            1,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(state), batches=grain.checkpoint.CheckpointRestore(restored.iterator)
-            ),
-        )
-    for _ in range(10):
-        np.testing.assert_array_equal(users(next(restored)), users(next(stream)))
-    stream.close()
-    restored.close()
+        wanted = grain.checkpoint.CheckpointRestore(restored.iterator)
+        manager.restore(1, args=ocp.args.Composite(state=ocp.args.StandardRestore(state), batches=wanted))
+        for _ in range(10):
+            np.testing.assert_array_equal(users(next(restored)), users(next(stream)))
 
 
 def test_an_error_while_reading_reaches_whoever_asks_for_the_batch():
@@ -176,10 +185,8 @@ def test_an_error_while_reading_reaches_whoever_asks_for_the_batch():
         raise OSError("the disk is gone")
 
     batches.rows = fail
-    stream = BatchStream(batches)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with BatchStream(batches) as stream, pytest.raises(OSError, match="the disk is gone"):
         next(stream)
-    stream.close()
 
 
 WRONG = {

@@ -1,0 +1,296 @@
+"""Batches of events from columns on disk: impressions per second on one core, against the limits of the machine.
+
+Example:
+  python -m benchmarks.throughput.data_pipeline --rows=1000000,4000000,16000000 --workdir=/tmp
+
+Synthetic columns of each size are written into a folder of --workdir, which is removed at the end: 3 roles, 4 values,
+20 features and two histories of 50 items, once with end offsets and once materialised. For each layout and seed, in
+turns, a process of its own on one core reads batches of 2,048 rows in shuffled blocks of 64:
+
+- "cold": 50 batches after the files were dropped from the page cache; from here on they are in it;
+- "first" epoch, one batch after the other, in which this process maps the pages; then "later" ones, at least 1,000;
+- "streamed" through `BatchStream`, which makes batches in a thread, and "placed": through it on a CPU device, both with
+  nothing between two batches and on the same core;
+- placed with 5 ms of sleep after each, as if an accelerator were busy: what the caller still waits.
+
+The limits are those of the same process: slices of consecutive rows of the same bytes, unshuffled, and the bandwidth
+of copying memory. Memory is anonymous memory (RssAnon) above that before the first batch, at its highest.
+"""
+
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from benchmarks import runs
+from lsec_jax import cli
+from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.data import store
+from lsec_jax.data.batches import BLOCK_ROWS, BatchStream, EventBatches
+from lsec_jax.data.columns import NewColumn, blocks
+from lsec_jax.data.event_columns import EventColumns, HistoryView
+from lsec_jax.data.files import write_json
+from lsec_jax.data.sequences import add_histories
+from lsec_jax.schema import EventNodes, Events, Feature, LiveCommerceData, NodeTable
+
+LAYOUTS = ("ends", "last")
+TARGET = 1_000_000
+BATCH_SIZE, LENGTH, NUM_FEATURES, NUM_VALUES = 2048, 50, 20, 4
+COLD_BATCHES, STREAMED_BATCHES, STEP_SECONDS = 50, 500, 0.005
+ROWS_PER_USER = 200
+HISTORIES = {"watches": "", "purchases": "value_0"}
+
+
+def write_world(directory: Path, num_rows: int) -> None:
+    """Writes the columns of both layouts as `store` has them, each into a folder of its name."""
+    for layout in LAYOUTS:
+        folder = directory / layout
+        data = _events(num_rows, _on_disk(folder))
+        histories = [
+            HistoryConfig(name, item="room", where=where, length=LENGTH, is_materialized=layout == "last")
+            for name, where in HISTORIES.items()
+        ]
+        data = add_histories(data, histories, _on_disk(folder))
+        store.write(data, directory / f"{layout}_stored", {"layout": layout})
+        shutil.rmtree(folder)
+
+
+def _on_disk(directory: Path) -> NewColumn:
+    def new_column(path: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        file = directory / f"{path}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return np.lib.format.open_memmap(file, "w+", dtype, shape)
+
+    return new_column
+
+
+def _events(num_rows: int, new_column: NewColumn) -> LiveCommerceData:
+    rng = np.random.default_rng(0)
+    sizes = {"user": max(num_rows // ROWS_PER_USER, 1), "room": 100_000, "streamer": 10_000}
+
+    def filled(path: str, dtype: Any, draw: Callable[[int], np.ndarray]) -> np.ndarray:
+        column = new_column(path, (num_rows,), dtype)
+        for block in blocks(num_rows):
+            column[block] = draw(block.stop - block.start)
+        return column
+
+    def numbers(n: int) -> np.ndarray:
+        return rng.random(n, np.float32) - np.float32(0.5)
+
+    nodes = {
+        role: EventNodes(role, filled(role, np.int32, lambda n, size=size: rng.integers(0, size, n)))
+        for role, size in sizes.items()
+    }
+    values = {f"value_{i}": filled(f"value_{i}", np.float32, numbers) for i in range(NUM_VALUES)}
+    features = {
+        f"feature_{i}": Feature("numeric", filled(f"feature_{i}", np.float32, numbers)) for i in range(NUM_FEATURES)
+    }
+    moments = new_column("time", (num_rows,), np.float64)
+    for block in blocks(num_rows):
+        moments[block] = np.arange(block.start, block.stop)
+    events = Events("impression", nodes, moments, values, features)
+    tables = {role: NodeTable(role, np.arange(size)) for role, size in sizes.items()}
+    return LiveCommerceData("pipeline", tables, {}, events={"impression": events})
+
+
+def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
+    """Reads batches of one layout in this process, which it binds to one core.
+
+    Returns:
+        "impressions_per_second" of "cold", "first", "later", "streamed", "placed" and of the limits "slices" and
+        "memory"; "batch_milliseconds" of later epochs; "wait_milliseconds" with sleep; bytes on disk and of a batch;
+        "anonymous_mib" above that before the first batch.
+    """
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    folder = Path(directory) / f"{layout}_stored"
+    _drop_from_cache(folder)
+    data = store.read(folder)
+    columns = EventColumns(data, "impression", histories=[HistoryView(name, LENGTH) for name in HISTORIES])
+    batches = EventBatches(columns, slice(None), BATCH_SIZE, (seed,))
+    epoch = batches.num_rows // BATCH_SIZE
+    anonymous = _Anonymous()
+    seconds = {"cold": _seconds(map(batches, range(COLD_BATCHES)))}
+    _read_all(Path(directory))
+    seconds["first"] = _seconds(map(batches, range(COLD_BATCHES, epoch)), anonymous)
+    seconds["later"] = _seconds(map(batches, range(epoch, epoch + max(epoch, 1000))), anonymous)
+    seconds["slices"] = _seconds(_slices(Path(directory), batches.num_rows))
+    seconds["streamed"], _ = _streamed(batches, None)
+    seconds["placed"], _ = _streamed(batches, _place)
+    _, waits = _streamed(batches, _place, STEP_SECONDS)
+    batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batches(0)))
+    rates = {name: BATCH_SIZE * len(of) / sum(of) for name, of in seconds.items()}
+    return {
+        "rows": batches.num_rows,
+        "layout": layout,
+        "seed": seed,
+        "bytes_on_disk": sum(path.stat().st_size for path in folder.rglob("*.npy")),
+        "batch_bytes": batch_bytes,
+        "batches": {name: len(of) for name, of in seconds.items()},
+        "impressions_per_second": rates | {"memory": _copy_bandwidth() / batch_bytes * BATCH_SIZE},
+        "batch_milliseconds": _percentiles(seconds["later"]),
+        "wait_milliseconds": _percentiles(waits),
+        "anonymous_mib": anonymous.highest - anonymous.before,
+    }
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    return {f"p{q}": float(np.percentile(seconds, q)) * 1e3 for q in (50, 90, 99)}
+
+
+def _drop_from_cache(folder: Path) -> None:
+    os.sync()
+    for path in folder.rglob("*.npy"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _read_all(folder: Path) -> None:
+    for path in folder.rglob("*.npy"):
+        with path.open("rb") as file:
+            while file.read(2**20):
+                pass
+
+
+class _Anonymous:
+    """Anonymous memory of this process, MiB."""
+
+    def __init__(self) -> None:
+        self.before = self.highest = self._now()
+
+    def look(self) -> None:
+        self.highest = max(self.highest, self._now())
+
+    @staticmethod
+    def _now() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 1024
+
+
+def _seconds(made: Iterator[Any], anonymous: _Anonymous | None = None) -> list[float]:
+    """Seconds that each batch takes."""
+    seconds = []
+    while True:
+        start = time.perf_counter()
+        if next(made, None) is None:
+            return seconds
+        seconds.append(time.perf_counter() - start)
+        if anonymous is not None and len(seconds) % 50 == 0:
+            anonymous.look()
+
+
+def _slices(directory: Path, num_rows: int) -> Iterator[list[np.ndarray]]:
+    """The same columns of consecutive rows, copied, from the materialised layout; twice, as pages are mapped first."""
+    stored = store.columns_of(store.read(directory / "last_stored"))
+    unread = ("/time", "/split", "/group", "/parent")
+    shown = [
+        np.asarray(values)
+        for path, values in stored.items()
+        if (path.startswith("events/") and not path.endswith(unread)) or "/last/" in path
+    ]
+    starts = range(0, num_rows - BATCH_SIZE + 1, BATCH_SIZE)
+    for start in starts:
+        for values in shown:
+            values[start : start + BATCH_SIZE].copy()
+    for start in starts:
+        yield [values[start : start + BATCH_SIZE].copy() for values in shown]
+
+
+def _place(batch: Any) -> Any:
+    return jax.device_put(batch, jax.devices("cpu")[0])
+
+
+def _streamed(
+    batches: EventBatches, place: Callable[[Any], Any] | None, step_seconds: float = 0.0
+) -> tuple[list[float], list[float]]:
+    """Seconds from one batch to the next, and those of them that were waits for the stream."""
+    seconds, waits = [], []
+    with BatchStream(batches, place=place) as stream:
+        jax.block_until_ready(next(stream))
+        for _ in range(STREAMED_BATCHES):
+            start, before = time.perf_counter(), stream.seconds_waited
+            jax.block_until_ready(next(stream))
+            time.sleep(step_seconds)
+            seconds.append(time.perf_counter() - start)
+            waits.append(stream.seconds_waited - before)
+    return seconds, waits
+
+
+def _copy_bandwidth(size: int = 2**28) -> float:
+    """Bytes per second that are copied from memory to memory."""
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    best = np.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - start)
+    return size / best
+
+
+def measure_size(num_rows: int, seeds: list[int], workdir: Path) -> list[dict[str, Any]]:
+    """`measure` of both layouts in turns, each in a fresh process, on columns that are removed afterwards."""
+    rows = []
+    with tempfile.TemporaryDirectory(dir=workdir, prefix="data_pipeline_") as directory:
+        logging.info("writing %d rows", num_rows)
+        write_world(Path(directory), num_rows)
+        for seed, layout in itertools.product(seeds, LAYOUTS):
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                row = pool.submit(measure, directory, layout, seed).result()
+            rates = ", ".join(f"{name} {rate / 1e6:.2f} M" for name, rate in row["impressions_per_second"].items())
+            logging.info("%d rows, %s, seed %d: %s impressions/s", num_rows, layout, seed, rates)
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Runs the command."""
+    seeds, output, workdir = runs.parse_seeds(flags.FLAGS.seeds), Path(flags.FLAGS.output), Path(flags.FLAGS.workdir)
+    sizes = _parse_sizes(flags.FLAGS.rows)
+    if not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is not a folder; give one with room for the columns")
+    runs.check_output(output)
+    environment = runs.environment()
+    rows = [row for size in sizes for row in measure_size(size, seeds, workdir)]
+    result = {
+        "benchmark": "data_pipeline",
+        "target": TARGET,
+        "batch_size": BATCH_SIZE,
+        "block_rows": BLOCK_ROWS,
+        "history_length": LENGTH,
+        "step_milliseconds": STEP_SECONDS * 1e3,
+        "seeds": seeds,
+        "rows": rows,
+        "environments": [environment],
+        "command": runs.command(),
+    }
+    write_json(output, result)
+    logging.info("wrote %s", output)
+
+
+def _parse_sizes(values: list[str]) -> list[int]:
+    smallest = BATCH_SIZE * 2 * COLD_BATCHES
+    if not values or not all(value.isdecimal() and int(value) >= smallest for value in values):
+        raise ConfigError(f"--rows={','.join(values)}: give whole numbers, {smallest} or more")
+    return [int(value) for value in values]
+
+
+def _define_flags() -> None:
+    """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
+    flags.DEFINE_list("rows", ["1000000", "4000000", "16000000"], "Sizes of the log.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the order of blocks; a process each.")
+    flags.DEFINE_string("workdir", tempfile.gettempdir(), "Folder for the columns: 700 bytes of disk a row.")
+    flags.DEFINE_string("output", str(runs.THROUGHPUT / "data_pipeline.json"), "JSON file to write.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)
