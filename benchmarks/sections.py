@@ -298,6 +298,86 @@ def training_step_section(result: Result) -> str:
     )
 
 
+def data_pipeline_table(result: Result) -> str:
+    """Impressions per second by size and layout."""
+    rows = []
+    for (size, layout), of in _pipeline_groups(result).items():
+        rates = [_millions(of, name) for name in ("later", "first", "cold", "slices")]
+        milliseconds = [f"{_median([row['batch_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90")]
+        rows.append(
+            [
+                f"{size / 1e6:.0f} M",
+                layout,
+                *rates[:1],
+                " / ".join(milliseconds),
+                *rates[1:],
+                f"{of[0]['bytes_on_disk'] / 1e9:.2f}",
+                f"{max(row['anonymous_mib'] for row in of):.0f}",
+            ]
+        )
+    header = ["rows", "layout", "M impressions/s", "ms a batch, p50 / p90", "first epoch", "cold", "limit: slices"]
+    return markdown.table([*header, "GB on disk", "memory, MiB"], rows)
+
+
+def data_pipeline_section(result: Result) -> str:
+    """All about batches of events."""
+    groups = _pipeline_groups(result)
+    slowest = min(_median(_pipeline_rates(of, "later")) for of in groups.values())
+    verdict = "reached" if slowest >= result["target"] else "NOT REACHED"
+    rows = [
+        [
+            f"{size / 1e6:.0f} M",
+            layout,
+            *(_millions(of, name) for name in ("streamed", "placed")),
+            " / ".join(f"{_median([row['wait_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90", "p99")),
+            _millions(of, "memory"),
+        ]
+        for (size, layout), of in groups.items()
+    ]
+    header = ["rows", "layout", "streamed", "placed", "wait beside a busy accelerator, ms, p50 / p90 / p99"]
+    return "\n".join(
+        [
+            f"Batches of {result['batch_size']:,} impressions with 3 ids, 4 values, 20 features and two histories of "
+            f"{result['history_length']} items, from columns on disk on one core; the order of blocks of "
+            f"{result['block_rows']} rows is shuffled. Million impressions per second: the median of "
+            f"{markdown.seeds(result)}, a process each, with their smallest and largest.\n",
+            data_pipeline_table(result),
+            f"- The target of {result['target'] / 1e6:.0f} M is {verdict}: {slowest / 1e6:.2f} M at the least.",
+            "- Layouts: one end offset per row and history (ends), or its last items (last). Both give equal batches.",
+            "- First epoch: the process maps the pages, which are in the page cache. Cold: they are not, and are read "
+            "from the disk. Slices: unshuffled, of the same bytes. Memory: anonymous, above that before the first "
+            "batch.",
+            "",
+            markdown.table([*header, "limit: copying memory"], rows),
+            "- Streamed: through a thread that makes batches ahead; placed: also put on a CPU device. Both on the same "
+            f"core, with nothing between two batches. The wait is beside {result['step_milliseconds']:.0f} ms of sleep "
+            "a step.",
+            "",
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def _pipeline_groups(result: Result) -> dict[tuple[int, str], list[Result]]:
+    groups: dict[tuple[int, str], list[Result]] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["rows"], row["layout"]), []).append(row)
+    return groups
+
+
+def _pipeline_rates(rows: Sequence[Result], name: str) -> list[float]:
+    return [row["impressions_per_second"][name] for row in rows]
+
+
+def _millions(rows: Sequence[Result], name: str) -> str:
+    rates = [rate / 1e6 for rate in _pipeline_rates(rows, name)]
+    return f"{_median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
 def _models_table(values: Result, names: Sequence[str], protocol: str) -> str:
     models = sorted(values["models"].items(), key=lambda item: item[1][names[0]]["mean"])
     rows = [[model, *(markdown.spread(metrics[name]) for name in names)] for model, metrics in models]
@@ -310,5 +390,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
     "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
+    "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
     "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
 }

@@ -46,7 +46,7 @@ from lsec_jax.schema import EventNodes, Events, Feature, LiveCommerceData, NodeT
 LAYOUTS = ("ends", "last")
 TARGET = 1_000_000
 BATCH_SIZE, LENGTH, NUM_FEATURES, NUM_VALUES = 2048, 50, 20, 4
-COLD_BATCHES, STREAMED_BATCHES, STEP_SECONDS = 50, 500, 0.005
+COLD_BATCHES, LEAST_BATCHES, STREAMED_BATCHES, STEP_SECONDS = 50, 1000, 500, 0.005
 ROWS_PER_USER = 200
 HISTORIES = {"watches": "", "purchases": "value_0"}
 
@@ -103,6 +103,13 @@ def _events(num_rows: int, new_column: NewColumn) -> LiveCommerceData:
     return LiveCommerceData("pipeline", tables, {}, events={"impression": events})
 
 
+def open_batches(directory: Path, layout: str, seed: int) -> EventBatches:
+    """Batches of a layout that `write_world` wrote."""
+    data = store.read(directory / f"{layout}_stored")
+    columns = EventColumns(data, "impression", histories=[HistoryView(name, LENGTH) for name in HISTORIES])
+    return EventBatches(columns, slice(None), BATCH_SIZE, (seed,))
+
+
 def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
     """Reads batches of one layout in this process, which it binds to one core.
 
@@ -114,15 +121,13 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     folder = Path(directory) / f"{layout}_stored"
     _drop_from_cache(folder)
-    data = store.read(folder)
-    columns = EventColumns(data, "impression", histories=[HistoryView(name, LENGTH) for name in HISTORIES])
-    batches = EventBatches(columns, slice(None), BATCH_SIZE, (seed,))
+    batches = open_batches(Path(directory), layout, seed)
     epoch = batches.num_rows // BATCH_SIZE
     anonymous = _Anonymous()
     seconds = {"cold": _seconds(map(batches, range(COLD_BATCHES)))}
     _read_all(Path(directory))
     seconds["first"] = _seconds(map(batches, range(COLD_BATCHES, epoch)), anonymous)
-    seconds["later"] = _seconds(map(batches, range(epoch, epoch + max(epoch, 1000))), anonymous)
+    seconds["later"] = _seconds(map(batches, range(epoch, epoch + max(epoch, LEAST_BATCHES))), anonymous)
     seconds["slices"] = _seconds(_slices(Path(directory), batches.num_rows))
     seconds["streamed"], _ = _streamed(batches, None)
     seconds["placed"], _ = _streamed(batches, _place)
@@ -254,13 +259,19 @@ def measure_size(num_rows: int, seeds: list[int], workdir: Path) -> list[dict[st
 def main() -> None:
     """Runs the command."""
     seeds, output, workdir = runs.parse_seeds(flags.FLAGS.seeds), Path(flags.FLAGS.output), Path(flags.FLAGS.workdir)
-    sizes = _parse_sizes(flags.FLAGS.rows)
+    sizes = parse_sizes(flags.FLAGS.rows)
     if not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is not a folder; give one with room for the columns")
     runs.check_output(output)
     environment = runs.environment()
     rows = [row for size in sizes for row in measure_size(size, seeds, workdir)]
-    result = {
+    write_json(output, result_of(rows, seeds, environment))
+    logging.info("wrote %s", output)
+
+
+def result_of(rows: list[dict[str, Any]], seeds: list[int], environment: dict[str, Any]) -> dict[str, Any]:
+    """The JSON that is stored."""
+    return {
         "benchmark": "data_pipeline",
         "target": TARGET,
         "batch_size": BATCH_SIZE,
@@ -272,11 +283,10 @@ def main() -> None:
         "environments": [environment],
         "command": runs.command(),
     }
-    write_json(output, result)
-    logging.info("wrote %s", output)
 
 
-def _parse_sizes(values: list[str]) -> list[int]:
+def parse_sizes(values: list[str]) -> list[int]:
+    """Sizes of a list flag; raises ConfigError for anything but whole numbers of batches enough."""
     smallest = BATCH_SIZE * 2 * COLD_BATCHES
     if not values or not all(value.isdecimal() and int(value) >= smallest for value in values):
         raise ConfigError(f"--rows={','.join(values)}: give whole numbers, {smallest} or more")

@@ -81,12 +81,9 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
 def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np.ndarray:
     """Which events belong to a split: a range of rows wherever they lie together, as after a split by time.
 
-    The cut times of a chronological split come before a split that the events were given, so that nothing trains that
-    happened after the cut.
-
     Args:
         data: split (`assign_splits`), or with given splits.
-        events: of the data.
+        events: of the data; without a split of their own they have that of the cut times.
         split: code.
 
     Returns:
@@ -95,22 +92,22 @@ def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np
     Raises:
         DataError: no split is known for the events.
     """
-    if data.cut_times is not None:
+    if events.split is None:
+        if data.cut_times is None:
+            raise DataError(
+                f"events '{events.name}' have no split, and data set '{data.name}' no cut times; split it by time "
+                "(config.split.method), or choose a source whose events have a split"
+            )
         bounds = [0, *np.searchsorted(events.time, data.cut_times, side="left"), len(events)]
         return slice(int(bounds[split]), int(bounds[split + 1]))
-    if events.split is None:
-        raise DataError(
-            f"events '{events.name}' have no split, and data set '{data.name}' no cut times; split it by time "
-            "(config.split.method), or choose a source whose events have a split"
-        )
-    count, first, last = 0, len(events), -1
+    count, first, last = 0, 0, -1
     for block in blocks(len(events)):
         found = np.flatnonzero(events.split[block] == split)
         if len(found):
-            count += len(found)
-            first, last = min(first, block.start + int(found[0])), block.start + int(found[-1])
-    if count == max(last + 1 - first, 0):
-        return slice(min(first, last + 1), last + 1)
+            first = block.start + int(found[0]) if count == 0 else first
+            count, last = count + len(found), block.start + int(found[-1])
+    if count == last + 1 - first:
+        return slice(first, last + 1)
     return np.flatnonzero(events.split == split)
 
 
