@@ -78,6 +78,29 @@ def assign_splits(data: LiveCommerceData, config: SplitConfig, task_relations: S
     return split_data.replace(counts=counts | _counts(split_data, task_relations))
 
 
+def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Moves a random share of each source's training pairs to VALIDATION; [e] int8.
+
+    A source with n training pairs gives floor(fraction n + u), u uniform in [0, 1), so that the share is right on
+    average for short lists too, but never its last one. For sources with a given split that has no validation part.
+
+    Args:
+        source_ids: [e].
+        split: [e] int8.
+        fraction: in [0, 1).
+        seed: of the draw; it depends on the order of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    train = np.flatnonzero(split == TRAIN)
+    order = train[np.lexsort((rng.random(len(train)), source_ids[train]))]
+    _, first, sizes = np.unique(source_ids[order], return_index=True, return_counts=True)
+    num_held = np.minimum(np.floor(fraction * sizes + rng.random(len(sizes))).astype(np.int64), sizes - 1)
+    rank = np.arange(len(order)) - np.repeat(first, sizes)
+    split = split.copy()
+    split[order[rank < np.repeat(num_held, sizes)]] = VALIDATION
+    return split
+
+
 def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np.ndarray:
     """Which events belong to a split: a range of rows wherever they lie together, as after a split by time.
 
@@ -109,29 +132,6 @@ def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np
     if count == last + 1 - first:
         return slice(first, last + 1)
     return np.flatnonzero(events.split == split)
-
-
-def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Moves a random share of each source's training pairs to VALIDATION; [e] int8.
-
-    A source with n training pairs gives floor(fraction n + u), u uniform in [0, 1), so that the share is right on
-    average for short lists too, but never its last one. For sources with a given split that has no validation part.
-
-    Args:
-        source_ids: [e].
-        split: [e] int8.
-        fraction: in [0, 1).
-        seed: of the draw; it depends on the order of the rows.
-    """
-    rng = np.random.default_rng(seed)
-    train = np.flatnonzero(split == TRAIN)
-    order = train[np.lexsort((rng.random(len(train)), source_ids[train]))]
-    _, first, sizes = np.unique(source_ids[order], return_index=True, return_counts=True)
-    num_held = np.minimum(np.floor(fraction * sizes + rng.random(len(sizes))).astype(np.int64), sizes - 1)
-    rank = np.arange(len(order)) - np.repeat(first, sizes)
-    split = split.copy()
-    split[order[rank < np.repeat(num_held, sizes)]] = VALIDATION
-    return split
 
 
 def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
