@@ -9,9 +9,9 @@ turns, a process of its own on one core reads batches of 2,048 rows in shuffled 
 
 - "cold": 50 batches after the files were dropped from the page cache; from here on they are in it;
 - "first" epoch, one batch after the other, in which this process maps the pages; then "later" ones, at least 1,000;
-- "streamed" through `BatchStream`, which makes batches in a thread, and "placed": through it on a CPU device, both with
-  nothing between two batches and on the same core;
-- placed with 5 ms of sleep after each, as if an accelerator were busy: what the caller still waits.
+- "streamed" through `BatchStream`, which makes batches in a thread; "placed": through it on a CPU device; "packed": the
+  same with `EventColumns.pack`; all with nothing between two batches and on the same core;
+- packed with 5 ms of sleep after each, as if an accelerator were busy: what the caller still waits.
 
 The limits are those of the same process: slices of consecutive rows of the same bytes, unshuffled, and the bandwidth
 of copying memory. Memory is anonymous memory (RssAnon) above that before the first batch, at its highest.
@@ -114,9 +114,9 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
     """Reads batches of one layout in this process, which it binds to one core.
 
     Returns:
-        "impressions_per_second" of "cold", "first", "later", "streamed", "placed" and of the limits "slices" and
-        "memory"; "batch_milliseconds" of later epochs; "wait_milliseconds" with sleep; bytes on disk and of a batch;
-        "anonymous_mib" above that before the first batch.
+        "impressions_per_second" of "cold", "first", "later", "streamed", "placed", "packed" and of the limits "slices"
+        and "memory"; "batch_milliseconds" of later epochs; "wait_milliseconds" with sleep; bytes on disk and of a
+        batch; "anonymous_mib" above that before the first batch.
     """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     folder = Path(directory) / f"{layout}_stored"
@@ -131,7 +131,8 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
     seconds["slices"] = _seconds(_slices(Path(directory), batches.num_rows))
     seconds["streamed"], _ = _streamed(batches, None)
     seconds["placed"], _ = _streamed(batches, _place)
-    _, waits = _streamed(batches, _place, STEP_SECONDS)
+    seconds["packed"], _ = _streamed(batches, lambda batch: _place(batches.columns.pack(batch)))
+    _, waits = _streamed(batches, lambda batch: _place(batches.columns.pack(batch)), STEP_SECONDS)
     batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batches(0)))
     rates = {name: BATCH_SIZE * len(of) / sum(of) for name, of in seconds.items()}
     return {

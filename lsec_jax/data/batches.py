@@ -52,6 +52,11 @@ class EventBatches:
     comes once per epoch, and no remainder is dropped: a batch at the end of an epoch goes on with the next one. Rows
     that fill no block come last in every epoch. Processes take slices of the same batches, so that what all of them
     see together does not depend on their number.
+
+    Attributes:
+        columns: what a batch shows.
+        num_rows: of an epoch.
+        batch_size: of all processes together.
     """
 
     def __init__(
@@ -91,13 +96,13 @@ class EventBatches:
                 f"batch_size = {batch_size}, but there are only {len(positions)} rows of events '{columns.events}' to "
                 "take; give a smaller one"
             )
-        self.num_rows, self.batch_size, self._columns = len(positions), batch_size, columns
+        self.num_rows, self.batch_size, self.columns = len(positions), batch_size, columns
         self._positions, self._seed, self._block_rows = positions, seed, block_rows
         self._share = (batch_size // process_count * process_index, batch_size // process_count)
 
     def __call__(self, step: int) -> Batch:
         """Returns this process's share of batch `step`, [batch_size / process_count] rows."""
-        return self._columns(self.rows(step))
+        return self.columns(self.rows(step))
 
     def rows(self, step: int) -> np.ndarray:
         """Returns the share's rows of the table, int64."""
@@ -179,8 +184,8 @@ class BatchStream:
         Args:
             batches: what to read.
             first_step: where to start.
-            place: puts a batch where the step wants it, e.g. `lambda batch: jax.device_put(batch, sharding)`; that of
-                the batches ahead begins while the step before runs. None = numpy arrays.
+            place: puts a batch where the step wants it, e.g. `lambda batch: jax.device_put(columns.pack(batch),
+                sharding)`; that of the batches ahead begins while the step before runs. None = numpy arrays.
             num_ahead: batches that are kept ready; 0 = each is made when it is asked for.
         """
         # Grain imports jax, which reading data does not need.

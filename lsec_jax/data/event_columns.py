@@ -82,6 +82,11 @@ class EventColumns:
             },
         }
         self._histories = {view.name: _reader(data, table, view) for view in histories}
+        self._flat: dict[str, list[tuple[str, str]]] = {}
+        for kind, columns in self._columns.items():
+            for name, column in columns.items():
+                if column.ndim == 1:
+                    self._flat.setdefault(str(column.dtype), []).append((kind, name))
 
     def __call__(self, rows: np.ndarray) -> Batch:
         """Returns the batch of some rows, [b] int64, in their order."""
@@ -90,6 +95,25 @@ class EventColumns:
             for kind, columns in self._columns.items()
         }
         batch["histories"] = {name: read(rows) for name, read in self._histories.items()}
+        return batch
+
+    def pack(self, batch: Batch) -> Batch:
+        """Returns the batch with all columns of one number per row in one array for each dtype, [columns, b].
+
+        Putting an array on a device has a price of its own: a few arrays take a fraction of the time of many.
+        """
+        packed: Batch = {kind: dict(columns) for kind, columns in batch.items()}
+        packed["packed"] = {
+            dtype: np.stack([packed[kind].pop(name) for kind, name in names]) for dtype, names in self._flat.items()
+        }
+        return packed
+
+    def unpack(self, packed: Batch) -> Batch:
+        """Returns the batch that was packed; for numpy and jax arrays, also in a jitted function."""
+        batch: Batch = {kind: dict(columns) for kind, columns in packed.items() if kind != "packed"}
+        for dtype, names in self._flat.items():
+            for i, (kind, name) in enumerate(names):
+                batch[kind][name] = packed["packed"][dtype][i]
         return batch
 
 

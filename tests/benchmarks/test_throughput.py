@@ -50,6 +50,7 @@ def test_both_layouts_of_the_pipeline_benchmark_hold_the_same_batches(tiny_pipel
         assert len(batches[0]) == len(batches[1]) == 29
         for one, other in zip(*batches, strict=True):
             np.testing.assert_array_equal(one, other)
+    assert len(jax.tree.leaves(first.columns.pack(first(0)))) == 4
     items = first(0)["histories"]["watches"]["items"]
     assert items.shape == (64, 50) and (items >= 0).any()
 
@@ -58,7 +59,7 @@ def test_the_pipeline_benchmark_measures_every_rate_and_its_section_shows_them(t
     data_pipeline.write_world(tmp_path, 1_000)
     rows = [data_pipeline.measure(str(tmp_path), layout, 0) for layout in data_pipeline.LAYOUTS]
     for row in json.loads(json.dumps(rows)):
-        rates = ("cold", "first", "later", "slices", "streamed", "placed", "memory")
+        rates = ("cold", "first", "later", "slices", "streamed", "placed", "packed", "memory")
         assert {name: rate > 0 for name, rate in row["impressions_per_second"].items()} == dict.fromkeys(rates, True)
         assert row["rows"] == 1_000 and row["batches"]["later"] >= 10 and row["anonymous_mib"] < 50
         assert row["batch_bytes"] == 64 * 4 * (3 + 4 + 20 + 2 * 50)

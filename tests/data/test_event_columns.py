@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,6 +77,26 @@ def test_a_batch_has_the_stored_values_missing_ones_included():
         np.testing.assert_array_equal(values, events.feature(name).values[rows])
     every = EventColumns(data, "impression")(np.arange(300))
     assert np.isnan(every["values"]["stay_seconds"]).any() and (every["features"]["scene"] == -1).any()
+
+
+def test_what_is_unpacked_is_what_was_packed():
+    columns = EventColumns(with_histories(log()), "impression", histories=[HistoryView("watches", 4, with_ages=True)])
+    batch = columns(np.array([299, 0, 17]))
+    packed = columns.pack(batch)
+    assert {dtype: of.shape for dtype, of in packed["packed"].items()} == {
+        "int32": (3, 3),
+        "bool": (1, 3),
+        "float32": (2, 3),
+    }
+    assert {kind: [*of] for kind, of in packed.items() if kind != "packed"} == {
+        "nodes": [],
+        "values": [],
+        "features": ["message"],
+        "histories": ["watches"],
+    }
+    assert_same_batch(columns.unpack(packed), batch)
+    jitted = jax.jit(columns.unpack)(jax.device_put(packed))
+    assert_same_batch(jax.tree.map(np.asarray, jitted), batch)
 
 
 def test_columns_that_are_not_asked_for_are_not_there():
