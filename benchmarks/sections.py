@@ -7,6 +7,7 @@ from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
 
 NOT_MEASURED = "not measured\n"
+_CORE, _CLOCK = "impressions_per_core_second", "impressions_per_second"
 
 
 def gowalla_table(result: Result) -> str:
@@ -302,47 +303,53 @@ def data_pipeline_table(result: Result) -> str:
     """Impressions per second by size and layout."""
     rows = []
     for (size, layout), of in _pipeline_groups(result).items():
-        rates = [_millions(of, name) for name in ("later", "first", "cold", "slices")]
         milliseconds = [f"{_median([row['batch_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90")]
         rows.append(
             [
                 f"{size / 1e6:.0f} M",
                 layout,
-                *rates[:1],
+                _millions(of, "later", _CORE),
+                _millions(of, "later", _CLOCK),
                 " / ".join(milliseconds),
-                *rates[1:],
+                _millions(of, "slices", _CORE),
                 f"{of[0]['bytes_on_disk'] / 1e9:.2f}",
                 f"{max(row['anonymous_mib'] for row in of):.0f}",
             ]
         )
-    header = ["rows", "layout", "M impressions/s", "ms a batch, p50 / p90", "first epoch", "cold", "limit: slices"]
-    return markdown.table([*header, "GB on disk", "memory, MiB"], rows)
+    header = ["rows", "layout", "M impressions per second of the core", "by the clock", "ms a batch, p50 / p90"]
+    return markdown.table([*header, "limit: slices", "GB on disk", "memory, MiB"], rows)
 
 
 def data_pipeline_section(result: Result) -> str:
     """All about batches of events."""
     groups = _pipeline_groups(result)
-    slowest = min(_median(_pipeline_rates(of, "later")) for of in groups.values())
-    verdict = "reached" if slowest >= result["target"] else "NOT REACHED"
+    core, clock = (
+        min(_median(_pipeline_rates(of, "later", kind)) for of in groups.values()) for kind in (_CORE, _CLOCK)
+    )
+    verdict = "reached" if core >= result["target"] else "NOT REACHED"
     rows = [
         [
             f"{size / 1e6:.0f} M",
             layout,
-            *(_millions(of, name) for name in ("streamed", "placed", "packed")),
+            *(_millions(of, name, _CORE) for name in ("first", "streamed", "placed", "packed")),
+            _millions(of, "cold", _CLOCK),
             " / ".join(f"{_median([row['wait_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90", "p99")),
-            _millions(of, "memory"),
+            _millions(of, "memory", _CLOCK),
         ]
         for (size, layout), of in groups.items()
     ]
-    header = ["rows", "layout", "streamed", "placed", "packed", "wait beside a busy accelerator, ms, p50 / p90 / p99"]
+    header = ["rows", "layout", "first epoch", "streamed", "placed", "packed", "cold, by the clock"]
+    header += ["wait beside a busy accelerator, ms, p50 / p90 / p99"]
     return "\n".join(
         [
             f"Batches of {result['batch_size']:,} impressions with 3 ids, 4 values, 20 features and two histories of "
             f"{result['history_length']} items, from columns on disk on one core; the order of blocks of "
-            f"{result['block_rows']} rows is shuffled. Million impressions per second: the median of "
+            f"{result['block_rows']} rows is shuffled. Million impressions per second, of the time that the process "
+            "had the core or by the clock (other processes shared it): the median of "
             f"{markdown.seeds(result)}, a process each, with their smallest and largest.\n",
             data_pipeline_table(result),
-            f"- The target of {result['target'] / 1e6:.0f} M is {verdict}: {slowest / 1e6:.2f} M at the least.",
+            f"- The target of {result['target'] / 1e6:.0f} M per second of one core is {verdict}: {core / 1e6:.2f} M at "
+            f"the least; by the clock {clock / 1e6:.2f} M.",
             "- Layouts: one end offset per row and history (ends), or its last items (last). Both give equal batches.",
             "- First epoch: the process maps the pages, which are in the page cache. Cold: they are not, and are read "
             "from the disk. Slices: unshuffled, of the same bytes. Memory: anonymous, above that before the first "
@@ -365,12 +372,12 @@ def _pipeline_groups(result: Result) -> dict[tuple[int, str], list[Result]]:
     return groups
 
 
-def _pipeline_rates(rows: Sequence[Result], name: str) -> list[float]:
-    return [row["impressions_per_second"][name] for row in rows]
+def _pipeline_rates(rows: Sequence[Result], name: str, kind: str) -> list[float]:
+    return [row[kind][name] for row in rows]
 
 
-def _millions(rows: Sequence[Result], name: str) -> str:
-    rates = [rate / 1e6 for rate in _pipeline_rates(rows, name)]
+def _millions(rows: Sequence[Result], name: str, kind: str) -> str:
+    rates = [rate / 1e6 for rate in _pipeline_rates(rows, name, kind)]
     return f"{_median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
 
 

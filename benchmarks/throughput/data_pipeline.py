@@ -13,7 +13,8 @@ turns, a process of its own on one core reads batches of 2,048 rows in shuffled 
   same with `EventColumns.pack`; all with nothing between two batches and on the same core;
 - packed with 5 ms of sleep after each, as if an accelerator were busy: what the caller still waits.
 
-The limits are those of the same process: slices of consecutive rows of the same bytes, unshuffled, and the bandwidth
+Rates are those by the clock and, as other processes may share the core, those by the time that this one had it. The
+limits are those of the same process: slices of consecutive rows of the same bytes, unshuffled, and the bandwidth
 of copying memory. Memory is anonymous memory (RssAnon) above that before the first batch, at its highest.
 """
 
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -115,8 +116,8 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
 
     Returns:
         "impressions_per_second" of "cold", "first", "later", "streamed", "placed", "packed" and of the limits "slices"
-        and "memory"; "batch_milliseconds" of later epochs; "wait_milliseconds" with sleep; bytes on disk and of a
-        batch; "anonymous_mib" above that before the first batch.
+        and "memory", and, but for the last, "impressions_per_core_second"; "batch_milliseconds" of later epochs;
+        "wait_milliseconds" with sleep; bytes on disk and of a batch; "anonymous_mib" above that before the first batch.
     """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     folder = Path(directory) / f"{layout}_stored"
@@ -128,22 +129,26 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
     _read_all(Path(directory))
     seconds["first"] = _seconds(map(batches, range(COLD_BATCHES, epoch)), anonymous)
     seconds["later"] = _seconds(map(batches, range(epoch, epoch + max(epoch, LEAST_BATCHES))), anonymous)
+    _seconds(_slices(Path(directory), batches.num_rows))  # maps the pages
     seconds["slices"] = _seconds(_slices(Path(directory), batches.num_rows))
     seconds["streamed"], _ = _streamed(batches, None)
     seconds["placed"], _ = _streamed(batches, _place)
     seconds["packed"], _ = _streamed(batches, lambda batch: _place(batches.columns.pack(batch)))
     _, waits = _streamed(batches, lambda batch: _place(batches.columns.pack(batch)), STEP_SECONDS)
     batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batches(0)))
-    rates = {name: BATCH_SIZE * len(of) / sum(of) for name, of in seconds.items()}
+    rates = {name: BATCH_SIZE * len(of.wall) / sum(of.wall) for name, of in seconds.items()}
     return {
         "rows": batches.num_rows,
         "layout": layout,
         "seed": seed,
         "bytes_on_disk": sum(path.stat().st_size for path in folder.rglob("*.npy")),
         "batch_bytes": batch_bytes,
-        "batches": {name: len(of) for name, of in seconds.items()},
+        "batches": {name: len(of.wall) for name, of in seconds.items()},
         "impressions_per_second": rates | {"memory": _copy_bandwidth() / batch_bytes * BATCH_SIZE},
-        "batch_milliseconds": _percentiles(seconds["later"]),
+        "impressions_per_core_second": {
+            name: BATCH_SIZE * len(of.wall) / of.core for name, of in seconds.items() if name != "cold"
+        },
+        "batch_milliseconds": _percentiles(seconds["later"].wall),
         "wait_milliseconds": _percentiles(waits),
         "anonymous_mib": anonymous.highest - anonymous.before,
     }
@@ -154,9 +159,9 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def _drop_from_cache(folder: Path) -> None:
-    os.sync()
     for path in folder.rglob("*.npy"):
         with path.open("rb") as file:
+            os.fsync(file.fileno())  # only what is on the disk can be dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -182,20 +187,26 @@ class _Anonymous:
         return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 1024
 
 
-def _seconds(made: Iterator[Any], anonymous: _Anonymous | None = None) -> list[float]:
-    """Seconds that each batch takes."""
-    seconds = []
+class _Seconds(NamedTuple):
+    """Of each batch by the clock, and of all batches by the time that the process had the core."""
+
+    wall: list[float]
+    core: float
+
+
+def _seconds(made: Iterator[Any], anonymous: _Anonymous | None = None) -> _Seconds:
+    wall, begin = [], time.process_time()
     while True:
         start = time.perf_counter()
         if next(made, None) is None:
-            return seconds
-        seconds.append(time.perf_counter() - start)
-        if anonymous is not None and len(seconds) % 50 == 0:
+            return _Seconds(wall, time.process_time() - begin)
+        wall.append(time.perf_counter() - start)
+        if anonymous is not None and len(wall) % 50 == 0:
             anonymous.look()
 
 
 def _slices(directory: Path, num_rows: int) -> Iterator[list[np.ndarray]]:
-    """The same columns of consecutive rows, copied, from the materialised layout; twice, as pages are mapped first."""
+    """The same columns of consecutive rows, copied, from the materialised layout."""
     stored = store.columns_of(store.read(directory / "last_stored"))
     unread = ("/time", "/split", "/group", "/parent")
     shown = [
@@ -203,11 +214,7 @@ def _slices(directory: Path, num_rows: int) -> Iterator[list[np.ndarray]]:
         for path, values in stored.items()
         if (path.startswith("events/") and not path.endswith(unread)) or "/last/" in path
     ]
-    starts = range(0, num_rows - BATCH_SIZE + 1, BATCH_SIZE)
-    for start in starts:
-        for values in shown:
-            values[start : start + BATCH_SIZE].copy()
-    for start in starts:
+    for start in range(0, num_rows - BATCH_SIZE + 1, BATCH_SIZE):
         yield [values[start : start + BATCH_SIZE].copy() for values in shown]
 
 
@@ -217,18 +224,20 @@ def _place(batch: Any) -> Any:
 
 def _streamed(
     batches: EventBatches, place: Callable[[Any], Any] | None, step_seconds: float = 0.0
-) -> tuple[list[float], list[float]]:
+) -> tuple[_Seconds, list[float]]:
     """Seconds from one batch to the next, and those of them that were waits for the stream."""
-    seconds, waits = [], []
+    wall, waits = [], []
     with BatchStream(batches, place=place) as stream:
         jax.block_until_ready(next(stream))
+        begin = time.process_time()
         for _ in range(STREAMED_BATCHES):
             start, before = time.perf_counter(), stream.seconds_waited
             jax.block_until_ready(next(stream))
             time.sleep(step_seconds)
-            seconds.append(time.perf_counter() - start)
+            wall.append(time.perf_counter() - start)
             waits.append(stream.seconds_waited - before)
-    return seconds, waits
+        core = time.process_time() - begin
+    return _Seconds(wall, core), waits
 
 
 def _copy_bandwidth(size: int = 2**28) -> float:

@@ -69,7 +69,7 @@ class EventColumns:
 
         Raises:
             DataError: a table, role, column, feature or history that is not there.
-            ConfigError: a view that the stored layout cannot give.
+            ConfigError: a view that the stored layout cannot give, or two views of one name.
         """
         table = data.events_of(events)
         self.events = events
@@ -81,6 +81,9 @@ class EventColumns:
                 name: _plain(table.feature(name).values) for name in (table.features if features is None else features)
             },
         }
+        named = [view.name for view in histories]
+        if twice := {name for name in named if named.count(name) > 1}:
+            raise ConfigError(f"histories '{min(twice)}' are shown twice; a batch has one view of each")
         self._histories = {view.name: _reader(data, table, view) for view in histories}
         self._flat: dict[str, list[tuple[str, str]]] = {}
         for kind, columns in self._columns.items():
@@ -159,7 +162,7 @@ def _ends_reader(
     offsets = dataclasses.replace(histories, starts=_plain(histories.starts))
     _check_owners(offsets, owners, ends, view)
     items, times, moments = _plain(histories.items), _plain(histories.times), _plain(table.time)
-    behaviour_rows, columns = _plain(histories.rows), _behaviour_columns(data, view)
+    behaviour_rows, columns = _plain(histories.rows), _behaviour_columns(data, histories, view)
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         ends_of = ends.take(rows)
@@ -212,11 +215,19 @@ def _check_owners(histories: Histories, owners: np.ndarray, ends: np.ndarray, vi
         )
 
 
-def _behaviour_columns(data: LiveCommerceData, view: HistoryView) -> Mapping[str, tuple[np.ndarray, float]]:
+def _behaviour_columns(
+    data: LiveCommerceData, histories: Histories, view: HistoryView
+) -> Mapping[str, tuple[np.ndarray, float]]:
     """Columns of all behaviours' events, and what stands for a missing one."""
     if not view.columns:
         return {}
     table = data.events_of(view.behaviours)
+    rows, times = histories.rows[:_CHECKED_ROWS], histories.times[:_CHECKED_ROWS]
+    if (rows >= len(table)).any() or (table.time[rows] != times).any():
+        raise ConfigError(
+            f"histories '{view.name}' were not made of events '{view.behaviours}': their times differ; name the events "
+            "that they were made of"
+        )
     reserved = {"items", "ages"} & {*view.columns}
     if reserved:
         raise ConfigError(f"histories '{view.name}': the column '{min(reserved)}' has a name that batches use already")

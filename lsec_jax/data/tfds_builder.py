@@ -22,13 +22,14 @@ The splits train, validation and test are those of the data; one without events 
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lsec_jax.config import differences
+from lsec_jax.config import ConfigError, differences
 from lsec_jax.data import store
 from lsec_jax.data.columns import blocks
 from lsec_jax.data.event_columns import EventColumns, HistoryView
@@ -111,6 +112,11 @@ def builder_of(path: str | Path, data_dir: str | Path, export: Export) -> Any:
     import_tfds("the TFDS builder")
     import tensorflow_datasets as tfds
 
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", export.name) or not re.fullmatch(r"\d+\.\d+\.\d+", export.version):
+        raise ConfigError(
+            f"a TensorFlow data set '{export.name}', version '{export.version}': names are small letters, digits and "
+            "_, versions like 1.0.0; give others"
+        )
     root = expand_path(str(path))
     manifest, data = store.read_manifest(root), store.read(root)
     table = _Table(data, export)

@@ -65,7 +65,7 @@ def test_the_pipeline_benchmark_measures_every_rate_and_its_section_shows_them(t
         assert row["batch_bytes"] == 64 * 4 * (3 + 4 + 20 + 2 * 50)
     assert rows[0]["bytes_on_disk"] < rows[1]["bytes_on_disk"]
     section = sections.data_pipeline_section(data_pipeline.result_of(rows, [0], runs.environment()))
-    assert section.count("| last |") == 2 and "The target of 1 M is" in section
+    assert section.count("| last |") == 2 and "The target of 1 M per second of one core is" in section
 
 
 def test_the_pipeline_benchmark_refuses_sizes_that_are_too_small():

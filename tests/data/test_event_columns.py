@@ -226,6 +226,24 @@ def test_what_the_materialised_layout_does_not_have_is_refused(changes):
         EventColumns(data, "impression", histories=[HistoryView("watches", **{"length": 4} | changes)])
 
 
+def test_the_columns_of_other_events_are_noticed():
+    data = with_histories(log())
+    view = HistoryView("watches", 4, behaviours="gift", columns=("room",))
+    with pytest.raises(ConfigError, match="were not made of events 'gift': their times differ"):
+        EventColumns(data, "impression", histories=[view])
+    impression = data.events["impression"]
+    later = data.replace(events={**data.events, "gift": dataclasses.replace(impression, time=impression.time + 1)})
+    with pytest.raises(ConfigError, match="were not made of events 'gift': their times differ"):
+        EventColumns(later, "impression", histories=[view])
+
+
+def test_two_views_of_one_history_are_refused():
+    with pytest.raises(ConfigError, match="histories 'watches' are shown twice"):
+        EventColumns(
+            with_histories(log()), "impression", histories=[HistoryView("watches", 4), HistoryView("watches", 2)]
+        )
+
+
 def test_the_histories_of_another_role_are_noticed():
     data = with_histories(log())
     events = data.events["impression"]

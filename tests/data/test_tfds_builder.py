@@ -171,6 +171,27 @@ def test_an_interrupted_build_is_never_taken_for_whole(prepared, tmp_path, monke
     assert len(read(tmp_path, "train")) == builder.info.splits["train"].num_examples
 
 
+def test_what_a_killed_process_left_is_not_read_and_not_in_the_way(prepared, tmp_path):
+    script = f"""
+import os
+from lsec_jax.data import tfds_builder
+examples = tfds_builder._Table.examples
+def die(self, rows):
+    for i, example in enumerate(examples(self, rows)):
+        if i == 20 and len(rows) < 200:
+            os._exit(9)
+        yield example
+tfds_builder._Table.examples = die
+tfds_builder.build({str(prepared)!r}, {str(tmp_path)!r}, tfds_builder.Export("impression", roles=("user",)))
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 9
+    assert list((tmp_path / "lsec_jax" / "impression").glob("incomplete.*"))
+    builder = tfds_builder.builder_of(prepared, tmp_path, Export("impression", roles=("user",)))
+    assert not builder.is_prepared()
+    tfds_builder.build(prepared, tmp_path, Export("impression", roles=("user",)))
+    assert len(read(tmp_path, "train")) > 400
+
+
 def test_the_same_export_is_left_as_it_is_and_another_is_refused(prepared, tmp_path):
     export = Export("impression", roles=("user",), values=(), features=())
     before = tfds_builder.build(prepared, tmp_path, export)
@@ -195,6 +216,8 @@ WRONG = {
     "role": (Export("impression", roles=("item",)), DataError, "have no 'item'; they have: user, room, streamer"),
     "feature": (Export("impression", features=("age",)), DataError, "no feature 'age'"),
     "history": (Export("impression", histories=(HistoryView("buys", 3),)), DataError, "no histories 'buys'"),
+    "name": (Export("impression", name="My-Data"), ConfigError, "names are small letters, digits and _"),
+    "version": (Export("impression", version="2"), ConfigError, "version '2': .*versions like 1.0.0"),
     "length": (Export("impression", histories=(HistoryView("watches", 0),)), ConfigError, "length = 0"),
 }
 
