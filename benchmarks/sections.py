@@ -348,8 +348,8 @@ def data_pipeline_section(result: Result) -> str:
             "had the core or by the clock (other processes shared it): the median of "
             f"{markdown.seeds(result)}, a process each, with their smallest and largest.\n",
             data_pipeline_table(result),
-            f"- The target of {result['target'] / 1e6:.0f} M per second of one core is {verdict}: {core / 1e6:.2f} M at "
-            f"the least; by the clock {clock / 1e6:.2f} M.",
+            f"- The target of {result['target'] / 1e6:.0f} M per second of one core is {verdict}: {core / 1e6:.2f} M "
+            f"at the least; by the clock {clock / 1e6:.2f} M.",
             "- Layouts: one end offset per row and history (ends), or its last items (last). Both give equal batches.",
             "- First epoch: the process maps the pages, which are in the page cache. Cold: they are not, and are read "
             "from the disk. Slices: unshuffled, of the same bytes. Memory: anonymous, above that before the first "

@@ -40,6 +40,7 @@ def tiny_pipeline(monkeypatch):
     monkeypatch.setattr(data_pipeline, "STREAMED_BATCHES", 3)
     monkeypatch.setattr(data_pipeline, "LEAST_BATCHES", 10)
     monkeypatch.setattr(data_pipeline.os, "sched_setaffinity", lambda process, cores: None)
+    monkeypatch.setattr(data_pipeline.os, "fsync", lambda file: None)  # waits for whatever else is being written
 
 
 def test_both_layouts_of_the_pipeline_benchmark_hold_the_same_batches(tiny_pipeline, tmp_path):
