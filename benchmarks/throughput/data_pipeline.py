@@ -260,8 +260,8 @@ def measure_size(num_rows: int, seeds: list[int], workdir: Path) -> list[dict[st
         for seed, layout in itertools.product(seeds, LAYOUTS):
             with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 row = pool.submit(measure, directory, layout, seed).result()
-            rates = ", ".join(f"{name} {rate / 1e6:.2f} M" for name, rate in row["impressions_per_second"].items())
-            logging.info("%d rows, %s, seed %d: %s impressions/s", num_rows, layout, seed, rates)
+            rates = ", ".join(f"{name} {rate / 1e6:.2f} M" for name, rate in row["impressions_per_core_second"].items())
+            logging.info("%d rows, %s, seed %d: %s impressions per second of the core", num_rows, layout, seed, rates)
             rows.append(row)
     return rows
 
