@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import runs, sections
-from benchmarks.throughput import data_pipeline, training_step
+from benchmarks import runs
+from benchmarks.throughput import data_pipeline, pipeline_section, training_step
 from lsec_jax.config import ConfigError
 
 
@@ -65,7 +65,7 @@ def test_the_pipeline_benchmark_measures_every_rate_and_its_section_shows_them(t
         assert row["rows"] == 1_000 and row["batches"]["later"] >= 10 and row["anonymous_mib"] < 50
         assert row["batch_bytes"] == 64 * 4 * (3 + 4 + 20 + 2 * 50)
     assert rows[0]["bytes_on_disk"] < rows[1]["bytes_on_disk"]
-    section = sections.data_pipeline_section(data_pipeline.result_of(rows, [0], runs.environment()))
+    section = pipeline_section.data_pipeline_section(data_pipeline.result_of(rows, [0], runs.environment()))
     assert section.count("| last |") == 2 and "The target of 1 M per second of one core is" in section
 
 
