@@ -1,5 +1,6 @@
 """What docs/results.md says about batches of events from disk."""
 
+import statistics
 from collections.abc import Sequence
 
 from benchmarks import markdown
@@ -12,7 +13,9 @@ def data_pipeline_table(result: Result) -> str:
     """Impressions per second by size and layout."""
     rows = []
     for (size, layout), of in _pipeline_groups(result).items():
-        milliseconds = [f"{_median([row['batch_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90")]
+        milliseconds = [
+            f"{statistics.median([row['batch_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90")
+        ]
         rows.append(
             [
                 f"{size / 1e6:.0f} M",
@@ -33,7 +36,7 @@ def data_pipeline_section(result: Result) -> str:
     """All about batches of events."""
     groups = _pipeline_groups(result)
     core, clock = (
-        min(_median(_pipeline_rates(of, "later", kind)) for of in groups.values()) for kind in (_CORE, _CLOCK)
+        min(statistics.median(_pipeline_rates(of, "later", kind)) for of in groups.values()) for kind in (_CORE, _CLOCK)
     )
     verdict = "reached" if core >= result["target"] else "NOT REACHED"
     rows = [
@@ -42,7 +45,9 @@ def data_pipeline_section(result: Result) -> str:
             layout,
             *(_millions(of, name, _CORE) for name in ("first", "streamed", "placed", "packed")),
             _millions(of, "cold", _CLOCK),
-            " / ".join(f"{_median([row['wait_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90", "p99")),
+            " / ".join(
+                f"{statistics.median([row['wait_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90", "p99")
+            ),
             _millions(of, "memory", _CLOCK),
         ]
         for (size, layout), of in groups.items()
@@ -87,8 +92,4 @@ def _pipeline_rates(rows: Sequence[Result], name: str, kind: str) -> list[float]
 
 def _millions(rows: Sequence[Result], name: str, kind: str) -> str:
     rates = [rate / 1e6 for rate in _pipeline_rates(rows, name, kind)]
-    return f"{_median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    return f"{statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
