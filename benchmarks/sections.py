@@ -6,6 +6,14 @@ from benchmarks import markdown
 from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
 from benchmarks.quality import world as world_benchmark
+from benchmarks.throughput.sections import (
+    data_pipeline_section,
+    data_pipeline_table,
+    preparation_section,
+    preparation_table,
+    training_step_section,
+    training_step_table,
+)
 
 NOT_MEASURED = "not measured\n"
 
@@ -293,56 +301,6 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def training_step_table(result: Result) -> str:
-    """Seconds and memory by size and mode."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for row in result["rows"]:
-        groups.setdefault((row["size"], row["mode"]), []).append(row)
-    rows = []
-    for (size, mode), of in groups.items():
-        steps = sorted(seconds for row in of for seconds in row["step_seconds"])
-        medians = [sorted(row["step_seconds"])[len(row["step_seconds"]) // 2] for row in of]
-        edges = sum(of[0]["train_edges"].values())
-        rows.append(
-            [
-                size,
-                mode,
-                f"{edges / 1e6:.2f} M",
-                f"{steps[len(steps) // 2]:.2f} ({markdown.joined([f'{median:.2f}' for median in medians])})",
-                f"{steps[0]:.2f} to {steps[-1]:.2f}",
-                f"{max(row['compile_seconds'] for row in of):.1f}",
-                f"{max(row['peak_gib'] for row in of):.1f}",
-            ]
-        )
-    header = ["size", "training graph", "training edges", "s a step, median (of each process)", "smallest to largest"]
-    return markdown.table([*header, "compilation, s", "peak memory, GiB"], rows)
-
-
-def training_step_section(result: Result) -> str:
-    """All about training steps at the published sizes."""
-    largest = max(row["peak_gib"] for row in result["rows"])
-    verdict = "below" if largest < result["limit_gib"] else "ABOVE"
-    fanouts = {row["size"]: row["fanouts"] for row in result["rows"] if row["fanouts"]}
-    lines = []
-    for size, by_relation in fanouts.items():
-        counts = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in by_relation.items()]
-        lines.append(
-            f"- {size}: neighbours drawn per node and layer: {markdown.joined(counts)} (to a source / a target)."
-        )
-    return "\n".join(
-        [
-            "LSEC-GCN of the paper on simulated worlds, batch 4,096 of each of two tasks with 4 negatives; a fresh "
-            "process for each row, twice, modes alternating.\n",
-            training_step_table(result),
-            f"- The largest peak, with the world and its graphs, is {largest:.1f} GiB: {verdict} "
-            f"{result['limit_gib']:.0f} GiB.",
-            *lines,
-            "",
-            markdown.circumstances(result),
-        ]
-    )
-
-
 def _models_table(values: Result, names: Sequence[str], protocol: str) -> str:
     models = sorted(values["models"].items(), key=lambda item: item[1][names[0]]["mean"])
     rows = [[model, *(markdown.spread(metrics[name]) for name in names)] for model, metrics in models]
@@ -356,5 +314,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
     "world": ("The live world beside published statistics", world_section, world_table),
     "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
+    "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
+    "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
     "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
 }

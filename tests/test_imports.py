@@ -1,6 +1,8 @@
 """Imports point one way (docs: the layout in the README): walks every module with ast, so nothing is executed."""
 
 import ast
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +99,19 @@ def safety_problems(root: Path) -> list[str]:
 def test_imports_point_one_way():
     assert (ROOT / "lsec_jax" / "__init__.py").exists()
     assert direction_problems(ROOT) == []
+
+
+def test_grain_is_imported_where_batches_are_streamed_and_only_when_they_are():
+    """It imports jax, which the other modules of data must not."""
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "lsec_jax").rglob("*.py")
+        for _, name in _imports(_parse(path), "", is_package=False)
+        if name.partition(".")[0] == "grain"
+    }
+    assert importing == {"lsec_jax/data/batches.py"}
+    script = "import sys, lsec_jax.data.batches; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
 
 
 def test_nothing_unpickles_and_nothing_imports_configs():

@@ -1,6 +1,16 @@
 """Batches of training positives: a pure function of seed and step, so that a resumed run sees the same ones."""
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+from lsec_jax.config import ConfigError
+from lsec_jax.data.event_columns import Batch, EventColumns
+
+BLOCK_ROWS = 64
+_NUM_ROUNDS = 4
 
 
 class EdgeBatches:
@@ -33,3 +43,180 @@ class EdgeBatches:
             generator = np.random.default_rng((*self._seed, epoch))
             self._permutations[epoch] = generator.permutation(self.num_edges).astype(np.int32)
         return self._permutations[epoch]
+
+
+class EventBatches:
+    """Batches of events: consecutive rows stay together in blocks, and each epoch orders the blocks in its own way.
+
+    A batch is a pure function of its step, whatever was asked before, and no order of rows is kept in memory. Every row
+    comes once per epoch, and no remainder is dropped: a batch at the end of an epoch goes on with the next one. Rows
+    that fill no block come last in every epoch. Processes take slices of the same batches, so that what all of them
+    see together does not depend on their number.
+
+    Attributes:
+        columns: what a batch shows.
+        num_rows: of an epoch.
+        batch_size: of all processes together.
+    """
+
+    def __init__(
+        self,
+        columns: EventColumns,
+        rows: slice | np.ndarray,
+        batch_size: int,
+        seed: tuple[int, ...],
+        process_index: int = 0,
+        process_count: int = 1,
+        block_rows: int = BLOCK_ROWS,
+    ):
+        """Takes the stream's shape.
+
+        Args:
+            columns: what a batch shows.
+            rows: of the table: a range, or positions [n] (`splits.event_rows`).
+            batch_size: rows per batch of all processes together.
+            seed: entropy of this stream.
+            process_index: of this process.
+            process_count: processes that share each batch.
+            block_rows: rows that stay together.
+
+        Raises:
+            ConfigError: sizes that do not fit together, or fewer rows than a batch.
+        """
+        if not 0 <= process_index < process_count:
+            raise ConfigError(f"process_index = {process_index} is not one of {process_count} processes")
+        if batch_size < 1 or batch_size % (block_rows * process_count):
+            raise ConfigError(
+                f"batch_size = {batch_size}; batches of events are made of blocks of {block_rows} rows for each of "
+                f"{process_count} processes: give a multiple of {block_rows * process_count}"
+            )
+        positions = range(*rows.indices(columns.num_rows)) if isinstance(rows, slice) else rows
+        if len(positions) < batch_size:
+            raise ConfigError(
+                f"batch_size = {batch_size}, but there are only {len(positions)} rows of events '{columns.events}' to "
+                "take; give a smaller one"
+            )
+        self.num_rows, self.batch_size, self.columns = len(positions), batch_size, columns
+        self._positions, self._seed, self._block_rows = positions, seed, block_rows
+        self._share = (batch_size // process_count * process_index, batch_size // process_count)
+
+    def __call__(self, step: int) -> Batch:
+        """Returns this process's share of batch `step`, [batch_size / process_count] rows."""
+        return self.columns(self.rows(step))
+
+    def rows(self, step: int) -> np.ndarray:
+        """Returns the share's rows of the table, int64."""
+        start = step * self.batch_size + self._share[0]
+        stop = start + self._share[1]
+        parts = []
+        for epoch in range(start // self.num_rows, (stop - 1) // self.num_rows + 1):  # one or two
+            begin = epoch * self.num_rows
+            parts.append(self._epoch(epoch, max(start - begin, 0), min(stop - begin, self.num_rows)))
+        at = np.concatenate(parts)
+        if isinstance(self._positions, range):
+            return self._positions.start + self._positions.step * at
+        return self._positions[at]
+
+    def _epoch(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Positions from `start` to `stop` of an epoch's order."""
+        size = self._block_rows
+        num_blocks = self.num_rows // size
+        first, last = min(start // size, num_blocks), min(-(-stop // size), num_blocks)
+        keys = np.random.SeedSequence((*self._seed, epoch)).generate_state(_NUM_ROUNDS, np.uint64)
+        blocks = permute(np.arange(first, last), num_blocks, keys)
+        in_blocks = (blocks[:, None] * size + np.arange(size)).reshape(-1)
+        at = in_blocks[start - first * size : max(stop - first * size, 0)]
+        return np.concatenate([at, np.arange(max(start, num_blocks * size), stop)])
+
+
+def permute(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """Where a keyed permutation of range(size) takes positions, without a table of it.
+
+    A Feistel network on the next power of four, entered again until the result is below the size.
+
+    Args:
+        positions: [k], in [0, size).
+        size: 1 to 2**62.
+        keys: [rounds] uint64.
+
+    Returns:
+        [k] int64.
+    """
+    half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    found = positions.astype(np.uint64)
+    outside = np.arange(len(found))
+    while len(outside):
+        left, right = found[outside] >> half, found[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        found[outside] = left << half | right
+        outside = outside[found[outside] >= size]
+    return found.astype(np.int64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """A hash of 64 bits: the finalizer of SplitMix64."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
+
+
+class BatchStream:
+    """Batches in the order of steps, made ahead by a thread of its own. Use as a context manager: leaving it ends that.
+
+    Attributes:
+        iterator: Grain's, with `get_state` and `set_state`; `grain.checkpoint.CheckpointSave(stream.iterator)` saves
+            it. Its state is the next step alone, which is the same in every process: any number of them can go on from
+            it, with `first_step`.
+        seconds_waited: time so far that the caller of `next` waited for a batch.
+    """
+
+    def __init__(
+        self,
+        batches: EventBatches,
+        first_step: int = 0,
+        place: Callable[[Batch], Any] | None = None,
+        num_ahead: int = 2,
+    ):
+        """Makes nothing before the first batch is asked for.
+
+        Args:
+            batches: what to read.
+            first_step: where to start.
+            place: puts a batch where the step wants it, e.g. `lambda batch: jax.device_put(columns.pack(batch),
+                sharding)`; that of the batches ahead begins while the step before runs. None = numpy arrays.
+            num_ahead: batches that are kept ready; 0 = each is made when it is asked for.
+        """
+        # Grain imports jax, which reading data does not need.
+        import grain
+        from grain.experimental import set_next_index
+
+        steps = grain.MapDataset.range(2**62).map(batches)
+        if place is not None:
+            steps = steps.map(place)
+        options = grain.ReadOptions(num_threads=1 if num_ahead else 0, prefetch_buffer_size=num_ahead)
+        self.iterator = iter(steps.to_iter_dataset(options))
+        set_next_index(self.iterator, first_step)
+        self.seconds_waited = 0.0
+
+    def __iter__(self) -> "BatchStream":
+        return self
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        batch = next(self.iterator)
+        self.seconds_waited += time.perf_counter() - start
+        return batch
+
+    def __enter__(self) -> "BatchStream":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the thread; there are no more batches."""
+        self.iterator.close()
+        # Grain's iterator would complain if it were still there when Python ends.
+        del self.iterator

@@ -179,9 +179,35 @@ def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, del
 
 def last_items(histories: Histories, owners: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
     """The last items before the ends, oldest first, [b, length] int32; -1 fills the front of short histories."""
-    starts = np.where(owners >= 0, histories.starts[np.maximum(owners, 0)], ends)
-    at = ends[:, None] + np.arange(-length, 0)
-    return np.where(at >= starts[:, None], _at(histories.items, at), np.int32(-1))
+    return last_before(histories.items, starts_of(histories, owners, ends), ends, length, -1)
+
+
+def starts_of(histories: Histories, owners: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Where the owners' histories begin, [b] int64; at their ends for nobody (-1)."""
+    return np.where(owners >= 0, histories.starts[np.maximum(owners, 0)], ends)
+
+
+def last_before(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, length: int, missing: float) -> np.ndarray:
+    """The last values before the ends, oldest first, [b, length].
+
+    Args:
+        values: a column of all behaviours, [m].
+        starts: offsets where the histories begin, [b], in [0, m].
+        ends: where they end, [b].
+        length: of the rows.
+        missing: fills the front of short histories.
+    """
+    sizes = np.clip(ends - starts, 0, length)
+    if len(values) >= length:
+        # A copy of consecutive values for each row is several times faster than a position for each value.
+        found = np.lib.stride_tricks.sliding_window_view(values, length)[np.maximum(ends - length, 0)]
+        cut = np.flatnonzero((ends < length) & (sizes > 0))  # these would begin before the column
+    else:
+        found, cut = np.empty((len(ends), length), values.dtype), np.flatnonzero(sizes)
+    found[cut] = values[np.maximum(ends[cut, None] + np.arange(-length, 0), 0)]
+    is_missing_by_size = np.arange(length) < np.arange(length, -1, -1)[:, None]
+    np.copyto(found, missing, where=is_missing_by_size.take(sizes, axis=0))
+    return found
 
 
 def _at(values: np.ndarray, positions: np.ndarray) -> np.ndarray:

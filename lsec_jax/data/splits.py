@@ -143,6 +143,39 @@ def hold_out(source_ids: np.ndarray, split: np.ndarray, fraction: float, seed: i
     return split
 
 
+def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np.ndarray:
+    """Which events belong to a split: a range of rows wherever they lie together, as after a split by time.
+
+    Args:
+        data: split (`assign_splits`), or with given splits.
+        events: of the data; without a split of their own they have that of the cut times.
+        split: code.
+
+    Returns:
+        A slice, or else rising rows [n] int64, which take 8 bytes of memory each.
+
+    Raises:
+        DataError: no split is known for the events.
+    """
+    if events.split is None:
+        if data.cut_times is None:
+            raise DataError(
+                f"events '{events.name}' have no split, and data set '{data.name}' no cut times; split it by time "
+                "(config.split.method), or choose a source whose events have a split"
+            )
+        bounds = [0, *np.searchsorted(events.time, data.cut_times, side="left"), len(events)]
+        return slice(int(bounds[split]), int(bounds[split + 1]))
+    count, first, last = 0, 0, -1
+    for block in blocks(len(events)):
+        found = np.flatnonzero(events.split[block] == split)
+        if len(found):
+            first = block.start + int(found[0]) if count == 0 else first
+            count, last = count + len(found), block.start + int(found[-1])
+    if count == last + 1 - first:
+        return slice(first, last + 1)
+    return np.flatnonzero(events.split == split)
+
+
 def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
     if config.method not in METHODS:
         raise ConfigError(f"split.method = '{config.method}' is unknown; valid: {', '.join(METHODS)}")

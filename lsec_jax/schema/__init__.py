@@ -117,6 +117,16 @@ class LiveCommerceData:
             )
         return self.events[name]
 
+    def histories_of(self, name: str) -> Histories:
+        """Returns behaviour sequences, or raises DataError naming the ones there are."""
+        if name not in self.histories:
+            there = ", ".join(sorted(self.histories)) or "none"
+            raise DataError(
+                f"data set '{self.name}' has no histories '{name}'; it has: {there}. Add them to the config's "
+                "histories, and prepare the data again if it was prepared."
+            )
+        return self.histories[name]
+
     def split_window(self, split: int) -> tuple[float, float] | None:
         """Returns (start, end) of the validation or test period, or None where the split is not chronological."""
         if self.cut_times is None or self.end_time is None:

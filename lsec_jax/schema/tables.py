@@ -251,6 +251,16 @@ class Events:
             )
         return self.values[name]
 
+    def feature(self, name: str) -> Feature:
+        """Returns a typed column; raises DataError naming the features that there are."""
+        if name not in self.features:
+            there = ", ".join(self.features) or "none"
+            raise DataError(
+                f"events '{self.name}' have no feature '{name}'; they have: {there}. Change the config, or add the "
+                "feature to the data source."
+            )
+        return self.features[name]
+
     def take(self, rows: np.ndarray) -> "Events":
         """Returns some rows, by rising position or mask."""
         return dataclasses.replace(

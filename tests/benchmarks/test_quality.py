@@ -141,6 +141,12 @@ def sweep_result():
     }
 
 
+def preparation_result():
+    row = {"impressions": 10**6, "format": "csv", "layout": "ends", "source_bytes": 1, "seconds": 2.0, "stages": {}}
+    row |= {"anonymous_gib": 0.5, "prepared_bytes": 1, "history_bytes": 1}
+    return {"rows": [row], "memory_gib": 1.0, **CIRCUMSTANCES}
+
+
 def all_results():
     return {
         "influence": influence_result(),
@@ -151,6 +157,8 @@ def all_results():
         "rechub_long": agreement_result(),
         "world": {**world_result(), **CIRCUMSTANCES},
         "sweep_x": sweep_result(),
+        "preparation": preparation_result(),
+        "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
     }
 
 

@@ -2,11 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.throughput import training_step
+from benchmarks.throughput import data_pipeline, preparation, sections, training_step
+from lsec_jax.config import ConfigError
 
 
 @pytest.mark.parametrize("size", training_step.SIZES)
@@ -28,3 +30,62 @@ def test_a_step_is_timed_without_its_compilation_and_its_losses_are_kept():
     assert 0 < row["peak_gib_before_the_first_step"] <= row["peak_gib"]
     assert row["compile_seconds"] > max(row["step_seconds"]) > 0
     assert row["train_edges"]["buy"] == 1920
+
+
+@pytest.fixture
+def tiny_pipeline(monkeypatch):
+    """The benchmark of batches at a size of seconds; processes of their own would not see the changes."""
+    monkeypatch.setattr(data_pipeline, "BATCH_SIZE", 64)
+    monkeypatch.setattr(data_pipeline, "COLD_BATCHES", 2)
+    monkeypatch.setattr(data_pipeline, "STREAMED_BATCHES", 3)
+    monkeypatch.setattr(data_pipeline, "LEAST_BATCHES", 10)
+    monkeypatch.setattr(data_pipeline.os, "sched_setaffinity", lambda process, cores: None)
+    monkeypatch.setattr(data_pipeline.os, "fsync", lambda file: None)  # waits for whatever else is being written
+
+
+def test_both_layouts_of_the_pipeline_benchmark_hold_the_same_batches(tiny_pipeline, tmp_path):
+    data_pipeline.write_world(tmp_path, 1_000)
+    first, second = (data_pipeline.open_batches(tmp_path, layout, 0) for layout in data_pipeline.LAYOUTS)
+    for step in range(3):
+        batches = jax.tree.leaves(first(step)), jax.tree.leaves(second(step))
+        assert len(batches[0]) == len(batches[1]) == 29
+        for one, other in zip(*batches, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(jax.tree.leaves(first.columns.pack(first(0)))) == 4
+    items = first(0)["histories"]["watches"]["items"]
+    assert items.shape == (64, 50) and (items >= 0).any()
+
+
+def test_the_pipeline_benchmark_measures_every_rate_and_its_section_shows_them(tiny_pipeline, tmp_path):
+    data_pipeline.write_world(tmp_path, 1_000)
+    rows = [data_pipeline.measure(str(tmp_path), layout, 0) for layout in data_pipeline.LAYOUTS]
+    for row in json.loads(json.dumps(rows)):
+        rates = ("cold", "first", "later", "slices", "streamed", "placed", "packed", "memory")
+        assert {name: rate > 0 for name, rate in row["impressions_per_second"].items()} == dict.fromkeys(rates, True)
+        assert row["rows"] == 1_000 and row["batches"]["later"] >= 10 and row["anonymous_mib"] < 50
+        assert row["batch_bytes"] == 64 * 4 * (3 + 4 + 20 + 2 * 50)
+    assert rows[0]["bytes_on_disk"] < rows[1]["bytes_on_disk"]
+    section = sections.data_pipeline_section(data_pipeline.result_of(rows, [0], runs.environment()))
+    assert section.count("| last |") == 2 and "The target of 1 M per second of one core is" in section
+
+
+def test_the_pipeline_benchmark_refuses_sizes_that_are_too_small():
+    with pytest.raises(ConfigError, match="--rows=10: give whole numbers, 204800 or more"):
+        data_pipeline.parse_sizes(["10"])
+
+
+def test_the_preparation_benchmark_measures_each_format_and_layout_and_its_section_shows_the_growth(tmp_path):
+    rows = []
+    for size in (1_000, 3_000):
+        folder = tmp_path / str(size)
+        preparation.write_log(folder, size)
+        for kind, layout in (("parquet", "ends"), ("csv", "ends"), ("csv", "last")):
+            found = preparation.measure(folder, kind, layout)
+            assert {"reading", "sorting", "histories", "writing"} <= found["stages"].keys()
+            assert found["seconds"] > 0 and found["anonymous_gib"] > 0
+            shape = {"impressions": size, "format": kind, "layout": layout, "source_bytes": 1}
+            rows.append({**shape, **found})
+    assert rows[1]["prepared_bytes"] < rows[2]["prepared_bytes"] - 4 * 50 * 900
+    result = {"rows": rows, "memory_gib": 1.0, "environments": [runs.environment()], "command": "x"}
+    section = sections.preparation_section(json.loads(json.dumps(result)))
+    assert "- csv: 3 times the rows take" in section and section.count("| csv | last |") == 2

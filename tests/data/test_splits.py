@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import ConfigError, SplitConfig, to_json
+from lsec_jax.data import columns, splits
 from lsec_jax.data.audits import audit_leave_one_out, audit_splits
-from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.splits import assign_splits, event_rows
 from lsec_jax.schema import (
     TEST,
     TRAIN,
     VALIDATION,
     Candidates,
     DataError,
+    EventNodes,
     Events,
     LiveCommerceData,
     NodeTable,
@@ -368,3 +370,34 @@ def test_the_audit_finds_a_user_who_trains_on_her_future(codes, message):
     broken = data.replace(relations={"buy": dataclasses.replace(data.relations["buy"], split=split)})
     with pytest.raises(DataError, match=message):
         audit_leave_one_out(broken, ("buy",))
+
+
+def log(times, split=None):
+    nodes = {"user": EventNodes("user", np.zeros(len(times), np.int32))}
+    return Events(
+        "impression", nodes, np.array(times, float), split=None if split is None else np.array(split, np.int8)
+    )
+
+
+def test_the_events_of_a_split_by_time_are_ranges_of_rows():
+    data = dataset().replace(cut_times=(2.0, 4.0))
+    events = log([0, 1, 2, 2, 3, 4, 9])
+    assert [event_rows(data, events, split) for split in range(3)] == [slice(0, 2), slice(2, 5), slice(5, 7)]
+    assert event_rows(data, log([5, 6]), TRAIN) == slice(0, 0)
+    assert event_rows(data, log([5, 6], split=[0, 0]), TRAIN) == slice(0, 2)
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 100])
+def test_the_events_of_a_given_split_are_a_range_or_rows(monkeypatch, block_rows):
+    monkeypatch.setattr(splits, "blocks", lambda rows: columns.blocks(rows, block_rows))
+    events = log(range(6), split=[0, 0, 1, 0, 2, 2])
+    np.testing.assert_array_equal(event_rows(dataset(), events, TRAIN), [0, 1, 3])
+    assert event_rows(dataset(), events, VALIDATION) == slice(2, 3)
+    assert event_rows(dataset(), events, TEST) == slice(4, 6)
+    nothing = event_rows(dataset(), log(range(3), split=[0, 0, 0]), TEST)
+    assert len(range(*nothing.indices(3))) == 0
+
+
+def test_events_without_a_split_are_refused():
+    with pytest.raises(DataError, match="events 'impression' have no split, and data set 'toy' no cut times"):
+        event_rows(dataset(), log([1, 2]), TRAIN)

@@ -23,10 +23,10 @@ from lsec_jax.data import files
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.ids import build_nodes, distinct_pairs, join_columns
 from lsec_jax.data.table import Table
+from lsec_jax.data.tfds_builder import FILE_FORMAT, import_tfds
 from lsec_jax.schema import NAME_RULE, SPLITS, DataError, EventNodes, Events, LiveCommerceData, Relation, is_name
 
 EVENTS = "interaction"
-FILE_FORMAT = "array_record"
 BATCH_EXAMPLES = 4096
 
 
@@ -100,14 +100,7 @@ class Config:
 
 def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
     """Returns TFDS's builder of a data set that is there, prepared."""
-    try:
-        # The extra `tfds`: nothing else needs it.
-        import tensorflow_datasets as tfds
-        from array_record.python import array_record_data_source as _  # noqa: F401 (TFDS imports it when it reads)
-    except ImportError as error:
-        raise DataError(
-            f"source tfds needs packages that are optional ({error}): python -m pip install 'lsec_jax[tfds]'"
-        ) from None
+    tfds = import_tfds("source tfds")
     options = {"file_format": FILE_FORMAT} if download else {}
     place = f"TensorFlow data set '{name}' in {data_dir or 'the default data_dir of TFDS'}"
     remedy = (
@@ -145,8 +138,7 @@ def _check_columns(builder: Any, columns: Sequence[str]) -> None:
 
 def _read_split(builder: Any, split: str, columns: Sequence[str]) -> Table:
     """Reads some columns of a split in batches, with a progress bar."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds("source tfds")
     place = Path(builder.data_path)
     # Raw, and of each example only these features unpacked: unpacking is nearly all of the time.
     chosen = tfds.features.FeaturesDict({column: builder.info.features[column] for column in columns})
