@@ -290,16 +290,16 @@ def with_defaults(stored: Any, config: Any) -> Any:
     """
     if isinstance(stored, list) and isinstance(config, (list, tuple)) and len(stored) == len(config):
         return [with_defaults(*pair) for pair in zip(stored, config, strict=True)]
-    if not (isinstance(stored, dict) and dataclasses.is_dataclass(config)):
+    if not (isinstance(stored, dict) and dataclasses.is_dataclass(config)) or isinstance(config, type):
         return stored
     filled = dict(stored)
     for field in dataclasses.fields(config):
         if field.name in stored:
             filled[field.name] = with_defaults(stored[field.name], getattr(config, field.name))
-        elif field.default is not dataclasses.MISSING:
-            filled[field.name] = to_json(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            filled[field.name] = to_json(field.default_factory())
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if default is not dataclasses.MISSING:
+            filled[field.name] = to_json(dataclasses.replace(config, **{field.name: default}))[field.name]
     return filled
 
 

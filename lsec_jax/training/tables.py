@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 # A table with at least this many rows for each slot of a step is updated lazily: where both cost the same on one CPU
 # core (docs/performance.md).
-ROWS_PER_SLOT = 1.0
+ROWS_PER_SLOT = 2.0
 # Rows updated at once on a CPU: they, their gradients and their moments stay in the cache, and no large buffer is
 # allocated, whose pages the system would have to clear at every step.
 CPU_BLOCK = 256
@@ -140,7 +140,7 @@ def _update_rows(
     num_slots, num_rows = len(ids), len(part[0].tables[name])
     block = min(CPU_BLOCK, num_slots) if jax.default_backend() == "cpu" else num_slots
 
-    def update(number: Array, whole: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
+    def update(number: Array | int, whole: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
         first = jnp.minimum(number * block, num_slots - block)  # the last block overlaps the one before it
         slots = first + jnp.arange(block)
         own_ids = jnp.where(slots < number * block, num_rows + slots, lax.dynamic_slice(ids, (first,), (block,)))

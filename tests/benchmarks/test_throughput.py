@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.throughput import training_step
+from benchmarks.throughput import embedding_tables, training_step
 
 
 @pytest.mark.parametrize("size", training_step.SIZES)
@@ -28,3 +28,11 @@ def test_a_step_is_timed_without_its_compilation_and_its_losses_are_kept():
     assert 0 < row["peak_gib_before_the_first_step"] <= row["peak_gib"]
     assert row["compile_seconds"] > max(row["step_seconds"]) > 0
     assert row["train_edges"]["buy"] == 1920
+
+
+def test_steps_of_dense_and_lazy_tables_alternate_on_one_state_and_their_lookups_are_counted():
+    row = json.loads(json.dumps(embedding_tables.measure(50, 40, ("dense", "lazy", "lazy_items"), 2, 8, 4)))
+    assert row["lookups"] == {"user": 8, "item": 40} and row["rows"] == {"user": 50, "item": 40}
+    for mode in row["modes"].values():
+        assert [len(mode[name]) for name in ("step_seconds", "cpu_seconds", "losses")] == [2, 2, 2]
+        assert np.isfinite(mode["losses"]).all() and mode["compile_seconds"] > 0 and mode["temporary_bytes"] > 0
