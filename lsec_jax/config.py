@@ -15,6 +15,8 @@ from typing import Any
 
 PROTOCOLS = ("candidates", "full_ranking")
 BASELINES = ("popularity", "item_knn")
+# The optimizers, and which keys of theirs the others do not have.
+OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator"), "sgd": ()}
 
 
 class ConfigError(ValueError):
@@ -68,21 +70,31 @@ class HistoryConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Adam with an optional schedule.
+    """An optimizer with an optional schedule.
 
     Attributes:
+        name: "adam", "adagrad" or "sgd" (without momentum).
+        tables: updates of the embedding tables: "lazy" (only the rows that a step looks up, with their moments; for
+            models that say which these are), "dense", or "auto": lazy for tables that are large enough to gain by it;
+            the log says which. With Adam a lazy row's moments do not decay while it is not looked up, and L2 reaches
+            the rows looked up alone (`training/tables.py`).
         learning_rate: peak value.
         schedule: "constant" or "cosine" (to zero at `training.num_steps`).
         warmup_steps: linear warm-up from zero.
-        b1, b2, eps: Adam's moments and epsilon.
+        b1, b2: decay of Adam's moments.
+        eps: added to the denominator of Adam and to the squares of Adagrad.
+        initial_accumulator: Adagrad's sum of squares before the first step.
     """
 
+    name: str = "adam"
+    tables: str = "auto"
     learning_rate: float = 5e-4
     schedule: str = "constant"
     warmup_steps: int = 0
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    initial_accumulator: float = 0.1
 
 
 @dataclasses.dataclass
@@ -271,6 +283,28 @@ def unknown_key_message(key: str, valid: Any) -> str:
     return f"unknown config key '{key}'{hint}; valid here: {', '.join(sorted(valid))}"
 
 
+def with_defaults(stored: Any, config: Any) -> Any:
+    """Returns a stored config's JSON form with the defaults of the fields that the version which wrote it lacked.
+
+    Args:
+        stored: what an earlier `to_json` returned, or anything that a damaged file held.
+        config: the dataclass that it will be compared with.
+    """
+    if isinstance(stored, list) and isinstance(config, (list, tuple)) and len(stored) == len(config):
+        return [with_defaults(*pair) for pair in zip(stored, config, strict=True)]
+    if not (isinstance(stored, dict) and dataclasses.is_dataclass(config)) or isinstance(config, type):
+        return stored
+    filled = dict(stored)
+    for field in dataclasses.fields(config):
+        if field.name in stored:
+            filled[field.name] = with_defaults(stored[field.name], getattr(config, field.name))
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if default is not dataclasses.MISSING:
+            filled[field.name] = to_json(dataclasses.replace(config, **{field.name: default}))[field.name]
+    return filled
+
+
 def differences(stored: Any, current: Any, key: str = "config") -> list[str]:
     """Returns one line for each key whose JSON value differs: 'key: stored -> current'.
 
@@ -313,14 +347,7 @@ def validate(config: RunConfig) -> None:
         require_at_least(f"config.training.{name}", getattr(training, name), 1)
     for name in ("patience", "max_seconds"):
         require_at_least(f"config.training.{name}", getattr(training, name), 0)
-    require_choice("config.optimizer.schedule", optimizer.schedule, ("constant", "cosine"))
-    for name in ("learning_rate", "eps"):
-        if not 0 < getattr(optimizer, name) < math.inf:
-            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be positive and finite")
-    require_at_least("config.optimizer.warmup_steps", optimizer.warmup_steps, 0)
-    for name in ("b1", "b2"):
-        if not 0 <= getattr(optimizer, name) < 1:
-            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be in [0, 1)")
+    _check_optimizer(optimizer)
     if not evaluation.protocols:
         raise ConfigError(f"config.evaluation.protocols is empty; name at least one of: {', '.join(PROTOCOLS)}")
     for name in evaluation.protocols:
@@ -342,6 +369,27 @@ def validate(config: RunConfig) -> None:
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    require_choice("config.optimizer.name", optimizer.name, tuple(OPTIMIZERS))
+    require_choice("config.optimizer.tables", optimizer.tables, ("auto", "dense", "lazy"))
+    require_choice("config.optimizer.schedule", optimizer.schedule, ("constant", "cosine"))
+    for name in ("learning_rate", "eps"):
+        if not 0 < getattr(optimizer, name) < math.inf:
+            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be positive and finite")
+    for name in ("warmup_steps", "initial_accumulator"):
+        require_at_least(f"config.optimizer.{name}", getattr(optimizer, name), 0)
+    for name in ("b1", "b2"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be in [0, 1)")
+    defaults = OptimizerConfig()
+    for name in sorted({name for names in OPTIMIZERS.values() for name in names} - {*OPTIMIZERS[optimizer.name]}):
+        if getattr(optimizer, name) != getattr(defaults, name):
+            raise ConfigError(
+                f"config.optimizer.{name} = {getattr(optimizer, name)}: '{optimizer.name}' has no such key; leave it "
+                f"at {getattr(defaults, name)}"
+            )
 
 
 def _check_history(key: str, history: HistoryConfig, taken: list[str]) -> None:

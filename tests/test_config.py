@@ -135,6 +135,36 @@ def test_differences_name_every_changed_key():
     assert any(line.startswith("config.model.tasks: [") for line in config_lib.differences(stored, current))
 
 
+@pytest.mark.parametrize(("name", "key"), [("sgd", "eps"), ("sgd", "b1"), ("adagrad", "b2")])
+def test_a_key_that_the_optimizer_does_not_have_is_refused_and_not_ignored(name, key):
+    config = runs.tiny_config()
+    config.optimizer.name = name
+    validate(config)
+    setattr(config.optimizer, key, 0.5)
+    with pytest.raises(ConfigError, match=rf"config\.optimizer\.{key} = 0\.5: '{name}' has no such key"):
+        validate(config)
+
+
+def test_what_an_older_version_did_not_store_counts_as_its_default():
+    config = runs.tiny_config()
+    stored = through_json(config)
+    for holder, name in (
+        (stored, "histories"),
+        (stored["optimizer"], "name"),
+        (stored["evaluation"], "cutoffs"),
+        (stored["model"]["tasks"][0], "rows_per_draw"),
+    ):
+        del holder[name]
+    assert config_lib.differences(stored, through_json(config))
+    filled = config_lib.with_defaults(stored, config)
+    assert config_lib.differences(filled, through_json(config)) == [
+        "config.evaluation.cutoffs: [10, 20, 50] -> [5, 10]"
+    ]
+    config.model.tasks[0].rows_per_draw = 2
+    assert "config.model.tasks[0].rows_per_draw: 1 -> 2" in config_lib.differences(filled, through_json(config))
+    assert config_lib.with_defaults("damaged", config) == "damaged"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "remedy"),
     [
@@ -144,6 +174,10 @@ def test_differences_name_every_changed_key():
         ("training.log_every", 0, "at least 1"),
         ("training.patience", -1, "at least 0"),
         ("training.max_seconds", float("nan"), "at least 0"),
+        ("optimizer.name", "lamb", "adam, adagrad, sgd"),
+        ("optimizer.tables", "sparse", "auto, dense, lazy"),
+        ("optimizer.initial_accumulator", 0.5, "'adam' has no such key; leave it at 0.1"),
+        ("optimizer.initial_accumulator", -0.5, "at least 0"),
         ("optimizer.schedule", "linear", "constant, cosine"),
         ("optimizer.learning_rate", 0.0, "positive"),
         ("optimizer.learning_rate", float("inf"), "finite"),

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import LiveCommerceData
@@ -31,6 +31,20 @@ class Model(Protocol):
 
     def encode(self, tables: Mapping[str, Array], inputs: Any) -> Mapping[str, Array]:
         """The final vectors by node type, for export."""
+        ...
+
+
+class LookupModel(Model, Protocol):
+    """A model whose loss reads only some rows of its tables and can say before which: they can be updated lazily."""
+
+    def lookups(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Mapping[str, Int[Array, "..."]]:
+        """The rows of each table that a step reads, duplicates included; their shapes depend on the batch's alone."""
+        ...
+
+    def loss_of_rows(
+        self, rows: Mapping[str, Array], inputs: Any, batch: Mapping[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """`loss`, from `table[ids]` for each of the tables in `lookups`."""
         ...
 
 

@@ -248,16 +248,42 @@ class Ncf(nnx.Module):
             self.output_bias[...],
         )
 
+    def lookups(
+        self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array
+    ) -> dict[str, Int[Array, "b _"]]:
+        """Which rows `loss_of_rows` needs: the sources first and the positives and negatives last."""
+        source_ids, pair_ids = self._pairs(inputs, batch, key)
+        if self.ends[0] == self.ends[1]:
+            return {self.ends[0]: jnp.concatenate([source_ids[:, None], pair_ids], axis=1)}
+        return {self.ends[0]: source_ids[:, None], self.ends[1]: pair_ids}
+
+    def _pairs(
+        self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array
+    ) -> tuple[Int[Array, " b"], Int[Array, "b m_plus_1"]]:
+        """The ids of the batch's sources, and of its positives and uniform negatives."""
+        edges, edge_ids = inputs.positives[self.config.relation], batch[self.config.relation]
+        negative_ids = uniform_targets(key, edges, len(edge_ids), self.config.num_negatives)
+        return edges.source_ids[edge_ids], jnp.concatenate([edges.target_ids[edge_ids][:, None], negative_ids], axis=1)
+
     def loss(
         self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The log loss of one step over the batch's positives and uniform negatives."""
+        rows = {name: tables[name][ids] for name, ids in self.lookups(inputs, batch, key).items()}
+        return self.loss_of_rows(rows, inputs, batch, key)
+
+    def loss_of_rows(
+        self,
+        rows: Mapping[str, Float[Array, "b _ d"]],
+        inputs: Inputs,
+        batch: Mapping[str, Int[Array, " b"]],
+        key: Array,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """`loss` from the rows that `lookups` asks for."""
         edges, edge_ids = inputs.positives[self.config.relation], batch[self.config.relation]
-        source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
-        negative_ids = uniform_targets(key, edges, len(edge_ids), self.config.num_negatives)
-        mask, metrics = negative_mask(edges, edge_ids, negative_ids)
-        pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
-        sources, targets = tables[self.ends[0]][source_ids], tables[self.ends[1]][pair_ids]
+        _, pair_ids = self._pairs(inputs, batch, key)
+        mask, metrics = negative_mask(edges, edge_ids, pair_ids[:, 1:])
+        sources, targets = rows[self.ends[0]][:, 0], rows[self.ends[1]][:, -pair_ids.shape[1] :]
         scorer = self._scorer(sources, targets)
         scores = scorer.score(scorer.source_factors, scorer.target_factors, scorer.source_halves, scorer.target_halves)
         loss = losses.binary_cross_entropy(scores[:, 0], scores[:, 1:], mask)

@@ -27,7 +27,7 @@ def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
         ConfigError, DataError: before anything is written.
         NonFiniteError: if training diverged; the last good checkpoint stays.
     """
-    check_workdir(workdir, config)
+    config = check_workdir(workdir, config)
     prepared = prepare(config)
     if audit:
         prepared.audit()

@@ -1,4 +1,4 @@
-"""Optimizers from config."""
+"""Optimizers from config. Each treats every element by itself: lazy tables (`training/tables.py`) rest on that."""
 
 import optax
 
@@ -20,5 +20,12 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def build(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Adam with the config's schedule."""
-    return optax.adam(learning_rate(config, num_steps), b1=config.b1, b2=config.b2, eps=config.eps)
+    """The config's optimizer with its schedule."""
+    rate = learning_rate(config, num_steps)
+    match config.name:
+        case "adam":
+            return optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps)
+        case "adagrad":
+            return optax.adagrad(rate, initial_accumulator_value=config.initial_accumulator, eps=config.eps)
+        case _:
+            return optax.sgd(rate)

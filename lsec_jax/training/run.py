@@ -27,6 +27,7 @@ from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
+from lsec_jax.training.tables import TablePlan, plan
 from lsec_jax.training.writers import make_directory
 
 
@@ -79,8 +80,16 @@ class Run:
         return jax.device_put(state, jax.devices()[0])
 
     def step_function(self) -> Callable[..., Any]:
-        """The jitted training step."""
-        return make_train_step(self.model, self._optimizer(), Keys.from_seed(self.config.seed).negatives)
+        """The jitted training step; the log says how it updates the embedding tables."""
+        chosen = self.table_plan()
+        logging.info("embedding tables: %s", chosen.reason)
+        return make_train_step(self.model, self._optimizer(), Keys.from_seed(self.config.seed).negatives, chosen.lazy)
+
+    def table_plan(self) -> TablePlan:
+        """Which embedding tables a step updates lazily."""
+        num_slots = self.model.num_lookups(self.inputs, self.batch_at()(0))
+        shapes = jax.eval_shape(self.model.init, Keys.from_seed(self.config.seed))
+        return plan(self.config.optimizer.tables, {name: len(of) for name, of in shapes.tables.items()}, num_slots)
 
     def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
         """Returns step -> positions of the step's examples by stream."""
@@ -119,7 +128,15 @@ def prepare(config: RunConfig) -> Run:
     data = add_histories(data, config.histories)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
+    if config.optimizer.tables == "lazy" and not model.has_lookups:
+        raise ConfigError(
+            f"config.optimizer.tables = 'lazy': {model_config.name} reads whole tables at every step; use 'auto' or "
+            "'dense'"
+        )
     inputs = model_config.inputs(data)
+    for name, num_examples in model_config.streams(inputs).items():
+        if num_examples == 0:
+            raise DataError(f"'{name}' has no training examples after the split; change config.split")
     for text, count in sorted(data.counts.items()):
         if count:
             logging.info("data: %s: %d", text, count)
@@ -147,8 +164,12 @@ def _check_metric(config: RunConfig) -> None:
         )
 
 
-def check_workdir(workdir: Path, config: RunConfig) -> None:
+def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     """Checks, before anything is loaded, that the workdir is new, empty or of this very config.
+
+    Returns:
+        The config to go on with: where it leaves the updates of the tables open ("auto"), a run of a version that had
+        dense ones only keeps them.
 
     Raises:
         ConfigError: if the workdir belongs to another config, with the differences, or holds something else.
@@ -161,14 +182,20 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
         ours = {"data.json", "data.json.tmp", "config.json.tmp"}
         if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
-        return
-    changed = config_lib.differences(stored, config_lib.to_json(config))
-    if changed:
+        return config
+    known = config_lib.with_defaults(stored, config)
+    optimizer = stored.get("optimizer") if isinstance(stored, dict) else None
+    if isinstance(optimizer, dict) and "tables" not in optimizer:
+        known["optimizer"]["tables"] = "dense"
+        if config.optimizer.tables == "auto":
+            config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, tables="dense"))
+    if changed := config_lib.differences(known, config_lib.to_json(config)):
         raise ConfigError(
             f"workdir {workdir} belongs to another config (stored -> given):\n  "
             + "\n  ".join(changed)
             + "\nUse another --workdir, or give the stored values again to resume."
         )
+    return config
 
 
 def claim_workdir(workdir: Path, run: Run) -> None:

@@ -1,27 +1,18 @@
 """What changes during training, and the step that changes it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int
+
+from lsec_jax.training import tables as tables_lib
+from lsec_jax.training.tables import Params
 
 Metrics = dict[str, Array]
-
-
-class Params(NamedTuple):
-    """Trainable arrays.
-
-    Attributes:
-        dense: the module's state as a plain nested dict.
-        tables: embedding tables by node type.
-    """
-
-    dense: Any
-    tables: Mapping[str, Array]
 
 
 class TrainState(NamedTuple):
@@ -71,22 +62,61 @@ class TrainableModel:
             nnx.replace_by_pure_dict(state, dense)
         return nnx.merge(self.graphdef, state)
 
+    @property
+    def has_lookups(self) -> bool:
+        """Whether the model reads only some rows of its tables, and says which."""
+        return hasattr(self.module(self._initial), "lookups")
+
+    def lookups(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Mapping[str, Int[Array, "..."]]:
+        """Returns which rows of each table a step reads; only of a model that has lookups."""
+        return self.module(self._initial).lookups(inputs, batch, key)
+
+    def num_lookups(self, inputs: Any, batch: Any) -> dict[str, int] | None:
+        """How many rows of each table a step looks up, duplicates counted; None if it reads whole tables."""
+        if not self.has_lookups:
+            return None
+        shapes = jax.eval_shape(self.lookups, inputs, batch, jax.random.key(0))
+        return {name: ids.size for name, ids in shapes.items()}
+
 
 def make_train_step(
-    model: TrainableModel, optimizer: optax.GradientTransformation, negatives_key: Array
+    model: TrainableModel,
+    optimizer: optax.GradientTransformation,
+    negatives_key: Array,
+    lazy_tables: Collection[str] = (),
 ) -> Callable[[TrainState, Any, Mapping[str, Array]], tuple[TrainState, Metrics]]:
-    """Returns the jitted step (state, inputs, batch) -> (state, metrics). The state's buffers are donated."""
+    """Returns the jitted step (state, inputs, batch) -> (state, metrics). The state's buffers are donated.
+
+    Args:
+        model: its pure functions.
+        optimizer: one that treats every element by itself.
+        negatives_key: folded with the step.
+        lazy_tables: names of the tables of which only the rows looked up are updated; see `training/tables.py`.
+    """
 
     def step(state: TrainState, inputs: Any, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(negatives_key, state.step)
+        params = state.params
+        ids = model.lookups(inputs, batch, key) if lazy_tables else {}
+        rows = {name: params.tables[name][ids[name]] for name in lazy_tables}
 
-        def loss(params: Params) -> tuple[Array, Metrics]:
-            return model.module(params.dense).loss(params.tables, inputs, batch, key)
+        def loss(trained: Params) -> tuple[Array, Metrics]:
+            module = model.module(trained.dense)
+            if not ids:
+                return module.loss(trained.tables, inputs, batch, key)
+            read = {name: table if name in rows else table[ids[name]] for name, table in trained.tables.items()}
+            return module.loss_of_rows(read, inputs, batch, key)
 
-        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        trained = params._replace(tables={**params.tables, **rows})
+        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        lazy_rows, summed = {}, dict(gradients.tables)
+        for name in lazy_tables:
+            lazy_rows[name], slots = tables_lib.distinct_rows(ids[name].ravel(), len(params.tables[name]))
+            summed[name] = tables_lib.sum_repeated(summed[name], slots)
+        gradients = gradients._replace(tables=summed)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        new = tables_lib.apply_gradients(optimizer, gradients, params, state.opt_state, lazy_rows)
+        return TrainState(state.step + 1, *new), metrics
 
     return jax.jit(step, donate_argnums=0)
 

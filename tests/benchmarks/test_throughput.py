@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.throughput import data_pipeline, preparation, sections, training_step
+from benchmarks.throughput import data_pipeline, embedding_tables, preparation, sections, training_step
 from lsec_jax.config import ConfigError
 
 
@@ -89,3 +89,11 @@ def test_the_preparation_benchmark_measures_each_format_and_layout_and_its_secti
     result = {"rows": rows, "memory_gib": 1.0, "environments": [runs.environment()], "command": "x"}
     section = sections.preparation_section(json.loads(json.dumps(result)))
     assert "- csv: 3 times the rows take" in section and section.count("| csv | last |") == 2
+
+
+def test_steps_of_dense_and_lazy_tables_alternate_on_one_state_and_their_lookups_are_counted():
+    row = json.loads(json.dumps(embedding_tables.measure(50, 40, ("dense", "lazy", "lazy_items"), 2, 8, 4)))
+    assert row["lookups"] == {"user": 8, "item": 40} and row["rows"] == {"user": 50, "item": 40}
+    for mode in row["modes"].values():
+        assert [len(mode[name]) for name in ("step_seconds", "cpu_seconds", "losses")] == [2, 2, 2]
+        assert np.isfinite(mode["losses"]).all() and mode["compile_seconds"] > 0 and mode["temporary_bytes"] > 0
