@@ -391,3 +391,13 @@ def test_rooms_of_events_may_have_windows(folder):
     (folder / "rooms.csv").write_text("id,start,end\n7,1,9\n9,0,3\n")
     data = config(folder, availability=(AvailabilitySpec("room", "rooms.csv"),)).load()
     assert data.availability["room"].start.tolist() == [1, 0]
+
+
+def test_names_that_differ_in_case_only_are_different_names(folder):
+    roles = (RoleSpec("user"), RoleSpec("User", "user", "user"))
+    columns = (ColumnSpec("Scene", "scene"), ColumnSpec("scene", "age"))
+    events = [spec(name=name, roles=roles, columns=columns) for name in ("block", "Gift", "gift")]
+    data = config(folder, *events).load()
+    for name in ("block", "Gift", "gift"):
+        assert data.events[name].features["Scene"].vocabulary == ("feed", "search")
+        assert data.events[name].features["scene"].vocabulary == ("0-17", "18-24", "5000+")

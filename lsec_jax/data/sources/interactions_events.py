@@ -103,9 +103,6 @@ def _write(
     codes = {f"nodes/{role}": nodes[node_type].ids for role, node_type in node_types.items()}
     if spec.group_column:
         dtypes["group"] = np.int64
-        groups = log.distinct(spec.name, "group").values
-        if groups.dtype.kind != "i":
-            codes["group"] = groups
     vocabularies = {}
     for column in spec.columns:
         dtypes[_path(column)] = _DTYPES[column.kind]
@@ -120,6 +117,7 @@ def _write(
         lambda path, shape, dtype: workspace.new_column(f"events/{spec.name}/{path}", shape, dtype),
         dtypes,
         lambda rows: workspace.on_progress("sorting", rows / num_rows),
+        ranked=["group"] if spec.group_column and log.is_text(spec.name, "group") else [],
     )
     measured = [column for column in spec.columns if _path(column).startswith("values/")]
     return Events(
