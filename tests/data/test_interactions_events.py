@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsec_jax.data import event_log, tables
+from lsec_jax.data import columns, event_log, event_statistics, store, tables
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.sources.interactions import (
     AvailabilitySpec,
@@ -401,3 +401,23 @@ def test_names_that_differ_in_case_only_are_different_names(folder):
     for name in ("block", "Gift", "gift"):
         assert data.events[name].features["Scene"].vocabulary == ("feed", "search")
         assert data.events[name].features["scene"].vocabulary == ("0-17", "18-24", "5000+")
+
+
+def test_the_outline_has_the_tables_and_columns_that_reading_gives(folder):
+    given = everything_wrong(folder)
+    outline, data = given.outline(), given.load_into(Workspace(is_quarantining=True))
+    one, other = store.description_of(outline), store.description_of(data)
+    for of in (*one["nodes"].values(), *other["nodes"].values()):
+        for feature in of.values():
+            feature.pop("vocabulary")
+    for of in (*one["events"].values(), *other["events"].values()):
+        for feature in of["features"].values():
+            feature.pop("vocabulary")
+    for key in ("nodes", "relations", "events", "availability"):
+        assert one[key] == other[key]
+
+
+def test_splits_are_counted_in_blocks(monkeypatch):
+    split = np.array([0, 2, 0, 1, 0], np.int8)
+    monkeypatch.setattr(event_statistics, "blocks", lambda rows: columns.blocks(rows, 2))
+    assert event_statistics.split_sizes(split) == [3, 1, 1]

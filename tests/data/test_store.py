@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from lsec_jax.config import RunConfig
+from lsec_jax.config import ConfigError, HistoryConfig, RunConfig
 from lsec_jax.data import preparation, store
 from lsec_jax.data.sources import prepared, synthetic
 from lsec_jax.data.splits import assign_splits
@@ -54,7 +54,10 @@ def everything():
         "user", "item", np.array([0, 1, 1, 2]), np.array([1, 0], INT), np.array([3.0, 3.0]), np.array([0, 1])
     )
     watches = dataclasses.replace(
-        watches, ends={"impression": np.array([0, 1])}, last={"gift": np.array([[-1, 1]], INT)}
+        watches,
+        ends={"impression": np.array([0, 1])},
+        last={"gift": np.array([[-1, 1]], INT)},
+        owner_role="viewer",
     )
     lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
     return LiveCommerceData(
@@ -93,6 +96,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert read.relations["plain"].time is None and read.relations["plain"].split is None
     assert store.description_of(read) == store.description_of(data)
     assert read.histories["watches"].last["gift"].tolist() == [[-1, 1]]
+    assert read.histories["watches"].owner_role == "viewer"
     for path, values in store.columns_of(data).items():
         np.testing.assert_array_equal(store.columns_of(read)[path], values)
     assert isinstance(read.relations["rate"].time, np.memmap)
@@ -280,6 +284,36 @@ def test_preparing_twice_leaves_what_is_there(tmp_path):
     other.data.seed = 1
     with pytest.raises(DataError, match=r"source.data.seed: 0 -> 1"):
         preparation.run(other, tmp_path / "d", quarantine=False)
+
+
+@dataclasses.dataclass
+class OutlinedSource:
+    """A source that tells its tables before it reads them, which it must not."""
+
+    def outline(self):
+        return synthetic.live_tiny().load()
+
+    def load(self):
+        raise AssertionError("was read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"events": "watch"}, "has no events 'watch'"),
+        ({"where": "wached"}, "have no column 'wached'"),
+        ({"owner": "viewer"}, "have no 'viewer'"),
+        ({"item": "shop"}, "have no 'shop'"),
+        ({"moments": ("view",)}, "has no events 'view'"),
+        ({"name": "a/b"}, r"config.histories\[0\].name = 'a/b'"),
+    ],
+)
+def test_what_a_config_asks_of_tables_that_are_not_there_is_refused_before_reading(tmp_path, changes, message):
+    watches = HistoryConfig(**{"name": "watches", **changes})
+    model = lsec_gnn.Config()
+    with pytest.raises((ConfigError, DataError), match=message):
+        preparation.run(RunConfig(data=OutlinedSource(), model=model, histories=(watches,)), tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 @dataclasses.dataclass

@@ -17,6 +17,7 @@ from lsec_jax.data.columns import Workspace
 from lsec_jax.data.event_log import EventLog
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.sources import interactions_events, interactions_nodes
+from lsec_jax.data.sources.interactions_outline import outline_of
 from lsec_jax.data.sources.interactions_specs import (
     AvailabilitySpec,
     ColumnSpec,
@@ -60,12 +61,20 @@ class Config:
         """Reads everything; raises DataError naming file, line and column, or the config key."""
         return self.load_into(Workspace())
 
-    def load_into(self, workspace: Workspace) -> LiveCommerceData:
-        """The same, with the columns of events where the workspace has them."""
-        root = expand_path(self.path)
+    def outline(self) -> LiveCommerceData:
+        """Returns the tables that `load` will return, without rows; raises DataError naming the config key."""
+        self._check()
+        return outline_of(self.name or "interactions", self.relations, self.events, self.nodes, self.availability)
+
+    def _check(self) -> None:
         check_specs(self.relations, self.events)
         check_availability(self.availability, self.relations, self.events)
         check_nodes(self.nodes, self.relations, self.events)
+
+    def load_into(self, workspace: Workspace) -> LiveCommerceData:
+        """The same, with the columns of events where the workspace has them."""
+        root = expand_path(self.path)
+        self._check()
         name = self.name or root.resolve().name
         counts: dict[str, int] = {}
         wrong = WrongRows()
