@@ -10,14 +10,13 @@ preparation is never taken for whole; the same command begins anew. A directory 
 as it is, and one that holds anything else is refused.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 from lsec_jax.data import preparation
+from lsec_jax.data.files import expand_path
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory: new, empty, or of the same preparation.", required=True)
@@ -36,7 +35,7 @@ def main() -> None:
         raise ConfigError("--output is empty; give a directory: new, empty, or of the same preparation")
     config = cli.check_types(_CONFIG.value)
     memory_bytes = int(_MEMORY.value * 2**30)
-    print(preparation.run(config, Path(_OUTPUT.value), _QUARANTINE.value, _FREEZE.value, memory_bytes))
+    print(preparation.run(config, expand_path(_OUTPUT.value), _QUARANTINE.value, _FREEZE.value, memory_bytes))
 
 
 if __name__ == "__main__":

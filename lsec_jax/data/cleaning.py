@@ -1,12 +1,12 @@
 """Finding every row of a table that cannot be converted, so that all are reported, or left out and counted, at once."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsec_jax.data.table import Table
+from lsec_jax.data.table import ColumnError, Table
 from lsec_jax.schema import DataError
 
 _MANY = 1000  # wrong values of one column and block: it is another column than the config says
@@ -19,10 +19,43 @@ class Reader:
     Attributes:
         column: its name in the file.
         read: converts it; raises DataError for a value that cannot be used.
+        beside: other columns that it needs.
     """
 
     column: str
     read: Callable[[Table], Any]
+    beside: tuple[str, ...] = ()
+
+
+class TimeUnit(NamedTuple):
+    """Whether the times of one file are dates.
+
+    Attributes:
+        owner: whose they are, e.g. "relation 'buy' has".
+        place: column and file.
+        has_dates: or numbers.
+    """
+
+    owner: str
+    place: str
+    has_dates: bool
+
+
+def time_unit(owner: str, table: Table, column: str) -> TimeUnit:
+    """Returns the unit of a file's times, as most of those in its first block have it."""
+    return TimeUnit(owner, f"column '{column}' of {table.path}", bool(table.has_dates(column)))
+
+
+def has_one_unit(units: Sequence[TimeUnit]) -> bool | None:
+    """Whether all times are dates, None where there are none; raises DataError where some are and others are not."""
+    first = {unit.has_dates: unit for unit in reversed(units)}
+    if len(first) == 2:
+        dates, numbers = first[True], first[False]
+        raise DataError(
+            f"{dates.owner} dates in {dates.place}, {numbers.owner} numbers in {numbers.place}; all times must use one "
+            "unit"
+        )
+    return next(iter(first), None)
 
 
 class WrongRows:
@@ -51,11 +84,13 @@ class WrongRows:
         """
         try:
             return table, {name: reader.read(table) for name, reader in readers.items()}
+        except ColumnError:
+            raise
         except DataError:
             pass
         is_wrong = np.zeros(len(table), bool)
         for reader in readers.values():
-            rows, message = _failing(table, reader.read)
+            rows, message = _failing(table.only({reader.column, *reader.beside}), reader.read)
             is_wrong[rows] = True
             if len(rows):
                 key = str(table.path), reader.column
@@ -64,14 +99,20 @@ class WrongRows:
         table = table.take(np.flatnonzero(~is_wrong))
         return table, {name: reader.read(table) for name, reader in readers.items()} if len(table) else {}
 
-    def refuse(self, name: str) -> None:
-        """Raises DataError with everything that is wrong; not if nothing is."""
+    def refuse(self, name: str, last: str = "") -> None:
+        """Raises DataError with everything that is wrong, and what was found last; not if no row is wrong.
+
+        Args:
+            name: of the data set.
+            last: what ended the reading, e.g. a line that cannot be split.
+        """
         if not self:
             return
         lines = []
         for key, message in self._first.items():
             more = self._counts[key] - 1
             lines.append(f"  {message}" + (f" ({more} more rows of this column)" if more else ""))
+        lines += [f"  {last}"] if last else []
         raise DataError(f"data set '{name}' cannot be used:\n" + "\n".join(lines))
 
     def count(self, counts: dict[str, int]) -> None:

@@ -4,7 +4,8 @@ DuckDB sorts and joins within a memory limit and spills the rest to disk.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,22 @@ from lsec_jax.data.ids import IdColumn
 from lsec_jax.schema import DataError
 
 TIME = "time"
-_ROW, _KEY, _CODE = "row number", "key", "code"  # no column of a log has these names: they are paths, or "time"
+_NO_ROOM = (duckdb.IOException, duckdb.OutOfMemoryException)
+
+
+@dataclasses.dataclass
+class _Stored:
+    """What the database has of a table.
+
+    Attributes:
+        name: there; the database does not tell "Gift" from "gift", so that tables and columns have numbers.
+        columns: names there by path.
+        size: number of rows.
+    """
+
+    name: str
+    columns: dict[str, str]
+    size: int = 0
 
 
 class EventLog:
@@ -29,15 +45,21 @@ class EventLog:
         Args:
             scratch: an empty folder for its files, or None: everything is in memory.
             memory_bytes: what the database may take before it spills into the folder.
+
+        Raises:
+            DataError: nothing can be written there.
         """
-        self._connection = duckdb.connect(":memory:" if scratch is None else str(scratch / "log.duckdb"))
+        self._tables: dict[str, _Stored] = {}
         settings = {"preserve_insertion_order": "false", "enable_progress_bar": "false"}
+        path = ":memory:"
         if scratch is not None:
+            path = str(scratch.resolve() / "log.duckdb")
             settings["memory_limit"] = f"'{memory_bytes // 2**20}MiB'"
-            settings["temp_directory"] = _text(str(scratch / "spilled"))
-        for name, value in settings.items():
-            self._connection.execute(f"SET {name} = {value}")
-        self._sizes: dict[str, int] = {}
+            settings["temp_directory"] = _text(str(scratch.resolve() / "spilled"))
+        with self._reporting():
+            self._connection = duckdb.connect(path)
+            for name, value in settings.items():
+                self._connection.execute(f"SET {name} = {value}")
 
     def __enter__(self) -> "EventLog":
         return self
@@ -47,12 +69,17 @@ class EventLog:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
+        """Turns what the database says when the disk is full, or the user interrupts it, into what it means."""
         try:
             yield
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, duckdb.InterruptException) or "nterrupted" in message:
+                raise KeyboardInterrupt from None
+            if not isinstance(error, (*_NO_ROOM, OSError)) and "Out of Memory" not in message:
+                raise
             raise DataError(
-                f"events cannot be sorted ({str(error).splitlines()[0]}); make room on the disk, or give more memory "
-                "(--memory_gib)"
+                f"events cannot be sorted ({message}); make room on the disk, or give more memory (--memory_gib)"
             ) from None
 
     def append(self, table: str, columns: Mapping[str, pa.Array]) -> None:
@@ -63,28 +90,45 @@ class EventLog:
             columns: by path, "time" among them, each [rows]; the same ones each time. A column of integers becomes one
                 of text when its first text comes.
         """
-        size = len(columns[TIME])
-        first = self._sizes.get(table, 0)
-        block = pa.table({**columns, _ROW: pa.array(np.arange(first, first + size))})
-        if not first:
-            self._connection.execute(f"CREATE TABLE {_name(table)} AS SELECT * FROM block LIMIT 0")
-        for path, kind in self._types(table).items():
-            if kind == "BIGINT" and pa.types.is_large_string(block.schema.field(path).type):
-                self._connection.execute(f"ALTER TABLE {_name(table)} ALTER COLUMN {_name(path)} TYPE VARCHAR")
+        if table not in self._tables:
+            names = {path: f"c{i}" for i, path in enumerate(columns)}
+            self._tables[table] = _Stored(f"events_{len(self._tables)}", names)
+        stored, size = self._tables[table], len(columns[TIME])
+        block = pa.table(
+            {
+                **{name: columns[path] for path, name in stored.columns.items()},
+                "row_number": pa.array(np.arange(stored.size, stored.size + size)),
+            }
+        )
         with self._reporting():
-            self._connection.execute(f"INSERT INTO {_name(table)} BY NAME SELECT * FROM block")
-        self._sizes[table] = first + size
+            self._connection.register("appended", block)
+            if not stored.size:
+                self._connection.execute(f"CREATE TABLE {stored.name} AS SELECT * FROM appended LIMIT 0")
+            for path, kind in self._types(stored).items():
+                name = stored.columns[path]
+                if kind == "BIGINT" and pa.types.is_large_string(block.schema.field(name).type):
+                    self._connection.execute(f"ALTER TABLE {stored.name} ALTER COLUMN {name} TYPE VARCHAR")
+            self._connection.execute(f"INSERT INTO {stored.name} BY NAME SELECT * FROM appended")
+            self._connection.unregister("appended")
+        stored.size += size
 
     def size(self, table: str) -> int:
         """The number of rows."""
-        return self._sizes.get(table, 0)
+        return self._tables[table].size if table in self._tables else 0
+
+    def is_text(self, table: str, path: str) -> bool:
+        """Whether a column has text, and not integers."""
+        with self._reporting():
+            return self._types(self._tables[table])[path] == "VARCHAR"
 
     def distinct(self, table: str, path: str) -> IdColumn:
         """The distinct values of a column of integers or text that are there, sorted, with the codes of no row."""
-        query = f"SELECT DISTINCT {_name(path)} AS {_KEY} FROM {_name(table)} WHERE {_KEY} IS NOT NULL ORDER BY {_KEY}"
+        stored = self._tables[table]
+        column = stored.columns[path]
+        query = f"SELECT DISTINCT {column} FROM {stored.name} WHERE {column} IS NOT NULL ORDER BY {column}"
         with self._reporting():
-            found = self._connection.sql(query).to_arrow_table()[_KEY]
-        values = np.asarray(found.to_pylist(), np.str_ if self._types(table)[path] == "VARCHAR" else np.int64)
+            found = self._connection.sql(query).to_arrow_table()[column]
+        values = np.asarray(found.to_pylist(), np.str_ if self.is_text(table, path) else np.int64)
         return IdColumn(values, np.zeros(0, np.int64))
 
     def write(
@@ -94,6 +138,7 @@ class EventLog:
         new_column: NewColumn,
         dtypes: Mapping[str, type],
         on_rows: Callable[[int], None],
+        ranked: Sequence[str] = (),
     ) -> dict[str, np.ndarray]:
         """Writes a table's columns in order of time, and of appending where times are equal.
 
@@ -104,46 +149,63 @@ class EventLog:
             new_column: gives the arrays to fill.
             dtypes: of the arrays by path; these columns are written.
             on_rows: called with the number of rows in each block written.
+            ranked: paths of columns without missing values that become the positions of their values among the sorted
+                distinct ones, which are found in the database.
 
         Returns:
             The filled arrays by path.
         """
-        types = self._types(table)
+        stored = self._tables[table]
+        arrays = {path: new_column(path, (stored.size,), dtype) for path, dtype in dtypes.items()}
+        direct = [path for path in dtypes if path not in ranked]
+        with self._reporting():
+            self._fill([arrays[path] for path in direct], self._query(stored, direct, codes), on_rows)
+            for path in ranked:
+                # In steps of their own, each of which spills: joining all the distinct texts would not.
+                columns = f"{stored.columns[TIME]} AS time, row_number"
+                code = f"dense_rank() OVER (ORDER BY {stored.columns[path]}) - 1 AS code"
+                self._connection.execute(
+                    f"CREATE OR REPLACE TABLE ranks AS SELECT {columns}, {code} FROM {stored.name}"
+                )
+                self._fill([arrays[path]], "SELECT code FROM ranks ORDER BY time, row_number", lambda rows: None)
+                self._connection.execute("DROP TABLE ranks")
+        return arrays
+
+    def _query(self, stored: _Stored, paths: Sequence[str], codes: Mapping[str, np.ndarray]) -> str:
+        """Returns the query for columns in order, and registers the codes that it joins."""
+        types = self._types(stored)
         selected, joins = [], []
-        for i, path in enumerate(dtypes):
-            column = f"events.{_name(path)}"
+        for i, path in enumerate(paths):
+            column = f"events.{stored.columns[path]}"
             if path not in codes:
                 selected.append(column)
                 continue
-            keys = pa.table({_KEY: codes[path], _CODE: np.arange(len(codes[path]), dtype=np.int32)})
-            self._connection.register(f"codes {i}", keys)
+            keys = pa.table({"key": codes[path], "code": np.arange(len(codes[path]), dtype=np.int32)})
+            self._connection.register(f"codes_{i}", keys)
             if types[path] == "BIGINT" and codes[path].dtype.kind != "i":
                 column = f"CAST({column} AS VARCHAR)"
-            joins.append(f"LEFT JOIN {_name(f'codes {i}')} AS c{i} ON {column} = c{i}.{_KEY}")
-            selected.append(f"coalesce(c{i}.{_CODE}, -1)")
-        query = (
-            f"SELECT {', '.join(selected)} FROM {_name(table)} AS events {' '.join(joins)} "
-            f"ORDER BY events.{_name(TIME)}, events.{_name(_ROW)}"
+            joins.append(f"LEFT JOIN codes_{i} ON {column} = codes_{i}.key")
+            selected.append(f"coalesce(codes_{i}.code, -1)")
+        return (
+            f"SELECT {', '.join(selected)} FROM {stored.name} AS events {' '.join(joins)} "
+            f"ORDER BY events.{stored.columns[TIME]}, events.row_number"
         )
-        arrays = {path: new_column(path, (self.size(table),), dtype) for path, dtype in dtypes.items()}
+
+    def _fill(self, arrays: Sequence[np.ndarray], query: str, on_rows: Callable[[int], None]) -> None:
+        """Writes the columns of a query's rows into arrays."""
         start = 0
-        with self._reporting():
-            for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS):
-                for array, values in zip(arrays.values(), batch.columns, strict=True):
-                    array[start : start + len(batch)] = values.to_numpy(zero_copy_only=False)
-                start += len(batch)
-                on_rows(len(batch))
-        assert start == self.size(table), "a join has changed the number of rows"
-        return arrays
+        for batch in self._connection.sql(query).to_arrow_reader(BLOCK_ROWS):
+            for array, values in zip(arrays, batch.columns, strict=True):
+                array[start : start + len(batch)] = values.to_numpy(zero_copy_only=False)
+            start += len(batch)
+            on_rows(len(batch))
+        assert start == len(arrays[0]), "a join has changed the number of rows"
 
-    def _types(self, table: str) -> dict[str, str]:
-        """Names of the columns' types in the database."""
-        relation = self._connection.table(_name(table))
-        return dict(zip(relation.columns, map(str, relation.types), strict=True))
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    def _types(self, stored: _Stored) -> dict[str, str]:
+        """Names of the columns' types in the database, by path."""
+        relation = self._connection.table(stored.name)
+        types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+        return {path: types[name] for path, name in stored.columns.items()}
 
 
 def _text(text: str) -> str:

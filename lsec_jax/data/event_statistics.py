@@ -17,31 +17,35 @@ def describe(data: LiveCommerceData) -> dict[str, Any]:
     By table of events: "rows", "splits" (rows of train, validation and test, or None), "values" and numeric "features"
     (mean, standard deviation, and the share of rows in which they are defined), other "features" (the share that is
     defined, and how often each word of the vocabulary is there). By name of histories: "behaviours", "owners" with any,
-    and for each table of moments the mean "length" and the share that is "empty".
+    and for each table of moments the mean "length", of what is stored, and the share that is "empty".
     """
     return {
         "events": {name: _events(events) for name, events in data.events.items()},
         "histories": {
-            name: _histories(histories, {moments: data.events[moments] for moments in histories.ends})
+            name: _histories(
+                histories, {moments: data.events[moments] for moments in (*histories.ends, *histories.last)}
+            )
             for name, histories in data.histories.items()
         },
     }
 
 
+def split_sizes(split: np.ndarray) -> list[int]:
+    """Rows of train, validation and test; `split` may be larger than memory."""
+    counts = np.zeros(len(SPLITS), np.int64)
+    for rows in blocks(len(split)):
+        counts += np.bincount(split[rows], minlength=len(SPLITS))
+    return counts.tolist()
+
+
 def _events(events: Events) -> dict[str, Any]:
-    splits = None
-    if events.split is not None:
-        counts = np.zeros(len(SPLITS), np.int64)
-        for rows in blocks(len(events)):
-            counts += np.bincount(events.split[rows], minlength=len(SPLITS))
-        splits = counts.tolist()
     numeric = {**events.values, **{name: of.values for name, of in events.features.items() if of.kind == "numeric"}}
     coded = {name: of for name, of in events.features.items() if of.vocabulary}
     described = {name: _number(events, values) for name, values in numeric.items()}
     words = {name: _words(events, of.values, len(of.vocabulary)) for name, of in coded.items()}
     return {
         "rows": len(events),
-        "splits": splits,
+        "splits": None if events.split is None else split_sizes(events.split),
         "values": {name: described[name] for name in events.values},
         "features": {
             name: described.get(name) or words[name] for name in (*described, *words) if name in events.features
@@ -86,12 +90,14 @@ def _histories(histories: Histories, moments: dict[str, Events]) -> dict[str, An
     sizes = np.diff(histories.starts)
     found: dict[str, Any] = {"behaviours": len(histories.items), "owners": int((sizes > 0).sum()), "moments": {}}
     for name, events in moments.items():
-        role = next(role for role, nodes in events.nodes.items() if nodes.node_type == histories.owner)
         total = empty = 0
         for rows in blocks(len(events)):
-            owners = events.ids(role)[rows]
-            known = owners >= 0
-            lengths = np.where(known, histories.ends[name][rows] - histories.starts[np.maximum(owners, 0)], 0)
+            if name in histories.ends:
+                owners = histories.owners_of(events)[rows]
+                lengths = histories.ends[name][rows] - histories.starts[np.maximum(owners, 0)]
+                lengths = np.where(owners >= 0, lengths, 0)
+            else:
+                lengths = (histories.last[name][rows] >= 0).sum(axis=1)
             total, empty = total + int(lengths.sum()), empty + int((lengths == 0).sum())
         found["moments"][name] = {"length": total / max(len(events), 1), "empty": empty / max(len(events), 1)}
     return found

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsec_jax.data.files import find_file
-from lsec_jax.data.table import DATE_EXAMPLES, Table
+from lsec_jax.data.table import Table
 from lsec_jax.schema import DataError, Feature
 
 SECONDS_PER_DAY = 86400
@@ -36,29 +36,50 @@ def vocabulary(kind: str, texts: Collection[str]) -> list[str]:
     return sorted(texts)
 
 
+def single_precision(table: Table, column: str, missing: Collection[str] = ()) -> np.ndarray:
+    """Returns numbers, [rows] float32, NaN where there is none or it is NaN; raises DataError for other text."""
+    if missing:
+        table = _filled(table, column, _is_missing(table, column, missing), "")
+    values = table.optional_numbers(column)
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    bad = np.flatnonzero(np.isinf(found))
+    if len(bad):
+        problem = f"value {values[bad[0]]} is too large for single precision; correct or drop the row"
+        table.fail(int(bad[0]), column, problem)
+    return found
+
+
 def categories(table: Table, column: str, missing: Collection[str]) -> Feature:
     """Reads a categorical feature; its vocabulary is sorted as `vocabulary` says."""
     texts, codes = _distinct(table, column)
     return _coded("categorical", texts, codes, missing)
 
 
-def ranges(table: Table, column: str, missing: Collection[str]) -> Feature:
+def ranges(table: Table, column: str, missing: Collection[str], missing_key: str = "data.missing") -> Feature:
     """Reads an ordinal feature from ranges of numbers: "0-10", "5000+" or a single number.
 
     "a+" has no upper end, "a" is "a-a".
+
+    Args:
+        table: with the column.
+        column: its name.
+        missing: texts for no value.
+        missing_key: config key that has them, for errors; "" = there is none.
 
     Raises:
         DataError: another text, or a range that ends below its start.
     """
     texts, codes = _distinct(table, column)
+    remedy = f"add it to the config key {missing_key}" if missing_key else "leave it empty"
     for code, text in enumerate(texts):
         if text and text not in missing and _ends(text) is None:
             row = int(np.flatnonzero(codes == code)[0])
             table.fail(
                 row,
                 column,
-                f"'{text}' is not a range such as 24-30, 5000+ or 0; correct it, or, if it stands for no value, add it "
-                "to the config key data.missing",
+                f"'{text}' is not a range such as 24-30, 5000+ or 0; correct it, or, if it stands for no value, "
+                f"{remedy}",
             )
     return _coded("ordinal", texts, codes, missing)
 
@@ -79,11 +100,9 @@ def numbers(table: Table, column: str, missing: Collection[str]) -> np.ndarray:
 
 def days(table: Table, column: str, missing: Collection[str]) -> Feature:
     """Reads ISO 8601 dates as a numeric feature in days since 1970-01-01 UTC; raises DataError for other text."""
-    is_missing = _is_missing(table, column, missing)
-    seconds, dates = _filled(table, column, is_missing, "").optional_times(column, np.nan)
-    if dates is False:
-        row = int(np.flatnonzero(~is_missing)[0])
-        table.fail(row, column, f"'{table.columns[column][row]}' is no ISO 8601 date {DATE_EXAMPLES}; correct the row")
+    if pa.types.is_large_string(table.columns[column].type):
+        table = _filled(table, column, _is_missing(table, column, missing), "")
+    seconds = table.optional_dates(column)
     return Feature("numeric", (seconds / SECONDS_PER_DAY).astype(np.float32))
 
 
@@ -130,14 +149,14 @@ def vectors_of(table: Table, column: str, vectors: np.ndarray, missing: Collecti
 
 
 def _distinct(table: Table, column: str) -> tuple[list[str], np.ndarray]:
-    """Returns a column's distinct texts, in order of appearance, and each row's position among them, [rows] int64."""
-    encoded = table.texts(column).dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    """Returns a column's texts, in order of appearance, which may repeat, and each row's position, [rows] int64."""
+    found, codes = table.words(column)
+    return found.to_pylist(), codes.to_numpy().astype(np.int64)
 
 
 def _coded(kind: str, texts: list[str], codes: np.ndarray, missing: Collection[str]) -> Feature:
     """Codes into the sorted vocabulary."""
-    found = vocabulary(kind, [text for text in texts if text and text not in missing])
+    found = vocabulary(kind, {text for text in texts if text and text not in missing})
     position = {text: code for code, text in enumerate(found)}
     return Feature(kind, np.array([position.get(text, -1) for text in texts], np.int32)[codes], tuple(found))
 

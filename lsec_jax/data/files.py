@@ -194,8 +194,12 @@ def _not_utf_8_text(data: bytes, name: str) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:

@@ -9,10 +9,13 @@ import pyarrow.compute as pc
 
 from lsec_jax.schema import SPLITS, NodeTable
 
+MAX_CHARACTERS = 1000  # of an id or a word: arrays of text are as wide as the longest
 _NEGATIVE = "negative id {}; ids are integers >= 0 or text; correct it or drop the row"
+_CONTROL = r"[\p{Cc}\p{Zl}\p{Zp}]"
+_HAS_CONTROL = "{!r} has a control character or line break; rename it, and check the file's quotes"
 # (RE2 pattern, problem) of texts that cannot be ids.
 _BAD_TEXTS = (
-    (r"[\p{Cc}\p{Zl}\p{Zp}]", "id {!r} has a control character or line break; rename it, and check the file's quotes"),
+    (_CONTROL, f"id {_HAS_CONTROL}"),
     (
         r"\A(?i:nan|-?[0-9]+\.0+)\z",
         "id {} is a floating-point number; write ids as integers or text (missing values made them floats?)",
@@ -49,7 +52,19 @@ def refused_ids(values: np.ndarray | pa.Array) -> tuple[np.ndarray, str] | None:
     """
     if isinstance(values, np.ndarray):
         return (values < 0, _NEGATIVE) if (values < 0).any() else None
-    for pattern, problem in _BAD_TEXTS:
+    return _first_problem(values, _BAD_TEXTS)
+
+
+def refused_words(values: pa.Array) -> tuple[np.ndarray, str] | None:
+    """The same for the texts of a category, [v] Arrow text: those that are too long or have control characters."""
+    return _first_problem(values, ((_CONTROL, f"text {_HAS_CONTROL}"),))
+
+
+def _first_problem(values: pa.Array, patterns: Iterable[tuple[str, str]]) -> tuple[np.ndarray, str] | None:
+    is_long = pc.greater(pc.utf8_length(values), MAX_CHARACTERS).to_numpy(zero_copy_only=False)
+    if is_long.any():
+        return is_long, f"a text of more than {MAX_CHARACTERS} characters; shorten it, and check the file's quotes"
+    for pattern, problem in patterns:
         is_bad = pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False)
         if is_bad.any():
             return is_bad, problem

@@ -200,6 +200,7 @@ def _history_columns(
         at = f"histories/{name}"
         for end in ("owner", "item"):
             table.at(end).one_of(nodes)
+        table.at("owner_role").text()
         yield from ((f"{at}/{column}", True) for column in HISTORY_COLUMNS)
         for layout in ("ends", "last"):
             for moments in table.at(layout).items():

@@ -13,11 +13,12 @@ from lsec_jax import config as config_lib
 from lsec_jax.config import RunConfig
 from lsec_jax.data import candidates, event_statistics, store
 from lsec_jax.data.columns import Workspace
-from lsec_jax.data.sequences import add_histories
+from lsec_jax.data.files import expand_path
+from lsec_jax.data.sequences import add_histories, check_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.data.writer import Writer, check_directory
-from lsec_jax.schema import SPLITS, LiveCommerceData
+from lsec_jax.schema import LiveCommerceData
 
 
 def run(
@@ -44,7 +45,11 @@ def run(
     """
     config_lib.validate(config)
     tasks = config.model.task_relations
+    if hasattr(config.data, "outline"):
+        _check_settings(config.data.outline(), config)
     settings = config_lib.to_json(config)
+    if getattr(config.data, "path", ""):
+        settings["data"]["path"] = str(expand_path(config.data.path).resolve())
     source = {name: settings[name] for name in ("data", "split", "histories")}
     source |= {"tasks": list(tasks), "quarantine": quarantine, "frozen_candidates": None}
     if freeze_candidates:
@@ -62,7 +67,7 @@ def run(
         workspace = Workspace(writer.new_column, writer.scratch, memory_bytes, quarantine, progress.show)
         data = config.data.load_into(workspace) if hasattr(config.data, "load_into") else config.data.load()
         progress.show("checking", 0.0)
-        check_needs(data, config.model.needs)
+        _check_settings(data, config)
         if quarantine:
             data = data.quarantined()
         else:
@@ -79,6 +84,14 @@ def run(
         writer.finish(data, statistics, lambda num_bytes: progress.show("writing", num_bytes / max(size, 1)))
     logging.info("wrote %s", directory)
     return summary(store.read(directory))
+
+
+def _check_settings(data: LiveCommerceData, config: RunConfig) -> None:
+    """Raises ConfigError or DataError for what the config asks of tables that the data has not."""
+    check_needs(data, config.model.needs)
+    for relation in config.model.task_relations:
+        data.relation(relation)
+    check_histories(data, config.histories)
 
 
 class _Progress:
@@ -134,5 +147,5 @@ def summary(data: LiveCommerceData) -> str:
 
 
 def _line(name: str, num_rows: int, split: np.ndarray | None, columns: Mapping[str, Any]) -> str:
-    parts = "-" if split is None else " / ".join(map(str, np.bincount(split, minlength=len(SPLITS))))
+    parts = "-" if split is None else " / ".join(map(str, event_statistics.split_sizes(split)))
     return f"| {name} | {num_rows} | {parts} | {', '.join(columns) or '-'} |"

@@ -47,11 +47,31 @@ def add_histories(
     return data.replace(histories=histories)
 
 
-def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_column: NewColumn) -> Histories:
+def check_histories(data: LiveCommerceData, configs: Sequence[HistoryConfig]) -> None:
+    """Checks that histories can be derived; the tables' rows do not count.
+
+    Args:
+        data: with the events.
+        configs: validated.
+
+    Raises:
+        ConfigError: a name that cannot be one of a file, or an owner of two node types.
+        DataError: events, a role or a column are missing.
+    """
+    stored = [of["name"] for of in (data.prepared_with or {}).get("histories", ())]
+    for i, config in enumerate(configs):
+        if config.name not in stored:
+            _check(data, config, f"config.histories[{i}]")
+
+
+def _check(data: LiveCommerceData, config: HistoryConfig, key: str) -> None:
     if not is_name(config.name):
         raise ConfigError(f"{key}.name = {config.name!r}: {NAME_RULE}")
     events = data.events_of(config.events)
-    events.ids(config.owner)
+    for role in (config.owner, config.item):
+        events.ids(role)
+    if config.where:
+        events.value(config.where)
     owner_type = events.nodes[config.owner].node_type
     for name in config.moments:
         data.events_of(name).ids(config.owner)
@@ -61,11 +81,18 @@ def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_co
                 f"{other} in '{name}'; choose another role or other events"
             )
 
+
+def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_column: NewColumn) -> Histories:
+    _check(data, config, key)
+    events = data.events_of(config.events)
+    owner_type = events.nodes[config.owner].node_type
+
     def new(path: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         return new_column(f"histories/{config.name}/{path}", shape, dtype)
 
     where = events.value(config.where) if config.where else None
     histories = build_histories(events, config.owner, config.item, len(data.nodes[owner_type]), where, new)
+    histories = dataclasses.replace(histories, owner_role=config.owner)
     of_moments = {name: _of_moments(histories, data.events[name], config, new) for name in config.moments}
     if config.is_materialized:
         return dataclasses.replace(histories, last=of_moments)
@@ -164,9 +191,7 @@ def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, del
     """
     if not delay >= 0:
         raise DataError(f"delay = {delay}: behaviours would be known before they happen; give 0 or more")
-    is_known = owners >= 0
-    low = np.where(is_known, histories.starts[np.maximum(owners, 0)], 0)
-    high = np.where(is_known, histories.starts[np.maximum(owners, 0) + 1], 0)
+    low, high = _bounds(histories, owners)
     open_rows = np.flatnonzero(low < high)
     while len(open_rows):
         middle = (low[open_rows] + high[open_rows]) // 2
@@ -175,6 +200,14 @@ def ends_before(histories: Histories, owners: np.ndarray, times: np.ndarray, del
         high[open_rows] = np.where(is_before, high[open_rows], middle)
         open_rows = open_rows[low[open_rows] < high[open_rows]]
     return low
+
+
+def _bounds(histories: Histories, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the owners' histories begin and end, [b] int64 each; 0 and 0 for nobody."""
+    known = np.flatnonzero(owners >= 0)  # there may be no owners at all
+    low, high = np.zeros((2, len(owners)), np.int64)
+    low[known], high[known] = histories.starts[owners[known]], histories.starts[owners[known] + 1]
+    return low, high
 
 
 def last_items(histories: Histories, owners: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
@@ -233,9 +266,9 @@ def audit_histories(histories: Histories, owners: np.ndarray, times: np.ndarray,
     _refuse((owners < -1) | (owners >= len(histories)), lambda row: f"owner {owners[row]} of {len(histories)}")
     _refuse(np.isnan(times), lambda row: "its moment is NaN")
     known = owners >= 0
-    starts = histories.starts[np.maximum(owners, 0)]
+    starts, last = _bounds(histories, owners)
     _refuse(
-        known & ((ends < starts) | (ends > histories.starts[np.maximum(owners, 0) + 1])),
+        known & ((ends < starts) | (ends > last)),
         lambda row: f"its history ends at {ends[row]}, outside that of its owner {owners[row]}",
     )
     _refuse(

@@ -7,7 +7,7 @@ plain decimal integer ("7", not "007"), else of strings.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,13 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsec_jax.data import delimited, files
-from lsec_jax.data.ids import IdColumn, refused_ids
+from lsec_jax.data.ids import IdColumn, refused_ids, refused_words
 from lsec_jax.schema import DataError
 
+_NO_DATE = "1970-01-01"
 DATE_EXAMPLES = "such as 2021-05-01 or 2021-05-01T20:15:00"
 LOOKS_LIKE_DATE = re.compile(r"\s*\d{4}-\d")
 # A time of day and then a zone; the date's own "-01" is none.
 ZONED = r"[T ][0-9:.]+(?:Z|[+-][0-9:]+)$"
+
+
+class ColumnError(DataError):
+    """A column that is wrong as a whole, whatever its rows: its type cannot hold what is expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,15 @@ class Table:
         row = row if self.rows is None else int(self.rows[row])
         raise DataError(f"{self.path}, {self.line_word} {self.first_line + row}, {name}: {problem}")
 
+    def fail_column(self, column: str | int, problem: str) -> NoReturn:
+        """Raises ColumnError, naming file and column."""
+        name = f"column '{column}'" if isinstance(column, str) else f"column {column + 1}"
+        raise ColumnError(f"{self.path}, {name}: {problem}")
+
+    def only(self, columns: Iterable[str | int]) -> "Table":
+        """Returns the same rows of some columns."""
+        return dataclasses.replace(self, columns={column: self.columns[column] for column in columns})
+
     def take(self, rows: np.ndarray) -> "Table":
         """Returns some rows, by position [k]; errors in them keep their places in the file."""
         columns = {name: array.take(pa.array(rows)) for name, array in self.columns.items()}
@@ -73,7 +87,7 @@ class Table:
             encoded = _filled(self, column, pc.utf8_trim_whitespace(array), "an id").dictionary_encode()
             values = _plain_integers(encoded.dictionary)
         else:
-            self.fail(0, column, f"type {array.type} cannot hold ids; store them as integers or text")
+            self.fail_column(column, f"type {array.type} cannot hold ids; store them as integers or text")
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         dictionary = encoded.dictionary
         if values is None:
@@ -110,7 +124,7 @@ class Table:
     def numbers(self, column: str | int, expected: str = "a number") -> np.ndarray:
         """Returns finite numbers, [rows] float64; raises DataError, which says what was `expected`."""
         if pa.types.is_boolean(self.columns[column].type):
-            self.fail(0, column, f"type bool where {expected} is expected; store numbers, or name another column")
+            self.fail_column(column, f"type bool where {expected} is expected; store numbers, or name another column")
         values = self._cast(column, pa.float64(), expected)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -139,13 +153,17 @@ class Table:
             self.fail(int(bad[0]), column, f"label {values[bad[0]]:g}; labels must be 0 or 1; correct or drop the row")
         return values == 1
 
-    def optional_times(self, column: str | int, missing: float) -> tuple[np.ndarray, bool | None]:
-        """Returns `times` with `missing` where the value is empty; whether dates is None where all are."""
-        is_empty, filled = self._without_empty(column)
+    def optional_times(self, column: str | int, missing: float, has_dates: bool | None) -> np.ndarray:
+        """Returns `times` with `missing` where the value is empty, [rows] float64; `has_dates` as its method says."""
+        is_empty, filled = self._without_empty(column, _NO_DATE if has_dates else "0")
         if filled is None:
-            return np.full(len(self), missing), None
-        values, dates = filled.times(column)
-        return np.where(is_empty, missing, values), dates
+            return np.full(len(self), missing)
+        return np.where(is_empty, missing, filled.times(column, has_dates)[0])
+
+    def optional_dates(self, column: str | int) -> np.ndarray:
+        """Returns `dates`, NaN where the value is empty, [rows] float64; raises DataError."""
+        is_empty, filled = self._without_empty(column, _NO_DATE)
+        return np.full(len(self), np.nan) if filled is None else np.where(is_empty, np.nan, filled.dates(column))
 
     def optional_numbers(self, column: str | int) -> np.ndarray:
         """Returns `numbers`, NaN where the value is empty or NaN, [rows] float64; raises DataError."""
@@ -166,14 +184,31 @@ class Table:
         return filled.ids(column), is_empty
 
     def texts(self, column: str | int) -> pa.Array:
-        """Returns the values as text without spaces around it, [rows] Arrow large string; "" where there is none."""
-        array = self.columns[column]
-        if not pa.types.is_large_string(array.type):
-            array = array.cast(pa.large_string())
-        return pc.utf8_trim_whitespace(pc.fill_null(array, ""))
+        """Returns each row's word, [rows] Arrow large string; raises as `words`."""
+        found, codes = self.words(column)
+        return found.take(codes)
 
-    def _without_empty(self, column: str | int) -> tuple[np.ndarray, "Table | None"]:
-        """Returns which values are empty, and the table with a zero, or a date, there; None where all are empty.
+    def words(self, column: str | int) -> tuple[pa.Array, pa.Array]:
+        """Returns the values as text without spaces around it, and each row's position among them.
+
+        Returns:
+            [v] Arrow large strings, which may repeat, "" for no value (null, NaN, blank); and positions, [rows] int32.
+
+        Raises:
+            DataError: a text that is too long, or has control characters.
+        """
+        array = self.columns[column]
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), None, array)
+        encoded = array.dictionary_encode(null_encoding="encode")
+        found = pc.utf8_trim_whitespace(pc.fill_null(encoded.dictionary.cast(pa.large_string()), ""))
+        if refused := refused_words(found):
+            row = int(np.flatnonzero(refused[0][encoded.indices.to_numpy()])[0])
+            self.fail(row, column, refused[1].format(found[encoded.indices[row].as_py()].as_py()))
+        return found, encoded.indices
+
+    def _without_empty(self, column: str | int, text: str = "0") -> tuple[np.ndarray, "Table | None"]:
+        """Returns which values are empty, and the table with zeros, or a text, there; None where all are empty.
 
         Filled and not dropped, so that the others keep their rows for messages.
         """
@@ -184,27 +219,52 @@ class Table:
             return mask, None if mask.all() else self
         filler: Any = array[int(np.argmin(mask))]
         if pa.types.is_large_string(array.type):
-            filler = pa.scalar("1970-01-01" if LOOKS_LIKE_DATE.match(filler.as_py()) else "0", array.type)
+            filler = pa.scalar(text, array.type)
         elif not pa.types.is_boolean(array.type):
             filler = pa.scalar(0, array.type)
         return mask, dataclasses.replace(self, columns={**self.columns, column: pc.if_else(is_empty, filler, array)})
 
-    def times(self, column: str | int) -> tuple[np.ndarray, bool]:
-        """Returns ([rows] float64 times >= 0, whether they were dates, then in seconds since 1970 UTC)."""
-        array, dates = self.columns[column], True
-        if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-            stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
-        elif pa.types.is_large_string(array.type) and LOOKS_LIKE_DATE.match(array[0].as_py() or ""):
-            text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
-            stamps = self._checked(column, text, parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
-        else:
-            dates = False
+    def has_dates(self, column: str | int) -> bool | None:
+        """Whether times are dates: by their type, or as most of the texts look; None where all are empty."""
+        array = self.columns[column]
+        if not pa.types.is_large_string(array.type):
+            return None if array.null_count == len(array) else _is_date_type(array.type)
+        num_texts = len(array) - pc.sum(_is_empty(array)).as_py()
+        num_dates = pc.sum(pc.match_substring_regex(array, rf"\A{LOOKS_LIKE_DATE.pattern}")).as_py() or 0
+        return 2 * num_dates >= num_texts if num_texts else None
+
+    def times(self, column: str | int, has_dates: bool | None = None) -> tuple[np.ndarray, bool]:
+        """Returns times >= 0; raises DataError.
+
+        Args:
+            column: of numbers, or of dates.
+            has_dates: which of both, e.g. as another block of the file has them; None = as the first value.
+
+        Returns:
+            ([rows] float64, whether they are dates, then in seconds since 1970 UTC).
+        """
+        array = self.columns[column]
+        if has_dates is None:
+            is_text = pa.types.is_large_string(array.type)
+            has_dates = bool(LOOKS_LIKE_DATE.match(array[0].as_py() or "")) if is_text else _is_date_type(array.type)
         expected = f"a number, and dates must all be ISO 8601 {DATE_EXAMPLES}"
-        values = stamps.cast(pa.int64()).to_numpy() / 1e6 if dates else self.numbers(column, expected)
+        values = self.dates(column) if has_dates else self.numbers(column, expected)
         bad = np.flatnonzero(values < 0)
         if len(bad):
             self.fail(int(bad[0]), column, f"negative time {self.columns[column][bad[0]]}; times must be >= 0")
-        return values, dates
+        return values, has_dates
+
+    def dates(self, column: str | int) -> np.ndarray:
+        """Returns ISO 8601 dates, or those of Parquet, in seconds since 1970 UTC, [rows] float64; raises DataError."""
+        array = self.columns[column]
+        if _is_date_type(array.type):
+            stamps = _filled(self, column, array, "a time").cast(pa.timestamp("us"), safe=False)
+        elif pa.types.is_large_string(array.type):
+            text = _filled(self, column, pc.utf8_trim_whitespace(array), "a time")
+            stamps = self._checked(column, text, parse_dates, f"an ISO 8601 date {DATE_EXAMPLES}")
+        else:
+            self.fail_column(column, f"type {array.type} where dates are expected; store dates, or name another column")
+        return stamps.cast(pa.int64()).to_numpy() / 1e6
 
     def _check_unique(self, column: str | int, keys: np.ndarray) -> None:
         """Raises DataError for the first row whose integer key, one for each id, was there before."""
@@ -219,8 +279,14 @@ class Table:
         array = self.columns[column]
         if pa.types.is_large_string(array.type):
             array = pc.utf8_trim_whitespace(array)
+        elif _is_date_type(array.type):
+            self.fail_column(column, f"type {array.type} where {expected} is expected; name another column")
         array = _filled(self, column, array, expected)
-        return self._checked(column, array, lambda part: part.cast(kind), expected).to_numpy(zero_copy_only=False)
+        # Integers beyond double precision are rounded, as text is.
+        is_safe = not (pa.types.is_integer(array.type) and pa.types.is_floating(kind))
+        return self._checked(column, array, lambda part: part.cast(kind, safe=is_safe), expected).to_numpy(
+            zero_copy_only=False
+        )
 
     def _checked(self, column: str | int, array: pa.Array, convert: Callable, expected: str) -> pa.Array:
         """Converts, or names the first value that cannot be converted (found by bisection over prefixes)."""
@@ -249,6 +315,10 @@ def _filled(table: Table, column: str | int, array: pa.Array, expected: str) -> 
             value = files.quote(array[row].as_py())
             table.fail(row, column, f"value {value} is in quotes, which this format does not have; write it without")
     return array
+
+
+def _is_date_type(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
 
 
 def _is_empty(array: pa.Array) -> pa.Array:

@@ -17,6 +17,10 @@ from lsec_jax.schema import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
+_PARQUET_TYPES = (
+    *(pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_timestamp, pa.types.is_date),
+)
 _BLOCK_BYTES = 2**24  # of text
 
 
@@ -184,6 +188,8 @@ def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | 
             names = file.schema_arrow.names
             positions = [_position(path, names, column) for column in columns]
             wanted = [names[position] for position in dict.fromkeys(positions)]
+            for name in wanted:
+                _check_type(path, name, file.schema_arrow.field(name).type)
             if block_rows is None:
                 parts: Iterable[pa.Table] = [file.read(columns=wanted)]
             else:
@@ -191,6 +197,8 @@ def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | 
             for table in parts:
                 if len(table):
                     arrays = _arrays(table, columns, [names[at] for at in positions])
+                    for name, array in arrays.items():
+                        _check_utf_8(path, name, array, first_row)
                     yield Table(path, arrays, first_row, "row", share=len(table) / file.metadata.num_rows)
                     first_row += len(table)
     except (pa.ArrowInvalid, OSError) as error:
@@ -198,6 +206,33 @@ def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | 
         raise DataError(f"{path}: not a complete Parquet file, it may be cut ({reason}); copy it again") from None
     if first_row == 1:
         raise DataError(f"{path}: empty table: no rows; write it again, or take it out of the config")
+
+
+def _check_type(path: Path, name: str, kind: pa.DataType) -> None:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(is_of(kind) for is_of in _PARQUET_TYPES):
+        raise DataError(
+            f"{path}: column '{name}' is of type {kind}; store text, numbers, booleans or dates, or name another column"
+        )
+
+
+def _check_utf_8(path: Path, name: str | int, array: pa.Array, first_row: int) -> None:
+    """Raises DataError for the first text that is not UTF-8, found by bisection."""
+    low, high = 0, len(array)
+    if not pa.types.is_large_string(array.type) or _is_utf_8(array):
+        return
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _is_utf_8(array[low:middle]) else (low, middle)
+    raise DataError(f"{path}, row {first_row + low}, column '{name}': not UTF-8 text; write the file again in UTF-8")
+
+
+def _is_utf_8(array: pa.Array) -> bool:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _arrays(table: pa.Table, columns: Sequence[str | int], names: Sequence[str]) -> dict[str | int, pa.Array]:
@@ -208,6 +243,8 @@ def _arrays(table: pa.Table, columns: Sequence[str | int], names: Sequence[str])
             array = array.cast(array.type.value_type)
         if pa.types.is_string(array.type) or pa.types.is_string_view(array.type):
             array = array.cast(pa.large_string())
+        if pa.types.is_float16(array.type):
+            array = array.cast(pa.float32())
         arrays[column] = array.combine_chunks()
     return arrays
 

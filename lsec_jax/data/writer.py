@@ -34,6 +34,10 @@ def check_directory(directory: Path, source: Mapping[str, Any]) -> bool:
     Raises:
         DataError: it holds something else.
     """
+    if directory.is_symlink() and not directory.exists():
+        raise DataError(
+            f"{directory}: a link to {directory.readlink()}, which is not there; make it, or remove the link"
+        )
     if (directory / store.MANIFEST).exists():
         stored = store.read_manifest(directory)["source"]
         if changed := differences(stored, source, "source"):
@@ -42,16 +46,23 @@ def check_directory(directory: Path, source: Mapping[str, Any]) -> bool:
                 + "\n  ".join(changed)
                 + "\nGive another directory, or remove this one."
             )
+        if _is_ours(directory):
+            (directory / store.INCOMPLETE).unlink(missing_ok=True)  # killed when all else was done
         return True
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory}: this is a file; give a new or empty directory")
-    if directory.is_dir() and any(directory.iterdir()) and not _is_ours(directory / store.INCOMPLETE):
+    if directory.is_dir() and any(directory.iterdir()) and not _is_ours(directory):
         raise DataError(f"{directory}: not empty, and not begun by `prepare`; give a new or empty directory")
     return False
 
 
-def _is_ours(mark: Path) -> bool:
-    return mark.is_file() and mark.read_text(errors="replace") in (_MARK, "")  # "": killed before it was written
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory is marked; an empty mark is of a process killed before it wrote anything."""
+    mark = directory / store.INCOMPLETE
+    if not mark.is_file():
+        return False
+    text = mark.read_text(errors="replace")
+    return text == _MARK or (text == "" and list(directory.iterdir()) == [mark])
 
 
 class Writer:
@@ -64,7 +75,8 @@ class Writer:
         """Takes a directory as `check_directory` found it, not whole, and JSON of what the data comes from."""
         self._directory, self._source = directory, source
         self._columns: dict[str, np.ndarray] = {}
-        self._is_new, self._is_whole = not directory.exists(), False
+        self._is_whole = False
+        self._new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
 
     @property
     def scratch(self) -> Path:
@@ -75,20 +87,26 @@ class Writer:
         """Locks and clears the directory; raises DataError where another process writes, or nothing can be written."""
         with self._reporting():
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._directory / store.INCOMPLETE).open("a+")
+            mark = self._directory / store.INCOMPLETE
+            self._lock = mark.open("a+")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another process may have ended, and removed the mark, between the opening and the locking.
+                is_there = mark.exists() and os.path.samestat(mark.stat(), os.fstat(self._lock.fileno()))
             except BlockingIOError:
+                is_there = False
+            if not is_there:
                 self._lock.close()
-                raise DataError(f"{self._directory}: another process is preparing data here; wait for it") from None
+                raise DataError(f"{self._directory}: another process is preparing data here; wait for it")
         if (self._directory / store.MANIFEST).exists():
             self._release()
             raise DataError(f"{self._directory}: another process has just prepared data here; run the command again")
-        self._lock.truncate(0)
-        self._lock.write(_MARK)
-        self._lock.flush()
         self._clear()
-        self.scratch.mkdir()
+        with self._reporting():
+            if not (self._directory / store.INCOMPLETE).read_text():  # never empty where there is something to clear
+                self._lock.write(_MARK)
+                self._lock.flush()
+            self.scratch.mkdir()
         return self
 
     def __exit__(
@@ -99,8 +117,9 @@ class Writer:
         if isinstance(error, Exception):
             self._clear()
             self._release()
-            if self._is_new:
-                self._directory.rmdir()
+            with contextlib.suppress(OSError):  # somebody has put something else there
+                for folder in self._new_folders:
+                    folder.rmdir()
         elif error is not None:
             self._lock.close()  # interrupted: stays marked
 
@@ -176,5 +195,5 @@ class Writer:
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def _release(self) -> None:
-        (self._directory / store.INCOMPLETE).unlink()
+        (self._directory / store.INCOMPLETE).unlink(missing_ok=True)
         self._lock.close()

@@ -3,6 +3,8 @@ import itertools
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lsec_jax.data import features, tables
@@ -60,15 +62,41 @@ def test_dates_are_days_since_1970(tmp_path):
     feature = features.days(table(tmp_path, "1970-01-01", "nan", "2014-07-03", "1970-01-02T12:00"), "x", MISSING)
     assert feature.kind == "numeric" and feature.values.dtype == np.float32
     np.testing.assert_array_equal(feature.values, [0, np.nan, 16254, 1.5])
+    born = features.days(table(tmp_path, "1969-12-31", "1931-05-04"), "x", MISSING)
+    assert born.values.tolist() == [-1, -14122]
+
+
+def test_dates_of_parquet_are_days_too_and_nan_is_no_word_and_no_number(tmp_path):
+    stamps = pa.array(np.array(["1969-12-31T12:00", "NaT"], "datetime64[ns]"))
+    pq.write_table(pa.table({"d": stamps, "x": [2.0, np.nan]}), tmp_path / "a.parquet")
+    read = tables.read_table(tmp_path / "a.parquet", ["d", "x"])
+    np.testing.assert_array_equal(features.days(read, "d", ("?",)).values, [-0.5, np.nan])
+    category = features.categories(read, "x", ())
+    assert category.vocabulary == ("2",) and category.values.tolist() == [0, -1]
+    for missing in ((), ("?",)):
+        np.testing.assert_array_equal(features.single_precision(read, "x", missing), [2, np.nan])
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\x85b", "x" * 1001, "7" * 5000])
+def test_words_that_are_too_long_or_have_control_characters_are_refused_with_their_row(tmp_path, text):
+    pq.write_table(pa.table({"x": ["good", text]}), tmp_path / "a.parquet")
+    read = tables.read_table(tmp_path / "a.parquet", ["x"])
+    for convert in (features.categories, features.ranges):
+        with pytest.raises(DataError, match=r"row 2, column 'x': (text .* has a control|a text of more than 1000)"):
+            convert(read, "x", ())
+
+
+def test_words_that_differ_in_spaces_only_are_one_word(tmp_path):
+    feature = features.categories(table(tmp_path, "a", " a", "b"), "x", ())
+    assert feature.vocabulary == ("a", "b") and feature.values.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
         (("2014-07-03", "x"), "line 3, column 'x': 'x' is not an ISO 8601 date"),
-        (("", "17"), "line 3, column 'x': '17' is no ISO 8601 date such as"),
-        (("x",), "line 2, column 'x': 'x' is not a number, and dates must all be ISO 8601"),
-        (("1969-12-31",), "line 2, column 'x': negative time"),
+        (("", "17"), "line 3, column 'x': '17' is not an ISO 8601 date such as"),
+        (("x",), "line 2, column 'x': 'x' is not an ISO 8601 date"),
     ],
 )
 def test_other_texts_are_no_dates(tmp_path, values, problem):

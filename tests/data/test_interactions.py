@@ -205,7 +205,8 @@ def test_a_bad_config_is_refused_with_the_key(folder):
 def test_relations_must_share_one_unit_of_time(folder):
     (folder / "sell.csv").write_text("shop,item,at\n1,7,2021-01-01\n")
     with pytest.raises(
-        DataError, match=r"'sell' has dates in column 'at', relation 'buy' has numbers in column 'when'"
+        DataError,
+        match=r"'sell' has dates in column 'at' of .*/sell.csv, relation 'buy' has numbers in column 'when' of",
     ):
         load(folder, buy_spec(), sell_spec(path="sell.csv", time_column="at"))
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsec_jax.data import event_log, tables
+from lsec_jax.data import columns, event_log, event_statistics, store, tables
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.sources.interactions import (
     AvailabilitySpec,
@@ -18,6 +18,7 @@ from lsec_jax.data.sources.interactions import (
     RelationSpec,
     RoleSpec,
 )
+from lsec_jax.data.table import Table
 from lsec_jax.schema import DataError
 
 SHOWN = """\
@@ -203,9 +204,121 @@ def test_dates_among_numbers_and_in_other_files_are_refused(folder):
     (folder / "buy.csv").write_text("user,item,when\nann,3,9\n")
     buy = RelationSpec("buy", "user", "item", "buy.csv", "user", "item", "when")
     with pytest.raises(
-        DataError, match=r"events 'view' have dates in column 'when' of shown.csv, relation 'buy' has num"
+        DataError, match=r"events 'view' have dates in column 'when' of .*/shown.csv, relation 'buy' has num"
     ):
         config(folder, only, relations=(buy,)).load()
+
+
+def test_dates_in_one_file_and_numbers_in_another_of_one_table_are_refused(folder, monkeypatch):
+    for name, text in (("a", "ann,2024-05-01\n"), ("b", "bob,7\n")):
+        (folder / name).mkdir()
+        (folder / name / "shown.csv").write_text("user,when\n" + text)
+    only = EventSpec("view", "*/shown.csv", (RoleSpec("user"),), "when")
+    for workspace in (Workspace(), Workspace(is_quarantining=True)):
+        with pytest.raises(
+            DataError, match=r"have dates in column 'when' of .*/a/shown.csv, .* numbers .*/b/shown.csv"
+        ):
+            config(folder, only).load_into(workspace)
+
+
+@pytest.mark.parametrize("block_bytes", [2**20, 12])
+def test_numbers_among_a_files_dates_and_dates_among_numbers_are_wrong_rows(folder, monkeypatch, block_bytes):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", block_bytes)
+    only = EventSpec("view", "shown.csv", (RoleSpec("user"),), "when")
+    for good, bad in (("2024-05-01", "7"), ("7", "2024-05-01")):
+        (folder / "shown.csv").write_text("user,when\n" + f"ann,{good}\n" * 3 + f"bob,{bad}\n" * 2)
+        with pytest.raises(DataError, match=rf"line 5, column 'when': '{bad}' is not .*\(1 more rows"):
+            config(folder, only).load()
+        data = config(folder, only).load_into(Workspace(is_quarantining=True))
+        assert len(data.events["view"]) == 3 and data.nodes["user"].ids.tolist() == ["ann"]
+
+
+def test_a_star_matches_packed_files_and_no_other_character_is_special(folder):
+    (folder / "[old]?").mkdir()
+    for day in (1, 2):
+        text = f"user,when\nann,{day}\n"
+        (folder / "[old]?" / f"e{day}.csv").write_text(text)
+    (folder / "[old]?" / "e2.csv").unlink()
+    with gzip.open(folder / "[old]?" / "e2.csv.gz", "wt") as stream:
+        stream.write(text)
+    for path in ("e*.csv", "e*.csv.gz", "e*"):
+        only = EventSpec("view", f"[old]?/{path}", (RoleSpec("user"),), "when")
+        assert config(folder, only).load().events["view"].time.tolist() == [1, 2]
+        assert config(folder / "[old]?", EventSpec("view", path, (RoleSpec("user"),), "when")).load().events
+    (folder / "[old]?" / "e2.csv").write_text(text)
+    with pytest.raises(DataError, match=r"data.events\[0\].path = .*e2.csv is there packed \(.gz\), too; remove one"):
+        config(folder, only).load()
+
+
+def everything_wrong(folder):
+    """Files of every kind with wrong rows, and their config."""
+    (folder / "shown.csv").write_text(SHOWN + "eve,7,3,never,r2,1,2.5,feed,18-24,1.5\n")
+    (folder / "buy.csv").write_text("user,item,when\nann,3,9\nzoe,,3\nzoe,88,-3\n")
+    (folder / "users.csv").write_text("id,age,score\nann,18-24,1\nbob,young,1e300\nzoe,,?\n")
+    (folder / "rooms.csv").write_text("id,start,end\n7,1,9\n9,5,3\n8,x,\n")
+    buy = RelationSpec("buy", "user", "item", "buy.csv", "user", "item", "when")
+    columns = (ColumnSpec("age", kind="ordinal"), ColumnSpec("score", kind="numeric"))
+    nodes = NodeSpec("user", "users.csv", columns=columns, missing=("?",))
+    return config(folder, relations=(buy,), nodes=(nodes,), availability=(AvailabilitySpec("room", "rooms.csv"),))
+
+
+WRONG_PLACES = (
+    "buy.csv, line 3, column 'item': empty value",
+    "buy.csv, line 4, column 'when': negative time -3",
+    "shown.csv, line 6, column 'when': 'never' is not a number",
+    "users.csv, line 3, column 'age': 'young' is not a range",
+    "add it to the config key data.nodes[0].missing",
+    "users.csv, line 3, column 'score': value 1e+300 is too large for single precision",
+    "rooms.csv, line 3, column 'end': the start 5 is not before 3",
+    "rooms.csv, line 4, column 'start': 'x' is not a number",
+)
+
+
+def test_wrong_rows_of_all_kinds_of_files_are_said_together(folder):
+    with pytest.raises(DataError) as error:
+        everything_wrong(folder).load()
+    for place in WRONG_PLACES:
+        assert place in str(error.value)
+
+
+def test_wrong_rows_of_all_kinds_of_files_are_left_out_in_quarantine(folder):
+    data = everything_wrong(folder).load_into(Workspace(is_quarantining=True))
+    data.validate()
+    assert len(data.relations["buy"]) == 1 and len(data.events["impression"]) == 4
+    age = data.nodes["user"].features["age"]
+    assert data.nodes["user"].ids.tolist() == ["ann", "bob", "käthe"] and age.values.tolist() == [0, -1, -1]
+    assert data.availability["room"].start.tolist() == [1, -np.inf]
+    for file, column in (("buy", "item"), ("users", "age"), ("rooms", "end"), ("rooms", "start"), ("shown", "when")):
+        assert data.counts[f"{folder / file}.csv: rows quarantined, column '{column}'"] == 1
+
+
+def test_a_line_that_cannot_be_split_is_said_with_the_wrong_rows_before_it(folder, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 20)
+    (folder / "shown.csv").write_text("user,when\nann,soon\nann,1\nann,2\nbob,3\nbob,2,3\n")
+    only = EventSpec("view", "shown.csv", (RoleSpec("user"),), "when")
+    with pytest.raises(DataError, match=r"(?s)line 2, column 'when': 'soon'.*\n  .*line 6: malformed row: 3 fields"):
+        config(folder, only).load()
+    with pytest.raises(DataError, match="line 6: malformed row"):
+        config(folder, only).load_into(Workspace(is_quarantining=True))
+
+
+@pytest.mark.parametrize("kind", ["label", "measure", "numeric"])
+def test_a_type_that_cannot_be_read_is_one_error_even_in_quarantine(folder, kind):
+    table = {"user": ["ann"] * 3, "when": [1, 2, 3], "x": np.array(["2021-05-01"] * 3, "datetime64[s]")}
+    pq.write_table(pa.table(table), folder / "shown.parquet")
+    only = EventSpec("view", "shown.parquet", (RoleSpec("user"),), "when", columns=(ColumnSpec("x", kind=kind),))
+    with pytest.raises(DataError, match=r"^\S*shown.parquet, column 'x': type timestamp"):
+        config(folder, only).load_into(Workspace(is_quarantining=True))
+
+
+def test_finding_a_wrong_value_reads_its_own_column_only(folder, monkeypatch):
+    (folder / "shown.csv").write_text(WRONG)
+    taken = []
+    take = Table.take
+    monkeypatch.setattr(Table, "take", lambda table, rows: taken.append(len(table.columns)) or take(table, rows))
+    with pytest.raises(DataError):
+        config(folder).load()
+    assert taken.count(1) == len(taken) - 1  # the last gives the good rows of all columns
 
 
 def test_line_breaks_in_quotes_are_refused_where_files_are_read_in_blocks(folder):
@@ -278,3 +391,33 @@ def test_rooms_of_events_may_have_windows(folder):
     (folder / "rooms.csv").write_text("id,start,end\n7,1,9\n9,0,3\n")
     data = config(folder, availability=(AvailabilitySpec("room", "rooms.csv"),)).load()
     assert data.availability["room"].start.tolist() == [1, 0]
+
+
+def test_names_that_differ_in_case_only_are_different_names(folder):
+    roles = (RoleSpec("user"), RoleSpec("User", "user", "user"))
+    columns = (ColumnSpec("Scene", "scene"), ColumnSpec("scene", "age"))
+    events = [spec(name=name, roles=roles, columns=columns) for name in ("block", "Gift", "gift")]
+    data = config(folder, *events).load()
+    for name in ("block", "Gift", "gift"):
+        assert data.events[name].features["Scene"].vocabulary == ("feed", "search")
+        assert data.events[name].features["scene"].vocabulary == ("0-17", "18-24", "5000+")
+
+
+def test_the_outline_has_the_tables_and_columns_that_reading_gives(folder):
+    given = everything_wrong(folder)
+    outline, data = given.outline(), given.load_into(Workspace(is_quarantining=True))
+    one, other = store.description_of(outline), store.description_of(data)
+    for of in (*one["nodes"].values(), *other["nodes"].values()):
+        for feature in of.values():
+            feature.pop("vocabulary")
+    for of in (*one["events"].values(), *other["events"].values()):
+        for feature in of["features"].values():
+            feature.pop("vocabulary")
+    for key in ("nodes", "relations", "events", "availability"):
+        assert one[key] == other[key]
+
+
+def test_splits_are_counted_in_blocks(monkeypatch):
+    split = np.array([0, 2, 0, 1, 0], np.int8)
+    monkeypatch.setattr(event_statistics, "blocks", lambda rows: columns.blocks(rows, 2))
+    assert event_statistics.split_sizes(split) == [3, 1, 1]

@@ -130,8 +130,14 @@ def assert_read_as_described(directory, manifest):
 
 
 def test_a_damaged_manifest_gives_one_message_or_data_that_is_as_it_says(tmp_path):
-    source = {"data": {"type": "x:Y"}, "split": {"method": "auto"}, "tasks": ["rate"], "quarantine": False}
-    directory = write(everything(), tmp_path / "d", source)
+    source = {
+        "data": {"type": "x:Y"},
+        "split": {"method": "auto"},
+        "tasks": ["rate"],
+        "histories": [],
+        "quarantine": False,
+    }
+    directory = write(everything(), tmp_path / "d", source=source)
     manifest, rng = json.loads((directory / "manifest.json").read_text()), np.random.default_rng(0)
     num_read = 0
     for _ in range(600):

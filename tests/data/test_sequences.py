@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsec_jax.config import ConfigError, HistoryConfig
-from lsec_jax.data import columns, sequences
+from lsec_jax.data import columns, event_statistics, sequences
 from lsec_jax.data.sequences import add_histories, audit_histories, build_histories, ends_before, last_items
 from lsec_jax.schema import DataError, EventNodes, Events, LiveCommerceData, NodeTable
 
@@ -87,6 +87,35 @@ def test_the_audit_finds_a_moment_that_sees_its_own_time():
     moved = dataclasses.replace(histories, times=histories.times + 5)
     with pytest.raises(DataError, match="histories must end before the moment"):
         audit_histories(moved, np.array([0]), np.array([2.0]), np.array([1]))
+
+
+def shares(node_types, length=2, is_materialized=False):
+    """A data set with events of givers and receivers, and a history of what receivers got."""
+    ids = {"user": [0, 1, 0, 1], "target_user": [1, 0, 1, 1], "room": [3, 4, 5, 6]}
+    roles = {role: EventNodes(node_types.get(role, role), np.array(rows, np.int32)) for role, rows in ids.items()}
+    events = Events("share", roles, np.arange(4.0))
+    sizes = {"user": 2, "room": 9, "target_user": 2}
+    nodes = {name: NodeTable(name, np.arange(size)) for name, size in sizes.items()}
+    config = HistoryConfig(
+        "got", "share", "target_user", "room", moments=("share",), length=length, is_materialized=is_materialized
+    )
+    return add_histories(LiveCommerceData("x", nodes, {}, events={"share": events}), (config,))
+
+
+@pytest.mark.parametrize("is_materialized", [False, True])
+def test_statistics_of_histories_are_those_of_their_owners_role(is_materialized):
+    data = shares({"target_user": "user"}, is_materialized=is_materialized)
+    found = event_statistics.describe(data)["histories"]["got"]
+    # Receivers 1, 0, 1, 1 have got 0, 0, 1 and 2 before.
+    assert found == {"behaviours": 4, "owners": 2, "moments": {"share": {"length": 0.75, "empty": 0.5}}}
+
+
+def test_owners_of_a_type_without_nodes_have_empty_histories():
+    events = watches([-1, -1], [1, 2], [1, 2])
+    histories = build_histories(events, "user", "room", 0)
+    ends = ends_before(histories, events.ids("user"), events.time)
+    audit_histories(histories, events.ids("user"), events.time, ends)
+    assert ends.tolist() == [0, 0] and (last_items(histories, events.ids("user"), ends, 3) == -1).all()
 
 
 def test_a_negative_delay_is_refused():

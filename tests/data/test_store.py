@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from lsec_jax.config import RunConfig
+from lsec_jax.config import ConfigError, HistoryConfig, RunConfig
 from lsec_jax.data import preparation, store
 from lsec_jax.data.sources import prepared, synthetic
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.data.writer import Writer, check_directory
+from lsec_jax.data.writer import _MARK, Writer, check_directory
 from lsec_jax.models import lsec_gnn
 from lsec_jax.schema import (
     TEST,
@@ -54,7 +54,10 @@ def everything():
         "user", "item", np.array([0, 1, 1, 2]), np.array([1, 0], INT), np.array([3.0, 3.0]), np.array([0, 1])
     )
     watches = dataclasses.replace(
-        watches, ends={"impression": np.array([0, 1])}, last={"gift": np.array([[-1, 1]], INT)}
+        watches,
+        ends={"impression": np.array([0, 1])},
+        last={"gift": np.array([[-1, 1]], INT)},
+        owner_role="viewer",
     )
     lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
     return LiveCommerceData(
@@ -73,8 +76,8 @@ def everything():
     )
 
 
-def write(data, directory, on_column=lambda num_bytes: None):
-    with Writer(directory, {"data": "x"}) as writer:
+def write(data, directory, on_column=lambda num_bytes: None, source=None):
+    with Writer(directory, source or {"data": "x"}) as writer:
         writer.finish(data, {}, on_column)
     return directory
 
@@ -93,6 +96,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert read.relations["plain"].time is None and read.relations["plain"].split is None
     assert store.description_of(read) == store.description_of(data)
     assert read.histories["watches"].last["gift"].tolist() == [[-1, 1]]
+    assert read.histories["watches"].owner_role == "viewer"
     for path, values in store.columns_of(data).items():
         np.testing.assert_array_equal(store.columns_of(read)[path], values)
     assert isinstance(read.relations["rate"].time, np.memmap)
@@ -142,6 +146,59 @@ def test_an_error_leaves_the_place_as_it_was(tmp_path):
         writer.new_column("events/gift/time", (3,), np.float64)
         raise DataError("no such data")
     assert not list((tmp_path / "empty").iterdir())
+
+
+def test_an_error_leaves_no_new_folders_behind_and_none_that_was_there_before_goes(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(DataError, match="no such data"), Writer(tmp_path / "old" / "a" / "b", {}):
+        raise DataError("no such data")
+    assert (tmp_path / "old").exists() and not (tmp_path / "old" / "a").exists()
+
+
+def test_a_manifest_that_cannot_be_written_leaves_nothing_behind_and_says_why(tmp_path, monkeypatch):
+    def replace(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
+        write(everything(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_somebody_else_puts_into_the_directory_does_not_hide_the_error(tmp_path):
+    with pytest.raises(DataError, match="no such data"), Writer(tmp_path / "new", {}):
+        (tmp_path / "new" / "notes.txt").touch()
+        raise DataError("no such data")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_mark_counts_only_where_there_is_nothing_to_lose(tmp_path):
+    (tmp_path / "INCOMPLETE").touch()
+    assert not check_directory(tmp_path, {})
+    (tmp_path / "nodes").mkdir()
+    with pytest.raises(DataError, match="not empty, and not begun by `prepare`"):
+        check_directory(tmp_path, {})
+
+
+def test_a_mark_that_a_kill_left_in_a_whole_directory_is_cleared(tmp_path):
+    directory = write(everything(), tmp_path / "d")
+    (directory / "INCOMPLETE").write_text(_MARK)
+    assert check_directory(directory, {"data": "x"}) and not (directory / "INCOMPLETE").exists()
+    (directory / "INCOMPLETE").write_text("mine\n")
+    assert check_directory(directory, {"data": "x"}) and (directory / "INCOMPLETE").exists()
+
+
+def test_a_mark_that_goes_while_it_is_being_locked_is_another_process(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    monkeypatch.setattr("fcntl.flock", lambda *args: (tmp_path / "d" / "INCOMPLETE").unlink())
+    with pytest.raises(DataError, match="another process is preparing data here"):
+        write(everything(), tmp_path / "d")
+
+
+def test_a_link_to_nothing_is_named_as_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"link: a link to .*/nothing, which is not there; make it, or remove the link"):
+        check_directory(tmp_path / "link", {})
 
 
 def test_two_at_once_do_not_mix(tmp_path):
@@ -280,6 +337,36 @@ def test_preparing_twice_leaves_what_is_there(tmp_path):
     other.data.seed = 1
     with pytest.raises(DataError, match=r"source.data.seed: 0 -> 1"):
         preparation.run(other, tmp_path / "d", quarantine=False)
+
+
+@dataclasses.dataclass
+class OutlinedSource:
+    """A source that tells its tables before it reads them, which it must not."""
+
+    def outline(self):
+        return synthetic.live_tiny().load()
+
+    def load(self):
+        raise AssertionError("was read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"events": "watch"}, "has no events 'watch'"),
+        ({"where": "wached"}, "have no column 'wached'"),
+        ({"owner": "viewer"}, "have no 'viewer'"),
+        ({"item": "shop"}, "have no 'shop'"),
+        ({"moments": ("view",)}, "has no events 'view'"),
+        ({"name": "a/b"}, r"config.histories\[0\].name = 'a/b'"),
+    ],
+)
+def test_what_a_config_asks_of_tables_that_are_not_there_is_refused_before_reading(tmp_path, changes, message):
+    watches = HistoryConfig(**{"name": "watches", **changes})
+    model = lsec_gnn.Config()
+    with pytest.raises((ConfigError, DataError), match=message):
+        preparation.run(RunConfig(data=OutlinedSource(), model=model, histories=(watches,)), tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 @dataclasses.dataclass

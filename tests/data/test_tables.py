@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsec_jax.data import ids, tables
+from lsec_jax.data.table import ColumnError
 from lsec_jax.schema import DataError
 
 
@@ -182,8 +183,42 @@ def test_dates_without_a_zone_count_as_utc_among_dates_with_one(tmp_path):
 @pytest.mark.parametrize("kind", ["times", "weights", "numbers"])
 def test_a_parquet_column_of_booleans_is_no_column_of_numbers(tmp_path, kind):
     table = tables.read_table(put_parquet(tmp_path, a=[True, True]), ["a"])
-    with pytest.raises(DataError, match=r"a.parquet, row 1, column 'a': type bool where a number.* store numbers, or"):
+    with pytest.raises(DataError, match=r"a.parquet, column 'a': type bool where a number.* store numbers, or"):
         getattr(table, kind)("a")
+
+
+@pytest.mark.parametrize("values", [[[1], None], [{"a": 1}], [b"a", None]])
+def test_types_of_parquet_that_are_no_values_are_refused_with_their_column(tmp_path, values):
+    with pytest.raises(DataError, match=r"a.parquet: column 'a' is of type .*; store text, numbers, booleans or dates"):
+        tables.read_table(put_parquet(tmp_path, a=values), ["a"])
+
+
+def test_text_of_parquet_that_is_not_utf_8_is_refused_with_its_row(tmp_path, monkeypatch):
+    broken = pa.array([b"ok", b"ok", b"\xff", b"ok"]).view(pa.string())
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 2)
+    for rows in (lambda path: [tables.read_table(path, ["a"])], lambda path: list(tables.read_blocks(path, ["a"]))):
+        with pytest.raises(DataError, match=r"a.parquet, row 3, column 'a': not UTF-8 text"):
+            rows(put_parquet(tmp_path, a=broken))
+
+
+def test_large_integers_of_parquet_are_rounded_as_those_of_text(tmp_path):
+    nanoseconds = [1_700_000_000_000_000_001, 5]
+    packed = tables.read_table(put_parquet(tmp_path, a=nanoseconds), ["a"]).times("a")[0]
+    text = tables.read_table(put(tmp_path, "a\n1700000000000000001\n5\n"), ["a"]).times("a")[0]
+    np.testing.assert_array_equal(packed, text)
+
+
+def test_dates_where_numbers_are_expected_are_wrong_as_a_column(tmp_path):
+    read = tables.read_table(put_parquet(tmp_path, a=np.array(["2021-05-01"], "datetime64[s]")), ["a"])
+    for convert in (read.numbers, read.labels, read.optional_numbers, read.ids):
+        with pytest.raises(ColumnError, match=r"a.parquet, column 'a': type timestamp"):
+            convert("a")
+
+
+def test_ids_of_more_than_a_thousand_characters_are_refused(tmp_path):
+    read = tables.read_table(put(tmp_path, f"a\n{'x' * 1000}\n{'x' * 1001}\n"), ["a"])
+    with pytest.raises(DataError, match=r"line 3, column 'a': a text of more than 1000 characters; shorten it"):
+        read.ids("a")
 
 
 def test_text_ids_that_look_like_negative_integers_are_refused(tmp_path):
@@ -217,9 +252,7 @@ def test_values_past_a_bound_are_refused(tmp_path):
 @pytest.mark.parametrize("column", [[1.0, 2.0], [True, False]])
 def test_parquet_ids_must_be_integers_or_text(tmp_path, column):
     table = tables.read_table(put_parquet(tmp_path, a=column), ["a"])
-    with pytest.raises(
-        DataError, match=r"a.parquet, row 1, column 'a': type .* cannot hold ids; store them as integers"
-    ):
+    with pytest.raises(DataError, match=r"a.parquet, column 'a': type .* cannot hold ids; store them as integers"):
         table.ids("a")
 
 

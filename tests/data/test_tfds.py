@@ -108,7 +108,7 @@ BAD_CONFIGS = {
     ),
     "ids that are truths": (
         {"item_column": "liked"},
-        r"split 'train', example 0, column 'liked': type bool cannot hold",
+        r"column 'liked': type bool cannot hold",
     ),
     "times that are text": ({"time_column": "user_id"}, r"example 0, column 'user_id': '.*' is not a number"),
     "relation": ({"relation": "a/b"}, r"data.relation = 'a/b': names are letters"),

@@ -214,3 +214,27 @@ def test_frozen_candidates_are_on_disk_and_are_the_ones_that_a_run_would_draw(he
     assert metrics(here / "direct") == metrics(here / "mapped")
     message = runs.refusal("prepare", "--config=direct.py", "--output=prepared")
     assert "source.frozen_candidates" in message
+
+
+def test_the_output_may_be_in_the_home_directory_and_a_relative_source_is_that_of_its_working_directory(
+    log, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(log))
+    assert runs.command("prepare", "--config=direct.py", "--output=~/prepared").code == 0
+    assert (log / "prepared" / "manifest.json").exists() and not (log / "~").exists()
+    stored = json.loads((log / "prepared" / "manifest.json").read_text())["source"]["data"]["path"]
+    assert stored == str(log / "log")
+    (log / "elsewhere" / "log").mkdir(parents=True)
+    monkeypatch.chdir(log / "elsewhere")
+    assert "source.data.path" in runs.refusal("prepare", "--config=../direct.py", "--output=../prepared")
+
+
+def test_a_config_that_asks_for_what_is_not_there_is_refused_before_a_log_is_read(log):
+    (log / "log" / "shown.csv").unlink()
+    (log / "log" / "buy.csv").unlink()
+    wrong = (log / "direct.py").read_text().replace('where="watched"', 'where="wached"')
+    (log / "direct.py").write_text(wrong)
+    assert "no column 'wached'" in runs.refusal("prepare", "--config=direct.py", "--output=prepared")
+    other = ("--config.model.tasks[0].relation=sell", "--config.model.relations=('sell',)")
+    assert "relation 'sell'" in runs.refusal("prepare", "--config=direct.py", "--output=prepared", *other)
+    assert not (log / "prepared").exists()

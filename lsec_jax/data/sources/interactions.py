@@ -6,16 +6,18 @@ and test. Ids that occur only in validation or test files are nodes like all oth
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lsec_jax.data import ids, tables
+from lsec_jax.data.cleaning import Reader, TimeUnit, WrongRows, has_one_unit, time_unit
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.event_log import EventLog
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.sources import interactions_events, interactions_nodes
+from lsec_jax.data.sources.interactions_outline import outline_of
 from lsec_jax.data.sources.interactions_specs import (
     AvailabilitySpec,
     ColumnSpec,
@@ -59,17 +61,46 @@ class Config:
         """Reads everything; raises DataError naming file, line and column, or the config key."""
         return self.load_into(Workspace())
 
-    def load_into(self, workspace: Workspace) -> LiveCommerceData:
-        """The same, with the columns of events where the workspace has them."""
-        root = expand_path(self.path)
+    def outline(self) -> LiveCommerceData:
+        """Returns the tables that `load` will return, without rows; raises DataError naming the config key."""
+        self._check()
+        return outline_of(self.name or "interactions", self.relations, self.events, self.nodes, self.availability)
+
+    def _check(self) -> None:
         check_specs(self.relations, self.events)
         check_availability(self.availability, self.relations, self.events)
         check_nodes(self.nodes, self.relations, self.events)
+
+    def load_into(self, workspace: Workspace) -> LiveCommerceData:
+        """The same, with the columns of events where the workspace has them."""
+        root = expand_path(self.path)
+        self._check()
+        name = self.name or root.resolve().name
         counts: dict[str, int] = {}
-        rows = [_read_relation(root, spec, f"data.relations[{i}]") for i, spec in enumerate(self.relations)]
+        wrong = WrongRows()
         with EventLog(workspace.scratch, workspace.memory_bytes) as log:
-            units = interactions_events.collect(root, self.events, log, workspace, counts)
-            has_dates = _one_time_unit(self.relations, rows, units)
+            try:
+                rows = [
+                    _read_relation(root, spec, f"data.relations[{i}]", wrong) for i, spec in enumerate(self.relations)
+                ]
+                units = [unit for row in rows for unit in row.units]
+                units += interactions_events.collect(root, self.events, log, workspace, wrong)
+                windows = [
+                    interactions_nodes.read_windows(root, spec, f"data.availability[{i}]", wrong)
+                    for i, spec in enumerate(self.availability)
+                ]
+                listed = [
+                    interactions_nodes.read_features(root, spec, f"data.nodes[{i}]", wrong)
+                    for i, spec in enumerate(self.nodes)
+                ]
+            except DataError as error:
+                if not workspace.is_quarantining:
+                    wrong.refuse(name, str(error))
+                raise
+            if not workspace.is_quarantining:
+                wrong.refuse(name)
+            wrong.count(counts)
+            has_dates = has_one_unit(units)
             columns = [
                 (end, column)
                 for spec, row in zip(self.relations, rows, strict=True)
@@ -85,17 +116,13 @@ class Config:
         if not events:
             _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
         availability = {
-            spec.node: interactions_nodes.read_availability(
-                root, spec, f"data.availability[{i}]", nodes[spec.node], has_dates, counts
-            )
-            for i, spec in enumerate(self.availability)
+            spec.node: interactions_nodes.availability(spec, found, nodes[spec.node], has_dates, counts)
+            for spec, found in zip(self.availability, windows, strict=True)
         }
-        for i, node_spec in enumerate(self.nodes):
-            nodes[node_spec.node] = interactions_nodes.with_features(
-                root, node_spec, f"data.nodes[{i}]", nodes[node_spec.node], counts
-            )
+        for node_spec, found in zip(self.nodes, listed, strict=True):
+            nodes[node_spec.node] = interactions_nodes.with_features(node_spec, found, nodes[node_spec.node], counts)
         return LiveCommerceData(
-            self.name or root.resolve().name,
+            name,
             nodes,
             relations,
             has_dates=has_dates is True,
@@ -114,13 +141,14 @@ class _Rows:
     time: np.ndarray | None
     weight: np.ndarray | None
     file: np.ndarray
-    has_dates: bool
+    units: list[TimeUnit]
     num_line_breaks: int
 
 
-def _read_relation(root: Path, spec: RelationSpec, place: str) -> _Rows:
-    """Reads a relation's one to three files; `place` is its config key."""
-    sources, targets, times, weights, files, dates, num_line_breaks = [], [], [], [], [], set(), 0
+def _read_relation(root: Path, spec: RelationSpec, place: str, wrong: WrongRows) -> _Rows:
+    """Reads a relation's one to three files; `place` is its config key, `wrong` gains rows that cannot be read."""
+    parts: list[dict[str, Any]] = []
+    units, files, num_line_breaks = [], [], 0
     columns = [spec.source_column, spec.target_column]
     columns += [column for column in (spec.time_column, spec.weight_column) if column]
     for (_, split), path in zip(SPLITS.items(), (spec.path, spec.validation_path, spec.test_path), strict=True):
@@ -135,45 +163,35 @@ def _read_relation(root: Path, spec: RelationSpec, place: str) -> _Rows:
             delimiter_key=f"{place}.delimiter",
         )
         num_line_breaks += table.num_line_breaks
-        sources.append(table.ids(spec.source_column))
-        targets.append(table.ids(spec.target_column))
         if spec.time_column:
-            time, is_dates = table.times(spec.time_column)
-            times.append(time)
-            dates.add(is_dates)
-        if spec.weight_column:
-            weights.append(table.weights(spec.weight_column))
-        files.append(np.full(len(table), split, np.int8))
-    if len(dates) > 1:
-        raise DataError(f"relation '{spec.name}': '{spec.time_column}' has dates in one file and numbers in another")
+            units.append(time_unit(f"relation '{spec.name}' has", table, spec.time_column))
+        good, found = wrong.without(table, _readers(spec, bool(units) and units[-1].has_dates))
+        if not len(good):
+            raise DataError(f"relation '{spec.name}': no row of {table.path} can be used")
+        parts.append(found)
+        files.append(np.full(len(good), split, np.int8))
     return _Rows(
-        source=ids.join_columns(sources),
-        target=ids.join_columns(targets),
-        time=np.concatenate(times) if times else None,
-        weight=np.concatenate(weights) if weights else None,
+        source=ids.join_columns([part["source"] for part in parts]),
+        target=ids.join_columns([part["target"] for part in parts]),
+        time=np.concatenate([part["time"] for part in parts]) if spec.time_column else None,
+        weight=np.concatenate([part["weight"] for part in parts]) if spec.weight_column else None,
         file=np.concatenate(files),
-        has_dates=True in dates,
+        units=units,
         num_line_breaks=num_line_breaks,
     )
 
 
-def _one_time_unit(specs: tuple[RelationSpec, ...], rows: list[_Rows], of_events: Mapping[str, bool]) -> bool | None:
-    """Whether all times are dates, or None where there are none; raises DataError where some are and others are not.
-
-    Args:
-        specs: of the relations.
-        rows: of the relations.
-        of_events: whether the times of a place, such as "events 'gift' have ... in column 'time'", are dates.
-    """
-    units = {
-        row.has_dates: f"relation '{spec.name}' has {{}} in column '{spec.time_column}'"
-        for spec, row in zip(specs, rows, strict=True)
-        if row.time is not None
+def _readers(spec: RelationSpec, has_dates: bool) -> dict[str, Reader]:
+    source, target, time, weight = spec.source_column, spec.target_column, spec.time_column, spec.weight_column
+    readers = {
+        "source": Reader(source, lambda table: table.ids(source)),
+        "target": Reader(target, lambda table: table.ids(target)),
     }
-    units |= {dates: place for place, dates in of_events.items()}
-    if len(units) == 2:
-        raise DataError(f"{units[True].format('dates')}, {units[False].format('numbers')}; all times must use one unit")
-    return next(iter(units), None)
+    if time:
+        readers["time"] = Reader(time, lambda table: table.times(time, has_dates)[0])
+    if weight:
+        readers["weight"] = Reader(weight, lambda table: table.weights(weight))
+    return readers
 
 
 def _relation(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsec_jax.data import features, tables
-from lsec_jax.data.cleaning import Reader, WrongRows
+from lsec_jax.data.cleaning import Reader, TimeUnit, WrongRows, time_unit
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.event_log import TIME, EventLog
 from lsec_jax.data.files import expand_path
@@ -34,43 +34,40 @@ _DTYPES = {
 
 
 def collect(
-    root: Path, specs: Sequence[EventSpec], log: EventLog, workspace: Workspace, counts: dict[str, int]
-) -> dict[str, bool]:
+    root: Path, specs: Sequence[EventSpec], log: EventLog, workspace: Workspace, wrong: WrongRows
+) -> list[TimeUnit]:
     """Reads the events' files into the log.
 
     Args:
         root: base directory.
         specs: checked.
-        log: gains a table for each spec.
+        log: gains a table for each spec; not completely where rows are wrong that may not be left out.
         workspace: whether wrong rows are left out, and who is told of the progress.
-        counts: gains the rows left out.
+        wrong: gains the rows that cannot be read.
 
     Returns:
-        Whether times are dates, by a text that says whose, with a gap for "dates" or "numbers".
+        The unit of every file's times.
 
     Raises:
-        DataError: with everything that is wrong.
+        DataError: a file cannot be read, or has no row that can.
     """
     files = [(i, path) for i, spec in enumerate(specs) for path in _files(root, spec, f"data.events[{i}].path")]
-    wrong = WrongRows()
-    units: dict[str, bool] = {}
+    units, num_rows = [], [0] * len(specs)
     for i, path in files:
         spec = specs[i]
-        readers = _readers(spec)
+        readers: dict[str, Reader] = {}
         for table in _blocks(path, spec, f"data.events[{i}].delimiter"):
             workspace.on_progress("reading", table.share / len(files))
+            if not readers:
+                unit = time_unit(f"events '{spec.name}' have", table, spec.time_column)
+                units.append(unit)
+                readers = _readers(spec, unit.has_dates)
             good, found = wrong.without(table, readers)
-            if not len(good):
-                continue
-            times, is_dates = found.pop(TIME)
-            units[f"events '{spec.name}' have {{}} in column '{spec.time_column}' of {path.name}"] = is_dates
-            if workspace.is_quarantining or not wrong:
-                log.append(spec.name, {TIME: pa.array(times), **found})
-    if not workspace.is_quarantining:
-        wrong.refuse(root.name)
-    wrong.count(counts)
-    for spec in specs:
-        if not log.size(spec.name):
+            num_rows[i] += len(good)
+            if len(good) and (workspace.is_quarantining or not wrong):
+                log.append(spec.name, {TIME: pa.array(found.pop(TIME)), **found})
+    for spec, number in zip(specs, num_rows, strict=True):
+        if not number:
             raise DataError(f"events '{spec.name}': no row of {spec.path} can be used")
     return units
 
@@ -106,9 +103,6 @@ def _write(
     codes = {f"nodes/{role}": nodes[node_type].ids for role, node_type in node_types.items()}
     if spec.group_column:
         dtypes["group"] = np.int64
-        groups = log.distinct(spec.name, "group").values
-        if groups.dtype.kind != "i":
-            codes["group"] = groups
     vocabularies = {}
     for column in spec.columns:
         dtypes[_path(column)] = _DTYPES[column.kind]
@@ -123,6 +117,7 @@ def _write(
         lambda path, shape, dtype: workspace.new_column(f"events/{spec.name}/{path}", shape, dtype),
         dtypes,
         lambda rows: workspace.on_progress("sorting", rows / num_rows),
+        ranked=["group"] if spec.group_column and log.is_text(spec.name, "group") else [],
     )
     measured = [column for column in spec.columns if _path(column).startswith("values/")]
     return Events(
@@ -144,12 +139,15 @@ def _path(column: ColumnSpec) -> str:
 
 
 def _files(root: Path, spec: EventSpec, key: str) -> list[Path]:
-    path = root / expand_path(spec.path)
+    path = expand_path(spec.path)
     if "*" not in spec.path:
-        return [path]
-    found = sorted(map(Path, glob.glob(str(path))))
+        return [root / path]
+    pattern = str(Path(glob.escape(str(root))) / glob.escape(str(path)).replace("[*]", "*")).removesuffix(".gz")
+    found = sorted({Path(name) for ending in ("", ".gz") for name in glob.glob(pattern + ending)})
     if not found:
-        raise DataError(f"config key {key} = '{spec.path}': no file matches {path}; check the path")
+        raise DataError(f"config key {key} = '{spec.path}': no file matches {root / path}; check the path")
+    if twice := [name for name in found if name.with_name(f"{name.name}.gz") in found]:
+        raise DataError(f"config key {key} = '{spec.path}': {twice[0]} is there packed (.gz), too; remove one of both")
     return found
 
 
@@ -167,9 +165,9 @@ def _blocks(path: Path, spec: EventSpec, delimiter_key: str) -> Iterator[Table]:
     )
 
 
-def _readers(spec: EventSpec) -> dict[str, Reader]:
+def _readers(spec: EventSpec, has_dates: bool) -> dict[str, Reader]:
     """How the columns are read, by their path in the store."""
-    readers = {TIME: Reader(spec.time_column, lambda table: table.times(spec.time_column))}
+    readers = {TIME: Reader(spec.time_column, lambda table: table.times(spec.time_column, has_dates)[0])}
     for role in spec.roles:
         readers[f"nodes/{role.role}"] = _node_reader(role)
     for column in spec.columns:
@@ -199,25 +197,13 @@ def _column_reader(column: ColumnSpec) -> Reader:
     if column.kind == "label":
         return Reader(name, lambda table: pa.array(table.labels(name)))
     if column.kind in ("measure", "numeric"):
-        return Reader(name, lambda table: pa.array(_single_precision(table, name)))
+        return Reader(name, lambda table: pa.array(features.single_precision(table, name)))
     return Reader(name, lambda table: _texts(table, name, column.kind))
-
-
-def _single_precision(table: Table, name: str) -> np.ndarray:
-    values = table.optional_numbers(name)
-    with np.errstate(over="ignore"):
-        found = values.astype(np.float32)
-    bad = np.flatnonzero(np.isinf(found))
-    if len(bad):
-        table.fail(
-            int(bad[0]), name, f"value {values[bad[0]]} is too large for single precision; correct or drop the row"
-        )
-    return found
 
 
 def _texts(table: Table, name: str, kind: str) -> pa.Array:
     """The texts of a coded feature, null where there is none, [rows]; refuses those that are no ranges."""
     if kind == "ordinal":
-        features.ranges(table, name, ())
-    texts = table.texts(name)
-    return pc.if_else(pc.equal(texts, ""), None, texts)
+        features.ranges(table, name, (), missing_key="")
+    words, codes = table.words(name)
+    return pc.if_else(pc.equal(words, ""), None, words).take(codes)

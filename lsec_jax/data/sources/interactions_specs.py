@@ -115,7 +115,8 @@ class EventSpec:
 
     Attributes:
         name: of the table, e.g. "impression".
-        path: its file, inside `Config.path`, or absolute; a * matches any text: all such files, in order.
+        path: its file, inside `Config.path`, or absolute; a * matches any text: all such files, in order, also
+            those that are packed (.gz).
         roles: the nodes that take part.
         time_column: column with times >= 0 (numbers) or dates (ISO 8601, read as seconds since 1970 UTC).
         group_column: column with the ids of requests (what was shown together), or None.
