@@ -102,7 +102,15 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
             for name, events in data.events.items()
         },
         "histories": {
-            name: {"owner": of.owner, "item": of.item, "ends": list(of.ends), "last": list(of.last)}
+            name: {
+                "owner": of.owner,
+                "owner_role": of.owner_role,
+                "item": of.item,
+                "events": of.events,
+                "delay": float(of.delay),
+                "ends": list(of.ends),
+                "last": list(of.last),
+            }
             for name, of in data.histories.items()
         },
         "trees": list(data.trees),
@@ -254,6 +262,9 @@ def _read_histories(name: str, of: Mapping[str, Any], columns: Mapping[str, np.n
         **own,
         ends={moments: columns[f"{at}/ends/{moments}"] for moments in of["ends"]},
         last={moments: columns[f"{at}/last/{moments}"] for moments in of["last"]},
+        owner_role=of["owner_role"],
+        events=of["events"],
+        delay=float(of["delay"]),
     )
 
 

@@ -290,6 +290,9 @@ class Histories:
         ends: by name of a table of events, where the owner's history ends for each of its rows, [rows] int64.
         last: the same in the materialised layout: the last items before each row, oldest first, [rows, length] int32,
             -1 in front of short histories. Either layout or both.
+        owner_role: the owners' role in these tables of events; "" = the name of their node type.
+        events: table of the behaviours, into which `rows` points; "" = not known.
+        delay: time until a behaviour is known, in the data set's unit, as `ends` and `last` have it.
     """
 
     owner: str
@@ -300,9 +303,16 @@ class Histories:
     rows: np.ndarray
     ends: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     last: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    owner_role: str = ""
+    events: str = ""
+    delay: float = 0.0
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def owners_of(self, moments: Events) -> np.ndarray:
+        """The owner of each row of a table of events, [rows] int32, -1 for nobody; raises DataError as `ids`."""
+        return moments.ids(self.owner_role or self.owner)
 
 
 @dataclasses.dataclass(frozen=True)
