@@ -206,8 +206,7 @@ def last_before(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, length
     else:
         found, cut = np.empty((len(ends), length), values.dtype), np.flatnonzero(sizes)
     found[cut] = values[np.maximum(ends[cut, None] + np.arange(-length, 0), 0)]
-    is_missing_by_size = np.arange(length) < np.arange(length, -1, -1)[:, None]
-    np.copyto(found, missing, where=is_missing_by_size.take(sizes, axis=0))
+    np.copyto(found, missing, where=np.arange(length) < (length - sizes)[:, None])
     return found
 
 
