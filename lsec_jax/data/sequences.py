@@ -206,7 +206,11 @@ def last_before(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, length
     else:
         found, cut = np.empty((len(ends), length), values.dtype), np.flatnonzero(sizes)
     found[cut] = values[np.maximum(ends[cut, None] + np.arange(-length, 0), 0)]
-    np.copyto(found, missing, where=np.arange(length) < (length - sizes)[:, None])
+    if length < len(sizes):  # a table by size is faster than a comparison per row, and smaller than the result
+        is_missing = (np.arange(length) < np.arange(length, -1, -1)[:, None]).take(sizes, axis=0)
+    else:
+        is_missing = np.arange(length) < (length - sizes)[:, None]
+    np.copyto(found, missing, where=is_missing)
     return found
 
 
