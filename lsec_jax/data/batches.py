@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lsec_jax.config import ConfigError
-from lsec_jax.data.event_columns import Batch, EventColumns
+from lsec_jax.data.event_columns import Batch, EventColumns, require_whole
 
 BLOCK_ROWS = 64
 _NUM_ROUNDS = 4
@@ -75,22 +75,32 @@ class EventBatches:
             columns: what a batch shows.
             rows: of the table: a range, or positions [n] (`splits.event_rows`).
             batch_size: rows per batch of all processes together.
-            seed: entropy of this stream.
+            seed: entropy of this stream, numbers in [0, 2**32); (1,) and (1, 0) are two streams.
             process_index: of this process.
             process_count: processes that share each batch.
             block_rows: rows that stay together.
 
         Raises:
-            ConfigError: sizes that do not fit together, or fewer rows than a batch.
+            ConfigError: sizes that do not fit together, fewer rows than a batch, or what is no size, seed or position.
         """
+        sizes = {"batch_size": batch_size, "block_rows": block_rows, "process_count": process_count}
+        for name, size in sizes.items():
+            require_whole(name, size, 1)
+        require_whole("process_index", process_index, 0)
+        if not isinstance(seed, tuple):
+            raise ConfigError(f"seed = {seed!r}; give a tuple of whole numbers, e.g. (0,)")
+        for entry in seed:
+            require_whole(f"an entry of seed = {seed}", entry, 0)
+            if entry >= 2**32:
+                raise ConfigError(f"an entry of seed = {seed} is 2**32 or more; give numbers below")
         if not 0 <= process_index < process_count:
             raise ConfigError(f"process_index = {process_index} is not one of {process_count} processes")
-        if batch_size < 1 or batch_size % (block_rows * process_count):
+        if batch_size % (block_rows * process_count):
             raise ConfigError(
                 f"batch_size = {batch_size}; batches of events are made of blocks of {block_rows} rows for each of "
                 f"{process_count} processes: give a multiple of {block_rows * process_count}"
             )
-        positions = range(*rows.indices(columns.num_rows)) if isinstance(rows, slice) else rows
+        positions = _positions_of(rows, columns)
         if len(positions) < batch_size:
             raise ConfigError(
                 f"batch_size = {batch_size}, but there are only {len(positions)} rows of events '{columns.events}' to "
@@ -122,11 +132,26 @@ class EventBatches:
         size = self._block_rows
         num_blocks = self.num_rows // size
         first, last = min(start // size, num_blocks), min(-(-stop // size), num_blocks)
-        keys = np.random.SeedSequence((*self._seed, epoch)).generate_state(_NUM_ROUNDS, np.uint64)
+        # numpy fills entropy up with zeros: without its length, seeds that differ in zeros at their end would be one.
+        entropy = np.random.SeedSequence((len(self._seed), *self._seed), spawn_key=(epoch,))
+        keys = entropy.generate_state(_NUM_ROUNDS, np.uint64)
         blocks = permute(np.arange(first, last), num_blocks, keys)
         in_blocks = (blocks[:, None] * size + np.arange(size)).reshape(-1)
         at = in_blocks[start - first * size : max(stop - first * size, 0)]
         return np.concatenate([at, np.arange(max(start, num_blocks * size), stop)])
+
+
+def _positions_of(rows: slice | np.ndarray, columns: EventColumns) -> range | np.ndarray:
+    """The rows as positions; raises ConfigError where they are none of the table."""
+    place = f"rows of events '{columns.events}'"
+    if isinstance(rows, slice):
+        return range(*rows.indices(columns.num_rows))
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
+        what = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise ConfigError(f"{place} are {what}; give a slice, or positions [n] (of a mask: np.flatnonzero)")
+    if len(rows) and not (rows.min() >= 0 and rows.max() < columns.num_rows):
+        raise ConfigError(f"{place} go from {rows.min()} to {rows.max()}; the table has {columns.num_rows} rows from 0")
+    return rows
 
 
 def permute(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
@@ -168,7 +193,7 @@ class BatchStream:
     Attributes:
         iterator: Grain's, with `get_state` and `set_state`; `grain.checkpoint.CheckpointSave(stream.iterator)` saves
             it. Its state is the next step alone, which is the same in every process: any number of them can go on from
-            it, with `first_step`.
+            it, with `first_step`. None once the stream is closed.
         seconds_waited: time so far that the caller of `next` waited for a batch.
     """
 
@@ -187,7 +212,12 @@ class BatchStream:
             place: puts a batch where the step wants it, e.g. `lambda batch: jax.device_put(columns.pack(batch),
                 sharding)`; that of the batches ahead begins while the step before runs. None = numpy arrays.
             num_ahead: batches that are kept ready; 0 = each is made when it is asked for.
+
+        Raises:
+            ConfigError: a step or a number that is none.
         """
+        require_whole("first_step", first_step, 0)
+        require_whole("num_ahead", num_ahead, 0)
         # Grain imports jax, which reading data does not need.
         import grain
         from grain.experimental import set_next_index
@@ -196,7 +226,7 @@ class BatchStream:
         if place is not None:
             steps = steps.map(place)
         options = grain.ReadOptions(num_threads=1 if num_ahead else 0, prefetch_buffer_size=num_ahead)
-        self.iterator = iter(steps.to_iter_dataset(options))
+        self.iterator: Any = iter(steps.to_iter_dataset(options))
         set_next_index(self.iterator, first_step)
         self.seconds_waited = 0.0
 
@@ -204,6 +234,8 @@ class BatchStream:
         return self
 
     def __next__(self) -> Any:
+        if self.iterator is None:
+            raise ValueError("this stream of batches is closed; make another one, with first_step to go on")
         start = time.perf_counter()
         batch = next(self.iterator)
         self.seconds_waited += time.perf_counter() - start
@@ -216,7 +248,8 @@ class BatchStream:
         self.close()
 
     def close(self) -> None:
-        """Ends the thread; there are no more batches."""
-        self.iterator.close()
+        """Ends the thread; there are no more batches. A stream that is closed stays so."""
+        if self.iterator is not None:
+            self.iterator.close()
         # Grain's iterator would complain if it were still there when Python ends.
-        del self.iterator
+        self.iterator = None

@@ -11,7 +11,6 @@ from lsec_jax.data.sequences import last_before, starts_of
 from lsec_jax.schema import DataError, Events, Histories, LiveCommerceData
 
 Batch = dict[str, dict[str, Any]]
-_CHECKED_ROWS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +20,16 @@ class HistoryView:
     Attributes:
         name: of the data's histories.
         length: last behaviours that are shown.
-        owner: role of the events whose history it is; "" = the role of the owners' node type.
+        owner: role of the events whose history it is; "" or the role that the histories were made with.
         with_ages: also show how long before the event each behaviour was.
-        behaviours: the table of events that the histories were made of, where `columns` needs it.
-        columns: its roles and values that are shown of each behaviour.
+        behaviours: table of the behaviours; "" or the one that the histories were made of.
+        columns: its roles and values that are shown of each behaviour. A value may be one that nobody knew at the
+            moment, e.g. how long a watch that goes on will be: `known_after` hides those.
+        known_after: its value that says how long after a behaviour its columns are known, e.g. "stay_seconds"; NaN and
+            below 0 = 0. While time + the histories' delay + that is not below the moment, columns are missing (-1,
+            NaN, False); items and ages stay. "" = columns are known with the behaviour.
+        known_after_unit: units of the data set's time in one of `known_after`, e.g. 1 / 86400 for seconds where times
+            are days.
     """
 
     name: str
@@ -33,6 +38,8 @@ class HistoryView:
     with_ages: bool = False
     behaviours: str = ""
     columns: tuple[str, ...] = ()
+    known_after: str = ""
+    known_after_unit: float = 1.0
 
 
 class EventColumns:
@@ -101,13 +108,14 @@ class EventColumns:
         return batch
 
     def pack(self, batch: Batch) -> Batch:
-        """Returns the batch with all columns of one number per row in one array for each dtype, [columns, b].
+        """Returns the batch with all columns of one number per row in one array for each dtype, [b, columns].
 
         Putting an array on a device has a price of its own: a few arrays take a fraction of the time of many.
         """
         packed: Batch = {kind: dict(columns) for kind, columns in batch.items()}
         packed["packed"] = {
-            dtype: np.stack([packed[kind].pop(name) for kind, name in names]) for dtype, names in self._flat.items()
+            dtype: np.stack([packed[kind].pop(name) for kind, name in names], axis=1)
+            for dtype, names in self._flat.items()
         }
         return packed
 
@@ -116,8 +124,23 @@ class EventColumns:
         batch: Batch = {kind: dict(columns) for kind, columns in packed.items() if kind != "packed"}
         for dtype, names in self._flat.items():
             for i, (kind, name) in enumerate(names):
-                batch[kind][name] = packed["packed"][dtype][i]
+                batch[kind][name] = packed["packed"][dtype][:, i]
         return batch
+
+
+def require_whole(what: str, value: Any, minimum: int) -> None:
+    """Raises ConfigError unless the value is a whole number of at least the minimum."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{what} = {value!r}; give a whole number of {minimum} or more")
+
+
+def take_or(column: np.ndarray, rows: np.ndarray, missing: Any) -> np.ndarray:
+    """The column's values at some rows, of any shape; `missing` at -1."""
+    if len(column) == 0:
+        return np.full(rows.shape, missing, column.dtype)
+    found = column.take(np.maximum(rows, 0))
+    np.putmask(found, rows < 0, missing)
+    return found
 
 
 _Reader = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -131,8 +154,7 @@ def _plain(column: np.ndarray) -> np.ndarray:
 def _reader(data: LiveCommerceData, table: Events, view: HistoryView) -> _Reader:
     """How the view's arrays are read: from the materialised layout where it has them, else by end offsets."""
     histories = data.histories_of(view.name)
-    if view.length < 1:
-        raise ConfigError(f"histories '{view.name}': length = {view.length}; give 1 or more")
+    require_whole(f"histories '{view.name}': length", view.length, 1)
     last, ends = histories.last.get(table.name), histories.ends.get(table.name)
     if last is None and ends is None:
         there = ", ".join(sorted({*histories.last, *histories.ends})) or "none"
@@ -140,6 +162,7 @@ def _reader(data: LiveCommerceData, table: Events, view: HistoryView) -> _Reader
             f"histories '{view.name}' are not kept for events '{table.name}', but for: {there}; add '{table.name}' to "
             "their moments in config.histories, and prepare the data again if it was prepared"
         )
+    _check_source(table, histories, view)
     if last is not None and view.length <= last.shape[1] and not (view.with_ages or view.columns):
         return _last_reader(_plain(last), view.length)
     if ends is None:
@@ -158,11 +181,11 @@ def _last_reader(last: np.ndarray, length: int) -> _Reader:
 def _ends_reader(
     data: LiveCommerceData, table: Events, histories: Histories, ends: np.ndarray, view: HistoryView
 ) -> _Reader:
-    owners = _plain(table.ids(_owner_role(table, histories, view)))
+    owners = _plain(histories.owners_of(table))
     offsets = dataclasses.replace(histories, starts=_plain(histories.starts))
-    _check_owners(offsets, owners, ends, view)
     items, times, moments = _plain(histories.items), _plain(histories.times), _plain(table.time)
     behaviour_rows, columns = _plain(histories.rows), _behaviour_columns(data, histories, view)
+    is_known = _known_reader(data, histories, view)
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         ends_of = ends.take(rows)
@@ -173,45 +196,38 @@ def _ends_reader(
             found["ages"] = (moments.take(rows)[:, None] - when).astype(np.float32)
         if columns:
             at = last_before(behaviour_rows, starts, ends_of, view.length, -1)
+            if is_known is not None:
+                at[~is_known(at, moments.take(rows))] = -1
             for name, (column, missing) in columns.items():
-                shown = column.take(np.maximum(at, 0)) if len(column) else np.empty(at.shape, column.dtype)
-                np.putmask(shown, at < 0, missing)
-                found[name] = shown
+                found[name] = take_or(column, at, missing)
         return found
 
     return read
 
 
-def _owner_role(table: Events, histories: Histories, view: HistoryView) -> str:
-    if view.owner:
-        table.ids(view.owner)
-        if (found := table.nodes[view.owner].node_type) != histories.owner:
-            raise ConfigError(
-                f"histories '{view.name}' are those of the type {histories.owner}; role '{view.owner}' of events "
-                f"'{table.name}' is of type {found}; name another owner"
-            )
-        return view.owner
-    fitting = [role for role, nodes in table.nodes.items() if nodes.node_type == histories.owner]
-    if histories.owner in fitting:
-        return histories.owner
-    if len(fitting) != 1:
-        there = ", ".join(fitting) or "none"
+def _check_source(table: Events, histories: Histories, view: HistoryView) -> None:
+    """Raises ConfigError where the view names another owner or other behaviours than those of the histories."""
+    histories.owners_of(table)
+    role = histories.owner_role or histories.owner
+    if (found := table.nodes[role].node_type) != histories.owner:
         raise ConfigError(
-            f"histories '{view.name}': roles of type {histories.owner} in events '{table.name}' are: {there}; name "
-            "the owner"
+            f"histories '{view.name}' are those of the type {histories.owner}; role '{role}' of events '{table.name}' "
+            f"is of type {found}; make histories of it (config.histories)"
         )
-    return fitting[0]
-
-
-def _check_owners(histories: Histories, owners: np.ndarray, ends: np.ndarray, view: HistoryView) -> None:
-    """Raises ConfigError where the offsets are those of another role; the first rows tell."""
-    owners, ends = owners[:_CHECKED_ROWS], ends[:_CHECKED_ROWS]
-    known = np.maximum(owners, 0)
-    outside = (owners >= 0) & ((ends < histories.starts[known]) | (ends > histories.starts[known + 1]))
-    if outside.any():
+    if view.owner not in ("", role):
         raise ConfigError(
-            f"histories '{view.name}': row {int(outside.argmax())} ends outside its owner's history; name the role "
-            "that the histories were made with as the owner"
+            f"histories '{view.name}' were made with the owner '{role}', not '{view.owner}'; leave the owner out, or "
+            "make other histories (config.histories)"
+        )
+    if not histories.events and (view.behaviours or view.columns):
+        raise ConfigError(
+            f"histories '{view.name}' do not say which events they were made of, so columns of behaviours cannot be "
+            "shown; make them with config.histories"
+        )
+    if view.behaviours not in ("", histories.events):
+        raise ConfigError(
+            f"histories '{view.name}' were made of events '{histories.events}', not '{view.behaviours}'; leave the "
+            "behaviours out, or make other histories (config.histories)"
         )
 
 
@@ -221,13 +237,7 @@ def _behaviour_columns(
     """Columns of all behaviours' events, and what stands for a missing one."""
     if not view.columns:
         return {}
-    table = data.events_of(view.behaviours)
-    rows, times = histories.rows[:_CHECKED_ROWS], histories.times[:_CHECKED_ROWS]
-    if (rows >= len(table)).any() or (table.time[rows] != times).any():
-        raise ConfigError(
-            f"histories '{view.name}' were not made of events '{view.behaviours}': their times differ; name the events "
-            "that they were made of"
-        )
+    table = data.events_of(histories.events)
     reserved = {"items", "ages"} & {*view.columns}
     if reserved:
         raise ConfigError(f"histories '{view.name}': the column '{min(reserved)}' has a name that batches use already")
@@ -239,3 +249,27 @@ def _behaviour_columns(
             column = _plain(table.value(name))
             found[name] = (column, False if column.dtype == bool else np.nan)
     return found
+
+
+def _known_reader(
+    data: LiveCommerceData, histories: Histories, view: HistoryView
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """Whether the columns of behaviours at some rows, [b, length], are known at moments, [b]; None = always."""
+    if not view.known_after:
+        return None
+    if not view.columns:
+        raise ConfigError(f"histories '{view.name}': known_after = '{view.known_after}', but no columns are shown")
+    table = data.events_of(histories.events)
+    times, spans = _plain(table.time), _plain(table.value(view.known_after))
+    if spans.dtype == bool:
+        raise ConfigError(f"histories '{view.name}': known_after = '{view.known_after}' is true or false, not a time")
+    if not 0 < view.known_after_unit < np.inf:
+        raise ConfigError(
+            f"histories '{view.name}': known_after_unit = {view.known_after_unit}; give a finite number above 0"
+        )
+
+    def is_known(at: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        spans_of = view.known_after_unit * np.fmax(take_or(spans, at, np.nan).astype(np.float64), 0.0)
+        return take_or(times, at, np.nan) + histories.delay + spans_of < moments[:, None]
+
+    return is_known

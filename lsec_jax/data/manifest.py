@@ -201,8 +201,12 @@ def _history_columns(
         for end in ("owner", "item"):
             table.at(end).one_of(nodes)
         table.at("owner_role").text()
+        table.at("events").one_of({*events, ""})
+        if table.at("delay").number() < 0:
+            table.at("delay").fail("is negative")
         yield from ((f"{at}/{column}", True) for column in HISTORY_COLUMNS)
         for layout in ("ends", "last"):
+            table.at(layout).names()
             for moments in table.at(layout).items():
                 yield f"{at}/{layout}/{moments.one_of(events)}", True
 

@@ -92,7 +92,7 @@ def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_co
 
     where = events.value(config.where) if config.where else None
     histories = build_histories(events, config.owner, config.item, len(data.nodes[owner_type]), where, new)
-    histories = dataclasses.replace(histories, owner_role=config.owner)
+    histories = dataclasses.replace(histories, owner_role=config.owner, events=config.events, delay=config.delay)
     of_moments = {name: _of_moments(histories, data.events[name], config, new) for name in config.moments}
     if config.is_materialized:
         return dataclasses.replace(histories, last=of_moments)
@@ -238,8 +238,11 @@ def last_before(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, length
     else:
         found, cut = np.empty((len(ends), length), values.dtype), np.flatnonzero(sizes)
     found[cut] = values[np.maximum(ends[cut, None] + np.arange(-length, 0), 0)]
-    is_missing_by_size = np.arange(length) < np.arange(length, -1, -1)[:, None]
-    np.copyto(found, missing, where=is_missing_by_size.take(sizes, axis=0))
+    if length < len(sizes):  # a table by size is faster than a comparison per row, and smaller than the result
+        is_missing = (np.arange(length) < np.arange(length, -1, -1)[:, None]).take(sizes, axis=0)
+    else:
+        is_missing = np.arange(length) < (length - sizes)[:, None]
+    np.copyto(found, missing, where=is_missing)
     return found
 
 

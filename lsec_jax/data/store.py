@@ -106,6 +106,8 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
                 "owner": of.owner,
                 "owner_role": of.owner_role,
                 "item": of.item,
+                "events": of.events,
+                "delay": float(of.delay),
                 "ends": list(of.ends),
                 "last": list(of.last),
             }
@@ -261,6 +263,8 @@ def _read_histories(name: str, of: Mapping[str, Any], columns: Mapping[str, np.n
         ends={moments: columns[f"{at}/ends/{moments}"] for moments in of["ends"]},
         last={moments: columns[f"{at}/last/{moments}"] for moments in of["last"]},
         owner_role=of["owner_role"],
+        events=of["events"],
+        delay=float(of["delay"]),
     )
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from lsec_jax.config import ConfigError, differences
 from lsec_jax.data import store
 from lsec_jax.data.columns import blocks
-from lsec_jax.data.event_columns import EventColumns, HistoryView
+from lsec_jax.data.event_columns import EventColumns, HistoryView, take_or
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.splits import event_rows
 from lsec_jax.schema import SPLITS, DataError, Events, LiveCommerceData
@@ -117,7 +117,10 @@ def builder_of(path: str | Path, data_dir: str | Path, export: Export) -> Any:
             f"a TensorFlow data set '{export.name}', version '{export.version}': names are small letters, digits and "
             "_, versions like 1.0.0; give others"
         )
-    root = expand_path(str(path))
+    root, where = expand_path(str(path)), expand_path(str(data_dir))
+    folder = where / export.name / export.events / export.version
+    if not (there := next(part for part in (folder, *folder.parents) if part.exists())).is_dir():
+        raise DataError(f"{there} is a file, and the data set would be written below it; give another data_dir")
     manifest, data = store.read_manifest(root), store.read(root)
     table = _Table(data, export)
     content = json.dumps(manifest["columns"], sort_keys=True)
@@ -151,7 +154,7 @@ def builder_of(path: str | Path, data_dir: str | Path, export: Export) -> Any:
         def _generate_examples(self) -> None:
             raise NotImplementedError  # `_split_generators` gives them
 
-    return Prepared(data_dir=str(expand_path(str(data_dir))), config=export.events, file_format=FILE_FORMAT)
+    return Prepared(data_dir=str(where), config=export.events, file_format=FILE_FORMAT)
 
 
 class _Table:
@@ -220,17 +223,17 @@ class _Table:
     def _node_type(self, view: HistoryView, column: str) -> str | None:
         if column == "items":
             return self._data.histories_of(view.name).item
-        if column == "ages" or column not in (nodes := self._data.events_of(view.behaviours).nodes):
+        if column not in view.columns:
             return None
-        return nodes[column].node_type
+        nodes = self._data.events_of(self._data.histories_of(view.name).events).nodes
+        return nodes[column].node_type if column in nodes else None
 
     def _ids(self, node_type: str, ids: np.ndarray) -> np.ndarray:
         """External ids, where they are wanted."""
         if not self._export.external_ids:
             return ids
         table = self._data.nodes[node_type].ids
-        missing = np.array("" if table.dtype.kind == "U" else -1, table.dtype)
-        return np.concatenate([np.asarray(table), missing[None]])[ids]  # -1 is the one appended
+        return take_or(np.asarray(table), ids, "" if table.dtype.kind == "U" else -1)
 
 
 def _tfds_feature(tfds: Any, values: np.ndarray) -> Any:

@@ -291,6 +291,8 @@ class Histories:
         last: the same in the materialised layout: the last items before each row, oldest first, [rows, length] int32,
             -1 in front of short histories. Either layout or both.
         owner_role: the owners' role in these tables of events; "" = the name of their node type.
+        events: table of the behaviours, into which `rows` points; "" = not known.
+        delay: time until a behaviour is known, in the data set's unit, as `ends` and `last` have it.
     """
 
     owner: str
@@ -302,6 +304,8 @@ class Histories:
     ends: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     last: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     owner_role: str = ""
+    events: str = ""
+    delay: float = 0.0
 
     def __len__(self) -> int:
         return len(self.starts) - 1

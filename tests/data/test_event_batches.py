@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.batches import BatchStream, EventBatches, permute
-from lsec_jax.data.event_columns import EventColumns
+from lsec_jax.data.event_columns import EventColumns, require_whole
 from lsec_jax.schema import EventNodes, Events, LiveCommerceData, NodeTable
 
 
@@ -192,7 +192,9 @@ def test_an_error_while_reading_reaches_whoever_asks_for_the_batch():
 WRONG = {
     "no multiple": ((1_000, 100, 0, 1), r"batch_size = 100; .* blocks of 64 rows .* give a multiple of 64"),
     "processes": ((1_000, 64, 0, 2), r"batch_size = 64; .* for each of 2 processes: give a multiple of 128"),
-    "zero": ((1_000, 0, 0, 1), r"batch_size = 0; .* give a multiple of 64"),
+    "zero": ((1_000, 0, 0, 1), r"batch_size = 0; give a whole number of 1 or more"),
+    "true": ((1_000, 64, 0, True), r"process_count = True; give a whole number of 1 or more"),
+    "negative process": ((1_000, 64, -1, 2), r"process_index = -1; give a whole number of 0 or more"),
     "too few rows": ((100, 128, 0, 1), r"batch_size = 128, but there are only 100 rows of events 'impression'"),
     "no such process": ((1_000, 128, 2, 2), r"process_index = 2 is not one of 2 processes"),
 }
@@ -203,6 +205,59 @@ def test_sizes_that_do_not_fit_are_refused(case):
     (num_rows, batch_size, index, count), message = WRONG[case]
     with pytest.raises(ConfigError, match=message):
         EventBatches(numbered(num_rows), slice(None), batch_size, (0,), index, count)
+
+
+NO_ROWS = r"rows of events 'impression' are {}; give a slice, or positions \[n\] \(of a mask: np.flatnonzero\)"
+WRONG_ARGUMENTS = {
+    "no block": ({"block_rows": 0}, "block_rows = 0; give a whole number of 1 or more"),
+    "negative block": ({"block_rows": -1}, "block_rows = -1; give a whole number of 1 or more"),
+    "negative seed": ({"seed": (0, -1)}, r"an entry of seed = \(0, -1\) = -1; give a whole number of 0 or more"),
+    "large seed": ({"seed": (2**32,)}, r"an entry of seed = \(4294967296,\) is 2\*\*32 or more; give numbers below"),
+    "mask": ({"rows": np.ones(1_000, bool)}, NO_ROWS.format(r"bool of shape \(1000,\)")),
+    "table of rows": ({"rows": np.zeros((64, 2), np.int64)}, NO_ROWS.format(r"int64 of shape \(64, 2\)")),
+    "row below": ({"rows": np.arange(-1, 63)}, "impression' go from -1 to 62; the table has 1000 rows from 0"),
+    "row beyond": ({"rows": np.arange(937, 1001)}, "impression' go from 937 to 1000; the table has 1000 rows from 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARGUMENTS)
+def test_what_is_no_size_no_seed_and_no_row_is_refused(case):
+    changes, message = WRONG_ARGUMENTS[case]
+    with pytest.raises(ConfigError, match=message):
+        EventBatches(numbered(1_000), **{"rows": slice(None), "batch_size": 64, "seed": (0,)} | changes)
+
+
+@pytest.mark.parametrize(
+    ("seed", "other"), [((), (0,)), ((1,), (1, 0)), ((1,), (1, 0, 0)), ((0, 1), (0, 1, 0)), ((2, 1), (1,))]
+)
+def test_seeds_that_differ_in_their_length_alone_give_other_orders(seed, other):
+    first, second = (EventBatches(numbered(64 * 40), slice(None), 64 * 4, of) for of in (seed, other))
+    for epoch in range(3):
+        steps = range(10 * epoch, 10 * epoch + 10)
+        for later in range(3):
+            assert not np.array_equal(rows_of(first, steps), rows_of(second, range(10 * later, 10 * later + 10)))
+
+
+def test_a_stream_can_be_closed_again_and_gives_nothing_afterwards():
+    with stream_of() as stream:
+        next(stream)
+        stream.close()
+        stream.close()
+        with pytest.raises(ValueError, match="this stream of batches is closed; make another one, with first_step"):
+            next(stream)
+    unused = stream_of()
+    unused.close()
+    unused.close()
+    for name, value in (("first_step", -1), ("num_ahead", -1), ("num_ahead", True)):
+        with pytest.raises(ConfigError, match=f"{name} = {value}; give a whole number of 0 or more"):
+            stream_of(**{name: value})
+
+
+@pytest.mark.parametrize("value", [64.0, "64", None, True, np.float32(1.0), np.bool_(True), 0])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(ConfigError, match=r"^batch_size = .*; give a whole number of 1 or more$"):
+        require_whole("batch_size", value, 1)
+    require_whole("batch_size", np.int32(1), 1)
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lsec_jax.config import ConfigError, HistoryConfig
 from lsec_jax.data import store
 from lsec_jax.data.event_columns import EventColumns, HistoryView
-from lsec_jax.data.sequences import add_histories
+from lsec_jax.data.sequences import add_histories, last_items
 from lsec_jax.data.writer import Writer
 from lsec_jax.schema import DataError, EventNodes, Events, Feature, LiveCommerceData, NodeTable
 
@@ -86,8 +86,8 @@ def test_what_is_unpacked_is_what_was_packed():
     packed = columns.pack(batch)
     assert {dtype: of.shape for dtype, of in packed["packed"].items()} == {
         "int32": (3, 3),
-        "bool": (1, 3),
-        "float32": (2, 3),
+        "bool": (3, 1),
+        "float32": (3, 2),
     }
     assert {kind: [*of] for kind, of in packed.items() if kind != "packed"} == {
         "nodes": [],
@@ -200,16 +200,33 @@ WRONG = {
         r"not kept for events 'gift', but for: impression; add 'gift' to their moments",
         {"events": "gift", "histories": [HistoryView("watches", 4)]},
     ),
-    "length": (ConfigError, r"length = 0; give 1 or more", {"histories": [HistoryView("watches", 0)]}),
+    "length": (ConfigError, r"length = 0; give a whole number of 1", {"histories": [HistoryView("watches", 0)]}),
+    "half a length": (ConfigError, r"length = 2.5; give a whole", {"histories": [HistoryView("watches", 2.5)]}),
+    "true as length": (ConfigError, r"length = True; give a whole", {"histories": [HistoryView("watches", True)]}),
     "owner": (
         ConfigError,
-        r"those of the type user; role 'room' of events 'impression' is of type room",
+        r"histories 'watches' were made with the owner 'user', not 'room'; leave the owner out",
         {"histories": [HistoryView("watches", 4, owner="room")]},
     ),
     "behaviours": (
         DataError,
         r"no column 'price'",
         {"histories": [HistoryView("watches", 4, behaviours="impression", columns=("price",))]},
+    ),
+    "known without columns": (
+        ConfigError,
+        r"known_after = 'stay_seconds', but no columns are shown",
+        {"histories": [HistoryView("watches", 4, known_after="stay_seconds")]},
+    ),
+    "known after no time": (
+        ConfigError,
+        r"known_after = 'watched' is true or false, not a time",
+        {"histories": [HistoryView("watches", 4, columns=("room",), known_after="watched")]},
+    ),
+    "known after no unit": (
+        ConfigError,
+        r"known_after_unit = 0.0; give a finite number above 0",
+        {"histories": [HistoryView("watches", 4, columns=("room",), known_after="stay_seconds", known_after_unit=0.0)]},
     ),
 }
 
@@ -221,22 +238,68 @@ def test_what_is_not_there_is_refused_with_what_is(case):
         EventColumns(with_histories(log()), **{"events": "impression"} | changes)
 
 
-@pytest.mark.parametrize("changes", [{"length": 5}, {"with_ages": True}, {"behaviours": "gift", "columns": ("room",)}])
+@pytest.mark.parametrize("changes", [{"length": 5}, {"with_ages": True}, {"columns": ("room",)}])
 def test_what_the_materialised_layout_does_not_have_is_refused(changes):
     data = with_histories(log(), is_materialized=True)
     with pytest.raises(ConfigError, match=r"stored as the last 4 items .* store them with is_materialized=False"):
         EventColumns(data, "impression", histories=[HistoryView("watches", **{"length": 4} | changes)])
 
 
-def test_the_columns_of_other_events_are_noticed():
-    data = with_histories(log())
-    view = HistoryView("watches", 4, behaviours="gift", columns=("room",))
-    with pytest.raises(ConfigError, match="were not made of events 'gift': their times differ"):
-        EventColumns(data, "impression", histories=[view])
-    impression = data.events["impression"]
-    later = data.replace(events={**data.events, "gift": dataclasses.replace(impression, time=impression.time + 1)})
-    with pytest.raises(ConfigError, match="were not made of events 'gift': their times differ"):
-        EventColumns(later, "impression", histories=[view])
+@pytest.mark.parametrize("is_materialized", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"owner": "friend"}, "made with the owner 'user', not 'friend'; leave the owner out"),
+        ({"owner": "nobody"}, "made with the owner 'user', not 'nobody'; leave the owner out"),
+        ({"behaviours": "gift"}, "made of events 'impression', not 'gift'; leave the behaviours out"),
+        ({"behaviours": "view"}, "made of events 'impression', not 'view'; leave the behaviours out"),
+    ],
+)
+def test_another_owner_and_other_behaviours_are_refused_in_both_layouts(is_materialized, changes, message):
+    """Even where the first rows cannot tell: here, the friend is the user."""
+    data = log()
+    shown = data.events["impression"]
+    shown = dataclasses.replace(shown, nodes={**shown.nodes, "friend": shown.nodes["user"]})
+    data = with_histories(data.replace(events={**data.events, "impression": shown}), is_materialized=is_materialized)
+    with pytest.raises(ConfigError, match=message):
+        EventColumns(data, "impression", histories=[HistoryView("watches", 4, **changes)])
+    plain, named = (
+        EventColumns(data, "impression", histories=[view])(np.arange(300))
+        for view in (HistoryView("watches", 4), HistoryView("watches", 4, owner="user", behaviours="impression"))
+    )
+    assert_same_batch(plain, named)
+
+
+def test_a_behaviour_shows_its_columns_once_they_are_known():
+    """Against the slow rule, in units that differ and with a delay; its item and its age are there before."""
+    data = log(seed=7)
+    shown = data.events["impression"]
+    stay = (600 * shown.value("stay_seconds")).astype(np.float32)  # seconds, where times are minutes
+    stay[::7] = -5.0
+    shown = dataclasses.replace(shown, values={**shown.values, "stay_seconds": stay})
+    data = with_histories(data.replace(events={**data.events, "impression": shown}), delay=1.5)
+    view = HistoryView("watches", 4, with_ages=True, columns=("room", "watched", "stay_seconds"))
+    every = EventColumns(data, "impression", histories=[view])(np.arange(300))["histories"]["watches"]
+    view = dataclasses.replace(view, known_after="stay_seconds", known_after_unit=1 / 60)
+    found = EventColumns(data, "impression", histories=[view])(np.arange(300))["histories"]["watches"]
+    is_hidden = ~(1.5 + np.fmax(every["stay_seconds"], 0.0) / 60 < every["ages"]) & (every["items"] >= 0)
+    assert 50 < is_hidden.sum() < (every["items"] >= 0).sum() - 50
+    for name, missing in {"room": -1, "watched": False, "stay_seconds": np.nan}.items():
+        np.testing.assert_array_equal(found[name], np.where(is_hidden, missing, every[name]))
+    for name in ("items", "ages"):
+        np.testing.assert_array_equal(found[name], every[name])
+
+
+def test_a_packed_batch_is_sharded_by_its_rows():
+    columns = EventColumns(with_histories(log()), "impression", histories=[HistoryView("watches", 4)])
+    batch = columns(np.arange(64))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    placed = jax.device_put(columns.pack(batch), sharding)
+    assert {shard.data.shape[0] for leaf in jax.tree.leaves(placed) for shard in leaf.addressable_shards} == {16}
+    unpacked = jax.jit(columns.unpack)(placed)
+    assert unpacked["nodes"]["user"].sharding.is_equivalent_to(sharding, 1)
+    assert_same_batch(jax.tree.map(np.asarray, unpacked), batch)
 
 
 def test_two_views_of_one_history_are_refused():
@@ -246,15 +309,30 @@ def test_two_views_of_one_history_are_refused():
         )
 
 
-def test_the_histories_of_another_role_are_noticed():
+def test_histories_know_their_owner_events_and_delay_in_the_store_too(tmp_path):
+    data = log()
+    shown = data.events["impression"]
+    other = EventNodes("user", (shown.ids("user") + 1) % 5)
+    data = data.replace(events={"impression": dataclasses.replace(shown, nodes={**shown.nodes, "friend": other})})
+    data = with_histories(data, owner="friend", delay=0.25)
+    with Writer(tmp_path / "d", {}) as writer:
+        writer.finish(data, {}, lambda num_bytes: None)
+    read = store.read(tmp_path / "d")
+    for of in (data, read):
+        watches = of.histories["watches"]
+        assert (watches.owner_role, watches.events, watches.delay) == ("friend", "impression", 0.25)
+        found = EventColumns(of, "impression", histories=[HistoryView("watches", 4)])(np.arange(300))
+        wanted = last_items(watches, other.ids, watches.ends["impression"], 4)
+        np.testing.assert_array_equal(found["histories"]["watches"]["items"], wanted)
+
+
+def test_histories_whose_events_are_not_known_show_no_columns():
     data = with_histories(log())
-    events = data.events["impression"]
-    other = EventNodes("user", (events.ids("user") + 1) % 5)
-    data = data.replace(events={"impression": dataclasses.replace(events, nodes={**events.nodes, "friend": other})})
+    watches = dataclasses.replace(data.histories["watches"], events="", owner_role="")
+    data = data.replace(histories={"watches": watches})
     EventColumns(data, "impression", histories=[HistoryView("watches", 4)])
-    with pytest.raises(ConfigError, match="ends outside its owner's history; name the role that the histories"):
-        EventColumns(data, "impression", histories=[HistoryView("watches", 4, owner="friend")])
-    nodes = {"viewer": events.nodes["user"], "friend": other}
-    data = data.replace(events={"impression": dataclasses.replace(events, nodes=nodes)})
-    with pytest.raises(ConfigError, match="roles of type user in events 'impression' are: viewer, friend; name the"):
-        EventColumns(data, "impression", histories=[HistoryView("watches", 4)])
+    with pytest.raises(ConfigError, match="do not say which events they were made of"):
+        EventColumns(data, "impression", histories=[HistoryView("watches", 4, columns=("room",))])
+    room = dataclasses.replace(watches, owner_role="room")
+    with pytest.raises(ConfigError, match="those of the type user; role 'room' of events 'impression' is of type room"):
+        EventColumns(data.replace(histories={"watches": room}), "impression", histories=[HistoryView("watches", 4)])

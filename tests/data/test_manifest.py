@@ -52,6 +52,11 @@ def test_what_is_damaged_in_a_manifest_is_named_with_its_key(tmp_path):
         r"columns.nodes/user/ids.shape\[0\] is '-1'": lambda m: m["columns"]["nodes/user/ids"].update(shape=[-1]),
         r"data.cut_times is '\[1.0\]', expected 2 values": lambda m: m["data"].update(cut_times=[1.0]),
         r"data.end_time is 'inf', expected a finite number": lambda m: m["data"].update(end_time=float("inf")),
+        r"data.histories.watches.events is 'view', expected one of: , gift, impression": lambda m: m["data"][
+            "histories"
+        ]["watches"].update(events="view"),
+        r"data.histories.watches.delay is negative": lambda m: m["data"]["histories"]["watches"].update(delay=-1),
+        r"data.histories.watches has no 'owner_role'": lambda m: m["data"]["histories"]["watches"].pop("owner_role"),
         r"data.has_dates is '1', expected true or false": lambda m: m["data"].update(has_dates=1),
         r"data.candidates\[0\] is no split, or there already": lambda m: m["data"]["candidates"][0].__setitem__(1, 3),
     }

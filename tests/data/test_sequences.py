@@ -1,6 +1,7 @@
 """Histories: against a slow definition, and never a look into the future."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import strategies as st
 
 from lsec_jax.config import ConfigError, HistoryConfig
 from lsec_jax.data import columns, event_statistics, sequences
-from lsec_jax.data.sequences import add_histories, audit_histories, build_histories, ends_before, last_items
+from lsec_jax.data.sequences import (
+    add_histories,
+    audit_histories,
+    build_histories,
+    ends_before,
+    last_before,
+    last_items,
+)
 from lsec_jax.schema import DataError, EventNodes, Events, LiveCommerceData, NodeTable
 
 
@@ -53,6 +61,17 @@ def test_a_history_is_what_the_slow_definition_says(events, moments, delay):
         for row, owner, moment in zip(found, owners, at, strict=True):
             wanted = slow_history(events, owner, moment, delay)[-length:] if owner >= 0 else []
             assert row.tolist() == [-1] * (length - len(wanted)) + wanted
+
+
+def test_long_rows_take_the_memory_of_what_is_given():
+    values, starts, ends = np.arange(50, dtype=np.int32), np.array([0, 20]), np.array([10, 50])
+    tracemalloc.start()
+    found = last_before(values, starts, ends, 20_000, -1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * found.nbytes
+    assert found[0, -11:].tolist() == [-1, *range(10)] and found[1, -31:].tolist() == [-1, *range(20, 50)]
+    assert (found[:, :-31] == -1).all()
 
 
 def test_a_hundred_thousand_moments_see_nothing_of_their_own_time_or_later():

@@ -57,8 +57,8 @@ def everything():
         watches,
         ends={"impression": np.array([0, 1])},
         last={"gift": np.array([[-1, 1]], INT)},
-        owner_role="viewer",
     )
+    watches = dataclasses.replace(watches, owner_role="giver", events="impression", delay=0.5)
     lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
     return LiveCommerceData(
         "everything",
@@ -95,8 +95,9 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert read.events["gift"].parent[0] == "impression"
     assert read.relations["plain"].time is None and read.relations["plain"].split is None
     assert store.description_of(read) == store.description_of(data)
-    assert read.histories["watches"].last["gift"].tolist() == [[-1, 1]]
-    assert read.histories["watches"].owner_role == "viewer"
+    watches = read.histories["watches"]
+    assert watches.last["gift"].tolist() == [[-1, 1]]
+    assert (watches.owner_role, watches.events, watches.delay) == ("giver", "impression", 0.5)
     for path, values in store.columns_of(data).items():
         np.testing.assert_array_equal(store.columns_of(read)[path], values)
     assert isinstance(read.relations["rate"].time, np.memmap)

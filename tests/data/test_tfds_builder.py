@@ -4,6 +4,7 @@ import builtins
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -230,6 +231,31 @@ def test_what_is_not_there_is_refused_before_anything_is_written(prepared, tmp_p
     with pytest.raises(error, match=message):
         tfds_builder.build(prepared, tmp_path / "d", export)
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("below", ["", "/lsec_jax", "/lsec_jax/impression/1.0.0"])
+def test_a_file_in_the_place_of_the_data_set_is_refused(prepared, tmp_path, below):
+    place = tmp_path / f"d{below}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(DataError, match=rf"{place} is a file, and the data set would be written below it; give anoth"):
+        tfds_builder.build(prepared, tmp_path / "d", Export("impression"))
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize("dtype", ["int64", "U8"])
+def test_the_ids_of_a_block_of_examples_take_no_copy_of_all_ids(dtype):
+    ids = np.arange(300_000).astype(dtype)
+    role = EventNodes("user", np.array([7, -1, 299_999], np.int32))
+    shown = Events("view", {"user": role}, np.arange(3.0), split=np.zeros(3, np.int8))
+    data = LiveCommerceData("log", {"user": NodeTable("user", ids)}, {}, events={"view": shown})
+    table = tfds_builder._Table(data, Export("view"))
+    tracemalloc.start()
+    found = [example["user"] for _, example in table.examples(range(3))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ([7, -1, 299_999] if dtype == "int64" else ["7", "", "299999"])
+    assert peak < ids.nbytes / 20
 
 
 def test_one_name_for_two_columns_is_refused(tmp_path):
