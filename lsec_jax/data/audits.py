@@ -1,6 +1,6 @@
 """Looks for leaks between training and evaluation, in what a run really uses; O(e log e) per relation.
 
-`sequences.audit_histories` does the same for histories.
+`history_audits.audit_all_histories` does the same for histories.
 """
 
 from collections.abc import Iterable, Iterator

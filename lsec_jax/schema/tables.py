@@ -290,6 +290,9 @@ class Histories:
         ends: by name of a table of events, where the owner's history ends for each of its rows, [rows] int64.
         last: the same in the materialised layout: the last items before each row, oldest first, [rows, length] int32,
             -1 in front of short histories. Either layout or both.
+        owner_role: role of the owners in the moments' tables; "" = the name of their node type.
+        events: table of the behaviours; "" = not known.
+        delay: time until a behaviour is known to the system, in the data set's unit.
     """
 
     owner: str
@@ -300,6 +303,9 @@ class Histories:
     rows: np.ndarray
     ends: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     last: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    owner_role: str = ""
+    events: str = ""
+    delay: float = 0.0
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -17,6 +17,7 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.files import write_json
+from lsec_jax.data.history_audits import audit_all_histories
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
@@ -68,6 +69,7 @@ class Run:
     def audit(self) -> None:
         """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
         audits.audit_splits(self.data)
+        audit_all_histories(self.data)
         if self.config.split.method == "leave_one_out":
             audits.audit_leave_one_out(self.data, self.config.model.task_relations)
         for split in self.held_out() if "candidates" in self.config.evaluation.protocols else []:

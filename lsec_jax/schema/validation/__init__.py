@@ -9,6 +9,7 @@ from lsec_jax.schema.tables import (
     Availability,
     Candidates,
     Events,
+    Histories,
     NodeTable,
     Relation,
     Tree,
@@ -16,6 +17,7 @@ from lsec_jax.schema.tables import (
     is_name,
 )
 from lsec_jax.schema.validation.events import event_problems
+from lsec_jax.schema.validation.histories import history_problems
 from lsec_jax.schema.validation.nodes import availability_problems, node_problems, tree_problems
 from lsec_jax.schema.validation.problems import NO_ROWS, Problem, place_of, wrong_key
 from lsec_jax.schema.validation.relations import candidate_problems, relation_problems
@@ -44,6 +46,11 @@ class HasTables(Protocol):
 
     @property
     def events(self) -> Mapping[str, Events]:
+        """By name."""
+        ...
+
+    @property
+    def histories(self) -> Mapping[str, Histories]:
         """By name."""
         ...
 
@@ -95,6 +102,11 @@ def find_problems(data: HasTables) -> list[Problem]:
         *(problem for table in data.nodes.values() for problem in node_problems(table)),
         *(problem for relation in data.relations.values() for problem in relation_problems(relation, data.nodes)),
         *(problem for events in data.events.values() for problem in event_problems(events, data.nodes, data.events)),
+        *(
+            problem
+            for name, of in data.histories.items()
+            for problem in history_problems(name, of, data.nodes, data.events)
+        ),
         *(problem for name, tree in data.trees.items() for problem in tree_problems(name, tree, data.nodes)),
         *(problem for name, of in data.availability.items() for problem in availability_problems(name, of, data.nodes)),
         *(
