@@ -128,36 +128,68 @@ def _event_problems(data: LiveCommerceData, relation: Relation, events: Events) 
 def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: Candidates) -> None:
     """Checks the candidate lists of a split; raises DataError with all that is wrong.
 
-    Every positive must be an edge of the split, no negative may be an edge of any split, and no list may hold a target
-    twice. Published lists may well fail: their negatives are used as they are.
+    Every positive must be an edge of the split and every edge of the split a positive, no negative may be an edge of
+    any split, no list may hold a target twice, and no source node have two lists. Published lists may well fail: their
+    negatives are used as they are, and whom they leave out is not evaluated.
     """
     edges = data.relation(relation)
-    num_targets = len(data.nodes[edges.target])
-    keys = lists.source_ids.astype(np.int64)[:, None] * num_targets + lists.target_ids
     assert edges.split is not None
-    edge_keys = _keys(edges, num_targets)
-    known, own = np.sort(edge_keys), np.sort(edge_keys[edges.split == split])
-    ordered = np.sort(keys, axis=1)
+    num_sources, num_targets = len(data.nodes[edges.source]), len(data.nodes[edges.target])
+    is_list, is_target = _inside(lists.source_ids, num_sources), _inside(lists.target_ids, num_targets)
     found = {
-        f"positives are no {split_name(split)} edges": lists.labels & ~contains(own, keys.ravel()).reshape(keys.shape),
-        "negatives are edges": ~lists.labels & contains(known, keys.ravel()).reshape(keys.shape),
-        "targets stand in a list already": ordered[:, 1:] == ordered[:, :-1],
+        f"sources are no {edges.source} nodes": ~is_list[:, None],
+        f"targets are no {edges.target} nodes": ~is_target,
     }
-    problems = [
-        f"{int(bad.sum())} {what}, e.g. in {_example(data, edges, lists, bad)}"
-        for what, bad in found.items()
-        if bad.any()
-    ]
+    problems = [_candidate_problem(data, edges, lists, what, bad) for what, bad in found.items() if bad.any()]
+    if not problems:  # else other pairs would have the same keys
+        problems = _list_problems(data, edges, split, lists)
     if problems:
         raise DataError(
             f"candidates of '{relation}', {split_name(split)} ({lists.origin}):\n  " + "\n  ".join(problems)
         )
 
 
+def _list_problems(data: LiveCommerceData, edges: Relation, split: int, lists: Candidates) -> list[str]:
+    num_targets = len(data.nodes[edges.target])
+    keys = lists.source_ids.astype(np.int64)[:, None] * num_targets + lists.target_ids
+    edge_keys = _keys(edges, num_targets)
+    is_own = np.equal(edges.split, split)
+    known, own = np.sort(edge_keys), np.sort(edge_keys[is_own])
+    ordered = np.sort(keys, axis=1)
+    twice = np.ones(len(keys), bool)
+    twice[np.unique(lists.source_ids, return_index=True)[1]] = False
+    found = {
+        f"positives are no {split_name(split)} edges": lists.labels & ~contains(own, keys.ravel()).reshape(keys.shape),
+        "negatives are edges": ~lists.labels & contains(known, keys.ravel()).reshape(keys.shape),
+        "targets stand in a list already": ordered[:, 1:] == ordered[:, :-1],
+        f"lists are of a {edges.source} that has one already": twice[:, None],
+    }
+    problems = [_candidate_problem(data, edges, lists, what, bad) for what, bad in found.items() if bad.any()]
+    rows = np.flatnonzero(is_own)
+    missing = rows[~contains(np.sort(keys[lists.labels]), edge_keys[rows])]
+    has_list = np.isin(edges.source_ids[missing], lists.source_ids)
+    for what, bad in (
+        (
+            f"{edges.source} nodes with {split_name(split)} edges have no list",
+            np.unique(edges.source_ids[missing][~has_list]),
+        ),
+        (f"{split_name(split)} edges are no positives of their list", edges.source_ids[missing][has_list]),
+    ):
+        if len(bad):
+            problems.append(f"{len(bad)} {what}, e.g. of {edges.source} {data.nodes[edges.source].ids[bad[0]]}")
+    return problems
+
+
+def _inside(ids: np.ndarray, size: int) -> np.ndarray:
+    return (ids >= 0) & (ids < size)
+
+
 def _keys(relation: Relation, num_targets: int) -> np.ndarray:
     return relation.source_ids.astype(np.int64) * num_targets + relation.target_ids
 
 
-def _example(data: LiveCommerceData, edges: Relation, lists: Candidates, bad: np.ndarray) -> str:
+def _candidate_problem(data: LiveCommerceData, edges: Relation, lists: Candidates, what: str, bad: np.ndarray) -> str:
     row = int(np.flatnonzero(bad.any(axis=1))[0])
-    return f"the list of {edges.source} {data.nodes[edges.source].ids[lists.source_ids[row]]}"
+    source, ids = lists.source_ids[row], data.nodes[edges.source].ids
+    name = f"{edges.source} {ids[source]}" if 0 <= source < len(ids) else f"row {row}, {edges.source} index {source}"
+    return f"{int(bad.sum())} {what}, e.g. in the list of {name}"

@@ -55,7 +55,7 @@ def test_a_negative_that_is_a_positive_is_found():
     labels = lists.labels.copy()
     labels[tuple(positive)] = False
     user = data.nodes["user"].ids[lists.source_ids[positive[0]]]
-    with pytest.raises(DataError, match=rf"1 negatives are edges, e.g. in the list of user {user}$"):
+    with pytest.raises(DataError, match=rf"(?m)1 negatives are edges, e.g. in the list of user {user}$"):
         audit_candidates(data, "buy", TEST, dataclasses.replace(lists, labels=labels))
 
 
@@ -74,6 +74,48 @@ def test_a_target_that_stands_twice_in_a_list_is_found():
     data, lists = candidates(target_ids=repeat_first)
     with pytest.raises(DataError, match="1 targets stand in a list already"):
         audit_candidates(data, "buy", TEST, lists)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("target_ids", -1, "2 targets are no item nodes, e.g. in the list of user"),
+        ("target_ids", 60, "2 targets are no item nodes"),
+        ("source_ids", 50, r"1 sources are no user nodes, e.g. in the list of row 3, user index 50"),
+        ("source_ids", -1, "1 sources are no user nodes"),
+    ],
+)
+def test_candidates_that_are_no_nodes_are_found_and_stand_for_no_other_pair(column, value, message):
+    data, lists = candidates()
+    values = getattr(lists, column).copy()
+    values[3] = np.where(np.arange(30) < 2, value, values[3]) if values.ndim == 2 else value
+    with pytest.raises(DataError, match=message):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, **{column: values}))
+
+
+def test_held_out_users_and_edges_that_the_lists_leave_out_are_found():
+    data, lists = candidates()
+    columns = ("source_ids", "target_ids", "labels")
+    half = dataclasses.replace(lists, **{name: getattr(lists, name)[::2] for name in columns})
+    left_out = lists.source_ids[1::2]
+    user = data.nodes["user"].ids[left_out[0]]
+    message = rf"{len(left_out)} user nodes with test edges have no list, e.g. of user {user}$"
+    with pytest.raises(DataError, match=message):
+        audit_candidates(data, "buy", TEST, half)
+    # A list that has another target in the place of a positive.
+    row = np.flatnonzero(lists.labels.sum(axis=1) > 1)[0]
+    place = row, np.flatnonzero(lists.labels[row])[0]
+    buy = data.relations["buy"]
+    bought = buy.target_ids[buy.source_ids == lists.source_ids[row]]
+    targets, labels = lists.target_ids.copy(), lists.labels.copy()
+    targets[place] = np.setdiff1d(np.arange(60), np.r_[bought, targets[row]])[0]
+    labels[place] = False
+    with pytest.raises(DataError, match=r"1 test edges are no positives of their list, e\.g\. of user"):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, target_ids=targets, labels=labels))
+    sources = lists.source_ids.copy()
+    sources[1] = sources[0]
+    with pytest.raises(DataError, match="1 lists are of a user that has one already"):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, source_ids=sources))
 
 
 def with_events(**changes):
