@@ -214,3 +214,21 @@ def test_frozen_candidates_are_on_disk_and_are_the_ones_that_a_run_would_draw(he
     assert metrics(here / "direct") == metrics(here / "mapped")
     message = runs.refusal("prepare", "--config=direct.py", "--output=prepared")
     assert "source.frozen_candidates" in message
+
+
+def test_a_run_that_asks_for_other_candidates_than_the_frozen_ones_is_refused(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared", "--freeze_candidates").code == 0
+    for change, line in (
+        ("num_candidates=15", "config.evaluation.num_candidates: 20 -> 15"),
+        ("candidates_seed=4", "config.evaluation.candidates_seed: 0 -> 4"),
+    ):
+        given = f"--config.evaluation.{change}"
+        message = runs.refusal("train", "--config=mapped.py", "--workdir=other", given)
+        assert line in message and "--freeze_candidates" in message
+        # A run that ranks no candidates has no use for them.
+        full = ("--config.evaluation.protocols=('full_ranking',)", "--config.training.num_steps=2")
+        result = runs.command("train", "--config=mapped.py", f"--workdir=full_{change}", given, *full)
+        assert result.code == 0, result
+    assert not (here / "other").exists()
