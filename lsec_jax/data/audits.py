@@ -27,7 +27,8 @@ LEAVE_ONE_OUT_LEAST = 3  # edges of a source node of which two can be held out
 def audit_splits(data: LiveCommerceData) -> None:
     """Checks that nothing leaks from later splits into earlier ones; raises DataError with all that does.
 
-    No relation may have a pair in two splits; where there are cut times, no training edges and events may reach the
+    No relation may have a pair in two splits, nor, between nodes of one type, the reverse of a pair in an earlier split
+    unless it came first; where there are cut times, no training edges and events may reach the
     first cut, nor validation ones the second. Where a relation's edges are the first events of their pairs
     (each edge is an event of a table with splits, at the same time), that event must be in the edge's split, and no
     event of the pair in an earlier one.
@@ -55,8 +56,27 @@ def _split_problems(data: LiveCommerceData, relation: Relation) -> Iterator[str]
         row = order[twice[0]]
         pair = f"({relation.source_ids[row]}, {relation.target_ids[row]})"
         yield f"relation '{name}': {len(twice)} pairs are in two splits, e.g. {pair}"
+    if relation.source == relation.target:
+        yield from _reverse_problems(data, relation, keys, order)
     if relation.time is not None:
         yield from _late_rows(data, f"relation '{name}'", "edges", relation.time, relation.split)
+
+
+def _reverse_problems(data: LiveCommerceData, relation: Relation, keys: np.ndarray, order: np.ndarray) -> Iterator[str]:
+    """Edges between nodes of one type whose reverse, which tells them, is in an earlier split without being earlier."""
+    assert relation.split is not None
+    reverse = relation.target_ids.astype(np.int64) * len(data.nodes[relation.target]) + relation.source_ids
+    rows = np.flatnonzero(contains(keys, reverse))
+    others = order[np.searchsorted(keys, reverse[rows])]
+    is_bad = relation.split[others] < relation.split[rows]
+    if relation.time is not None:
+        is_bad &= relation.time[others] >= relation.time[rows]
+    if is_bad.any():
+        row = rows[np.argmax(is_bad)]
+        pair = f"({relation.source_ids[row]}, {relation.target_ids[row]})"
+        yield (
+            f"relation '{relation.name}': {int(is_bad.sum())} pairs have their reverse in an earlier split, e.g. {pair}"
+        )
 
 
 def audit_leave_one_out(data: LiveCommerceData, relations: Iterable[str]) -> None:
