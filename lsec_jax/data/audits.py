@@ -28,10 +28,10 @@ def audit_splits(data: LiveCommerceData) -> None:
     """Checks that nothing leaks from later splits into earlier ones; raises DataError with all that does.
 
     No relation may have a pair in two splits, nor, between nodes of one type, the reverse of a pair in an earlier split
-    unless it came first; where there are cut times, no training edges and events may reach the
-    first cut, nor validation ones the second. Where a relation's edges are the first events of their pairs
-    (each edge is an event of a table with splits, at the same time), that event must be in the edge's split, and no
-    event of the pair in an earlier one.
+    unless it came first. Where there are cut times, no training edges and events may reach the first cut, nor
+    validation ones the second. Where an edge is an event of its pair (in a table with splits, at the same time), that
+    event must be in the edge's split, and no later event of the pair in an earlier one. Of edges without a time, no
+    event of the pair may be in an earlier split. What other relations tell is left to `told_elsewhere`.
     """
     problems = [problem for relation in data.relations.values() for problem in _split_problems(data, relation)]
     for events in data.events.values():
@@ -110,6 +110,75 @@ def audit_leave_one_out(data: LiveCommerceData, relations: Iterable[str]) -> Non
         raise DataError(f"data set '{data.name}' is not split leave-one-out:\n  " + "\n  ".join(problems))
 
 
+def told_elsewhere(data: LiveCommerceData, tasks: Iterable[str], is_leave_one_out: bool) -> list[str]:
+    """Returns what other relations' training edges tell of held-out edges: allowed, but a model may use it.
+
+    Relations that are no tasks train whole where there is no cut time, so that these are warnings and no errors:
+    held-out pairs that train in another relation between the same types, in either direction, without being earlier
+    there; and of leave-one-out splits, training edges at or after the first held-out time of their own source.
+
+    Args:
+        data: split.
+        tasks: relations that are evaluated.
+        is_leave_one_out: whether they are split so.
+    """
+    found = []
+    for task in map(data.relation, tasks):
+        for other in data.relations.values():
+            if other.name != task.name:
+                found += _shared_pairs(data, task, other)
+                if is_leave_one_out and task.time is not None:
+                    found += _after_own_cut(data, task, other)
+    return found
+
+
+def _shared_pairs(data: LiveCommerceData, task: Relation, other: Relation) -> Iterator[str]:
+    assert task.split is not None and other.split is not None
+    num_targets = len(data.nodes[task.target])
+    held_out = np.flatnonzero(task.split != TRAIN)
+    wanted = _keys(task, num_targets)[held_out]
+    train = np.flatnonzero(other.split == TRAIN)
+    sources, targets = other.source_ids[train].astype(np.int64), other.target_ids[train].astype(np.int64)
+    is_told = np.zeros(len(held_out), bool)
+    for ends, one, two in (
+        ((other.source, other.target), sources, targets),
+        ((other.target, other.source), targets, sources),
+    ):
+        if ends != (task.source, task.target):
+            continue
+        keys = one * num_targets + two
+        order = np.argsort(keys, kind="stable")
+        rows = np.flatnonzero(contains(keys[order], wanted))
+        if task.time is not None and other.time is not None:
+            edges = train[order[np.searchsorted(keys[order], wanted[rows])]]
+            rows = rows[other.time[edges] >= task.time[held_out[rows]]]
+        is_told[rows] = True
+    if is_told.any():
+        row = held_out[np.argmax(is_told)]
+        yield (
+            f"{int(is_told.sum())} of {len(held_out)} held-out pairs of relation '{task.name}' train in relation "
+            f"'{other.name}', e.g. ({task.source_ids[row]}, {task.target_ids[row]})"
+        )
+
+
+def _after_own_cut(data: LiveCommerceData, task: Relation, other: Relation) -> Iterator[str]:
+    assert task.time is not None and task.split is not None and other.split is not None
+    if other.time is None or task.source not in (other.source, other.target):
+        return
+    cut = np.full(len(data.nodes[task.source]), np.inf)
+    is_held_out = task.split != TRAIN
+    np.minimum.at(cut, task.source_ids[is_held_out], task.time[is_held_out])
+    is_late = np.zeros(len(other), bool)
+    for end, ids in ((other.source, other.source_ids), (other.target, other.target_ids)):
+        if end == task.source:
+            is_late |= other.time >= cut[ids]
+    if count := int((is_late & (other.split == TRAIN)).sum()):
+        yield (
+            f"{count} training edges of relation '{other.name}' are at or after the first held-out time of their own "
+            f"{task.source} in relation '{task.name}'"
+        )
+
+
 def _late_rows(data: LiveCommerceData, place: str, what: str, time: np.ndarray, row_split: np.ndarray) -> Iterator[str]:
     if data.cut_times is None:
         return
@@ -119,9 +188,9 @@ def _late_rows(data: LiveCommerceData, place: str, what: str, time: np.ndarray, 
 
 
 def _event_problems(data: LiveCommerceData, relation: Relation, events: Events) -> Iterator[str]:
-    """What is wrong between a relation and the events that its edges come from; nothing if they do not."""
+    """What is wrong between a relation's edges and those events of their pairs that tell them."""
     is_there = relation.source in events.nodes and relation.target in events.nodes
-    if not is_there or relation.time is None or relation.split is None or relation.source == relation.target:
+    if not is_there or relation.split is None or relation.source == relation.target:
         return
     assert events.split is not None
     num_targets = len(data.nodes[relation.target])
@@ -131,11 +200,16 @@ def _event_problems(data: LiveCommerceData, relation: Relation, events: Events) 
     keys = np.where((source_ids < 0) | (target_ids < 0), -1, source_ids.astype(np.int64) * num_targets + target_ids)
     rows = np.flatnonzero(contains(edge_keys[order], keys))
     edges = order[np.searchsorted(edge_keys[order], keys[rows])]
-    is_edge = events.time[rows] == relation.time[edges]
-    if len(np.unique(edges[is_edge])) < len(relation):
-        return
-    event_split, edge_split = events.split[rows], relation.split[edges]
-    bad = rows[(event_split < edge_split) | (is_edge & (event_split > edge_split))]
+    is_earlier, is_later = events.split[rows] < relation.split[edges], events.split[rows] > relation.split[edges]
+    if relation.time is None:
+        is_bad = is_earlier
+    else:
+        is_edge = events.time[rows] == relation.time[edges]
+        comes_from_events = np.zeros(len(relation), bool)
+        comes_from_events[edges[is_edge]] = True
+        is_repeat = comes_from_events[edges] & (events.time[rows] > relation.time[edges])
+        is_bad = (is_edge & (is_earlier | is_later)) | (is_repeat & is_earlier)
+    bad = rows[is_bad]
     if len(bad):
         row = bad[0]
         pair = f"({source_ids[row]}, {target_ids[row]})"

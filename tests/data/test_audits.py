@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import SplitConfig
-from lsec_jax.data.audits import audit_candidates, audit_splits
+from lsec_jax.data.audits import audit_candidates, audit_splits, told_elsewhere
 from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, EventNodes, Events
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, EventNodes, Events, Relation
 from tests.data.test_splits import dataset, distinct_times, relation
 
 
@@ -168,3 +168,56 @@ def test_events_that_a_relation_does_not_come_from_may_be_split_otherwise():
     shown = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
     data = data.replace(events={"visit": shown}, relations={"other": other}, cut_times=None)
     audit_splits(data)
+
+
+def test_an_edge_without_its_event_does_not_hide_what_is_wrong_with_the_others():
+    data, events = with_events(split=flipped(with_events()[1].split, 480, TRAIN))
+    pair = np.argsort(data.relations["buy"].time)[3]
+    of_pair = (events.ids("user") == data.relations["buy"].source_ids[pair]) & (
+        events.ids("item") == data.relations["buy"].target_ids[pair]
+    )
+    data = data.replace(events={"visit": events.take(~of_pair)}, cut_times=None)
+    with pytest.raises(DataError, match="'visit': 1 are in another split than their pair in relation 'buy'"):
+        audit_splits(data)
+
+
+def test_training_events_of_held_out_edges_without_a_time_are_found():
+    data, events = with_events()
+    buy = dataclasses.replace(data.relations["buy"], time=None)
+    data = data.replace(relations={"buy": buy})
+    audit_splits(data)
+    leaky = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
+    with pytest.raises(DataError, match="are in another split than their pair in relation 'buy', e.g. row 480"):
+        audit_splits(data.replace(events={"visit": leaky}, cut_times=None))
+
+
+def test_held_out_pairs_that_train_in_another_relation_are_told():
+    buy = relation("buy", times=distinct_times())
+    whole = dataclasses.replace(buy, name="view", time=None)
+    reverse = Relation("bought_by", "item", "user", buy.target_ids, buy.source_ids)
+    data = assign_splits(dataset(buy, whole, reverse), SplitConfig(method="random"), ("buy",))
+    row = np.flatnonzero(data.relations["buy"].split != TRAIN)[0]
+    pair = f"({buy.source_ids[row]}, {buy.target_ids[row]})"
+    assert told_elsewhere(data, ("buy",), False) == [
+        f"100 of 100 held-out pairs of relation 'buy' train in relation '{name}', e.g. {pair}"
+        for name in ("view", "bought_by")
+    ]
+    # An edge that is earlier tells nothing that was not known at the time.
+    earlier = dataclasses.replace(buy, name="view", time=buy.time - 1.0)
+    data = assign_splits(dataset(buy, earlier), SplitConfig(method="random"), ("buy",))
+    assert told_elsewhere(data, ("buy",), False) == []
+    later = dataclasses.replace(buy, name="view", time=buy.time + 1.0)
+    assert told_elsewhere(assign_splits(dataset(buy, later), SplitConfig(), ("buy",)), ("buy",), False) == []
+
+
+def test_training_edges_at_or_after_the_own_cut_of_a_user_are_told():
+    buy, other = relation("buy", times=distinct_times()), relation("view", seed=1, times=distinct_times(seed=1))
+    data = assign_splits(dataset(buy, other), SplitConfig(method="leave_one_out"), ("buy",))
+    split = data.relations["buy"].split
+    cut = {user: buy.time[(buy.source_ids == user) & (split != TRAIN)].min(initial=np.inf) for user in range(50)}
+    count = sum(time >= cut[user] for user, time in zip(other.source_ids, other.time, strict=True))
+    assert count and told_elsewhere(data, ("buy",), True)[-1] == (
+        f"{count} training edges of relation 'view' are at or after the first held-out time of their own user in "
+        "relation 'buy'"
+    )
+    assert not any("own user" in text for text in told_elsewhere(data, ("buy",), False))

@@ -32,3 +32,16 @@ def test_an_audit_of_a_run_looks_at_its_histories(layout):
     run.data = run.data.replace(histories={"watches": leaky})
     with pytest.raises(DataError, match=r"histories 'watches', moments 'impression': \d+ (see|have other)"):
         run.audit()
+
+
+def test_an_audit_of_a_run_warns_of_relations_that_tell_held_out_pairs(caplog):
+    config = runs.tiny_config()
+    config.split.method = "random"
+    run = prepare(config)
+    buy = run.data.relations["buy"]
+    run.audit()
+    assert "held-out pairs" not in caplog.text
+    view = dataclasses.replace(buy, name="view", split=np.zeros_like(buy.split))
+    run.data = run.data.replace(relations={**run.data.relations, "view": view})
+    run.audit()
+    assert "held-out pairs of relation 'buy' train in relation 'view'" in caplog.text
