@@ -122,7 +122,7 @@ def told_elsewhere(data: LiveCommerceData, tasks: Iterable[str], is_leave_one_ou
         tasks: relations that are evaluated.
         is_leave_one_out: whether they are split so.
     """
-    found = []
+    found: list[str] = []
     for task in map(data.relation, tasks):
         for other in data.relations.values():
             if other.name != task.name:
@@ -227,7 +227,6 @@ def audit_candidates(data: LiveCommerceData, relation: str, split: int, lists: C
     negatives are used as they are, and whom they leave out is not evaluated.
     """
     edges = data.relation(relation)
-    assert edges.split is not None
     num_sources, num_targets = len(data.nodes[edges.source]), len(data.nodes[edges.target])
     is_list, is_target = _inside(lists.source_ids, num_sources), _inside(lists.target_ids, num_targets)
     found = {
@@ -247,7 +246,8 @@ def _list_problems(data: LiveCommerceData, edges: Relation, split: int, lists: C
     num_targets = len(data.nodes[edges.target])
     keys = lists.source_ids.astype(np.int64)[:, None] * num_targets + lists.target_ids
     edge_keys = _keys(edges, num_targets)
-    is_own = np.equal(edges.split, split)
+    assert edges.split is not None
+    is_own = edges.split == split
     known, own = np.sort(edge_keys), np.sort(edge_keys[is_own])
     ordered = np.sort(keys, axis=1)
     twice = np.ones(len(keys), bool)

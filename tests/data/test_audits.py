@@ -187,7 +187,7 @@ def test_training_events_of_held_out_edges_without_a_time_are_found():
     data = data.replace(relations={"buy": buy})
     audit_splits(data)
     leaky = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
-    with pytest.raises(DataError, match="are in another split than their pair in relation 'buy', e.g. row 480"):
+    with pytest.raises(DataError, match=r"are in another split than their pair in relation 'buy', e\.g\. row 480"):
         audit_splits(data.replace(events={"visit": leaky}, cut_times=None))
 
 

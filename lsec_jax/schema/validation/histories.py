@@ -35,10 +35,9 @@ def history_problems(
     starts_problem = list(_starts(place, of, size_of(nodes[of.owner].ids) if of.owner in nodes else None))
     yield from starts_problem
     size = size_of(of.items)
-    columns = {"items": (of.items, INDEX), "times": (of.times, np.float64), "rows": (of.rows, np.int64)}
     is_sound = not starts_problem
-    for column, (values, dtype) in columns.items():
-        rule = f"but there are {size} behaviours, with one {np.dtype(dtype)} each"
+    for column, dtype in {"items": INDEX, "times": np.dtype(np.float64), "rows": np.dtype(np.int64)}.items():
+        values, rule = getattr(of, column), f"but there are {size} behaviours, with one {dtype} each"
         if text := form_problem(values, [dtype], (size,), rule):
             is_sound = False
             yield Problem(place, column, NO_ROWS, text)

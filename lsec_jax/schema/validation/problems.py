@@ -23,12 +23,14 @@ class Problem:
         column: e.g. "time", or "" for the whole table.
         rows: positions of the rows that have it, rising, [k] int64; none if no rows are to blame.
         text: what is wrong, with the first row's value.
+        is_of_parent: whether the rows are wrong beside their parents only, and right where these are left out.
     """
 
     table: str
     column: str
     rows: np.ndarray
     text: str
+    is_of_parent: bool = False
 
     def __str__(self) -> str:
         place = f"{self.table}, column '{self.column}'" if self.column else self.table
