@@ -49,7 +49,8 @@ def everything():
         group=np.array([5, 5]),
         split=np.zeros(2, np.int8),
     )
-    gift = Events("gift", {}, np.array([4.0]), parent=("impression", np.array([0])))
+    givers = {"user": EventNodes("user", np.array([0], INT))}
+    gift = Events("gift", givers, np.array([4.0]), parent=("impression", np.array([0])))
     watches = Histories(
         "user", "item", np.array([0, 1, 1, 2]), np.array([1, 0], INT), np.array([3.0, 3.0]), np.array([0, 1])
     )

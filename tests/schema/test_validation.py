@@ -79,7 +79,7 @@ def with_events(*tables):
 def test_sound_tables_have_no_problems():
     answers = events(name="answer", parent=("shown", np.array([0, -1, 2])))
     data = with_events(events(), answers).replace(candidates={("buy", VALIDATION): lists(), ("buy", TEST): lists()})
-    assert texts(data.replace(cut_times=(1.0, 1.0), end_time=2.0)) == []
+    assert texts(data.replace(cut_times=(1.0, 1.0), end_time=np.nextafter(2.0, 3.0))) == []
     # Published files may have single lists without a positive, which evaluation leaves out.
     assert texts(with_lists(labels=np.array([[True, False, False], [False] * 3]))) == []
 
@@ -248,10 +248,35 @@ def test_everything_is_reported_at_once():
         ({"cut_times": (np.nan, 1.0)}, "cut_times: "),
         ({"cut_times": (1.0, np.inf)}, "cut_times: "),
         ({"end_time": np.inf}, "end_time: inf; give a finite time"),
+        ({"cut_times": (1.0, 2.0), "end_time": 2.0}, "end_time: 2.0 is not after the start of test at 2.0"),
     ],
 )
 def test_a_period_that_is_none_is_refused(changes, message):
     assert message in one(world().replace(**changes))
+
+
+def test_rows_at_or_after_the_end_of_the_period_are_refused():
+    message = "end_time: 2.0; 2 rows of events 'shown' are at or after it, e.g. row 1 at 2.0; give a time after all"
+    assert message in one(with_events(events()).replace(end_time=2.0))
+    size = len(world().relations["buy"])
+    message = f"end_time: 7.0; {size - 7} rows of relation 'buy' are at or after it, e.g. row 7 at 7.0"
+    assert message in one(with_buy(time=np.arange(size, dtype=float)).replace(end_time=7.0))
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (Feature("vector", np.zeros((3, 0), np.float32)), "'place': vectors of width 0; leave the feature out"),
+        (
+            Feature("vector", np.array([[1, 2], [np.nan, np.nan], [1, np.nan]], np.float32)),
+            "'place', row 2: some of the vector is NaN; a missing one is all NaN",
+        ),
+        (Feature("vector", np.array([[1, 2], [1, np.inf], [1, 2]], np.float32)), "'place', row 1: infinite"),
+        (Feature("numeric", np.zeros(3, np.float32), ("a",)), "'place': a numeric feature has no vocabulary, but this"),
+    ],
+)
+def test_features_that_are_none_are_refused(feature, message):
+    assert message in one(with_events(events(features={"place": feature})))
 
 
 class KnownWorld:
