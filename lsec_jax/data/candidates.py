@@ -9,10 +9,11 @@ import dataclasses
 import numpy as np
 
 from lsec_jax import schema
-from lsec_jax.config import EvaluationConfig
+from lsec_jax.config import ConfigError, EvaluationConfig, differences, to_json
 from lsec_jax.data import csr
 
 _BLOCK_PAIRS = 200_000  # candidate pairs drawn at once, meant to stay in a core's cache
+_FROZEN = "frozen, "  # how the origin of lists begins that were kept with prepared data
 _DENSE_SHARE = 0.5  # a user for whom this share of the targets is drawn or taken gets a permutation instead
 
 
@@ -99,8 +100,32 @@ def freeze_candidates(
     for split in (schema.VALIDATION, schema.TEST):
         if (relation, split) not in lists and (edges.split == split).any():
             made = generate_candidates(data, relation, split, config.num_candidates, config.candidates_seed)
-            lists[relation, split] = dataclasses.replace(made, origin=f"frozen, {made.origin}")
+            lists[relation, split] = dataclasses.replace(made, origin=f"{_FROZEN}{made.origin}")
     return data.replace(candidates=lists)
+
+
+def check_frozen(data: schema.LiveCommerceData, lists: schema.Candidates, config: EvaluationConfig) -> None:
+    """Refuses settings that would have no effect on lists that are kept with prepared data.
+
+    Args:
+        data: that has the lists.
+        lists: published or frozen; only the latter depend on settings.
+        config: that asks for them.
+
+    Raises:
+        ConfigError: another number or seed of candidates than the lists were drawn with.
+    """
+    frozen = (data.prepared_with or {}).get("frozen_candidates")
+    if frozen is None or not lists.origin.startswith(_FROZEN):
+        return
+    given = {name: value for name, value in to_json(config).items() if name in frozen}
+    if changed := differences(frozen, given, "config.evaluation"):
+        raise ConfigError(
+            f"data set '{data.name}' holds candidate lists that were frozen with other settings (frozen -> given):\n  "
+            + "\n  ".join(changed)
+            + "\nGive the frozen values, or prepare the data into another directory with these or without "
+            "--freeze_candidates."
+        )
 
 
 def _check_positives(

@@ -92,7 +92,7 @@ def _from_config(data: LiveCommerceData, config: HistoryConfig, key: str, new_co
 
     where = events.value(config.where) if config.where else None
     histories = build_histories(events, config.owner, config.item, len(data.nodes[owner_type]), where, new)
-    histories = dataclasses.replace(histories, owner_role=config.owner, events=config.events, delay=config.delay)
+    histories = dataclasses.replace(histories, owner_role=config.owner, events=config.events, delay=float(config.delay))
     of_moments = {name: _of_moments(histories, data.events[name], config, new) for name in config.moments}
     if config.is_materialized:
         return dataclasses.replace(histories, last=of_moments)

@@ -31,7 +31,8 @@ def assign_splits(
     - "time": two cut times, near the quantiles of the primary relation's times. In every relation with times, an edge
       before the first cut is TRAIN, before the second VALIDATION, else TEST; edges of equal time are never parted.
       So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
-    - "random": task relations are split at random, others keep a given split or are TRAIN. Where there are cut times,
+    - "random": task relations are split at random, others keep a given split or are TRAIN. An edge between nodes of one
+      type stays with its reverse. Where there are cut times,
       the splits of relations with times come from those cuts, not from the source, and are dropped.
     - "leave_one_out": of every source node's edges in a task relation, the last one by time is TEST and the one before
       VALIDATION; nodes with fewer than 3 edges only train. Of equal times, the edge with the higher target index is the
@@ -287,14 +288,24 @@ def _is_in(relation: Relation, split: int) -> np.ndarray:
 
 
 def _random_split(relation: Relation, config: SplitConfig) -> np.ndarray:
-    """Returns exact shares of a relation's edges, by seed and relation name, [e] int8."""
+    """Returns shares of a relation's edges, exact to one pair, by seed and relation name, [e] int8.
+
+    Between nodes of one type, an edge and its reverse are drawn together: either would tell the other.
+    """
     rng = np.random.default_rng([config.seed, zlib.crc32(relation.name.encode())])
-    by_pair = np.lexsort((relation.target_ids, relation.source_ids))
-    order = by_pair[rng.permutation(len(relation))]
+    ends = (relation.source_ids, relation.target_ids)
+    if relation.source == relation.target:
+        ends = (np.minimum(*ends), np.maximum(*ends))
+    by_pair = np.lexsort(ends[::-1])
+    is_first = np.ones(len(relation), bool)
+    is_first[1:] = np.any(np.diff(np.stack(ends)[:, by_pair]), axis=0)
+    pair, sizes = np.cumsum(is_first) - 1, np.diff(np.flatnonzero(np.append(is_first, True)))
+    order = rng.permutation(len(sizes))
+    before = np.empty(len(sizes), np.int64)  # edges of the pairs that are drawn earlier
+    before[order] = np.cumsum(sizes[order]) - sizes[order]
     bounds = np.rint(np.cumsum(config.fractions)[:2] * len(relation)).astype(np.int64)
-    split = np.full(len(relation), TEST, np.int8)
-    split[order[: bounds[1]]] = VALIDATION
-    split[order[: bounds[0]]] = TRAIN
+    split = np.empty(len(relation), np.int8)
+    split[by_pair] = np.digitize(before, bounds)[pair]
     return split
 
 

@@ -78,8 +78,8 @@ class LiveCommerceData:
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
-        prepared_with: of prepared data: the settings that its splits come from, JSON: {"split": ..., "tasks": [...]};
-            `splits.assign_splits` refuses others.
+        prepared_with: of prepared data: the settings that its splits, histories and frozen candidates come from, JSON:
+            {"split": ..., "tasks": [...], "histories": [...], "frozen_candidates": ...}; other ones are refused.
     """
 
     name: str

@@ -127,6 +127,7 @@ class Evaluator:
         """Refuses a split and protocol under which nobody can be ranked, before any scoring.
 
         Raises:
+            ConfigError: other settings than those of candidate lists that are kept with prepared data.
             DataError: with the remedy.
         """
         code = _split_code(split)
@@ -185,6 +186,7 @@ class Evaluator:
     def _candidates(self, code: int) -> schema.Candidates:
         published = self._data.candidates.get((self._relation.name, code))
         if published is not None:
+            candidates_lib.check_frozen(self._data, published, self._config)
             return published
         config, name = self._config, self._relation.name
         return self._once(

@@ -17,6 +17,7 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.files import write_json
+from lsec_jax.data.history_audits import audit_all_histories
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
@@ -67,10 +68,17 @@ class Run:
         return [split for split in ("validation", "test") if self.has_edges(split)]
 
     def audit(self) -> None:
-        """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
+        """Looks for leaks between training and evaluation; raises DataError with all that it finds.
+
+        What relations that train whole tell of held-out pairs is logged as a warning.
+        """
+        tasks, is_leave_one_out = self.config.model.task_relations, self.config.split.method == "leave_one_out"
         audits.audit_splits(self.data)
-        if self.config.split.method == "leave_one_out":
-            audits.audit_leave_one_out(self.data, self.config.model.task_relations)
+        audit_all_histories(self.data)
+        if is_leave_one_out:
+            audits.audit_leave_one_out(self.data, tasks)
+        for text in audits.told_elsewhere(self.data, tasks, is_leave_one_out):
+            logging.warning("audit: %s; leave the relation out, or split by time", text)
         for split in self.held_out() if "candidates" in self.config.evaluation.protocols else []:
             audits.audit_candidates(self.data, self.task, SPLITS[split], self.evaluator.candidate_lists(split))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import SplitConfig
-from lsec_jax.data.audits import audit_candidates, audit_splits
+from lsec_jax.data.audits import audit_candidates, audit_splits, told_elsewhere
 from lsec_jax.data.candidates import generate_candidates
 from lsec_jax.data.splits import assign_splits
-from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, EventNodes, Events
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError, EventNodes, Events, Relation
 from tests.data.test_splits import dataset, distinct_times, relation
 
 
@@ -55,7 +55,7 @@ def test_a_negative_that_is_a_positive_is_found():
     labels = lists.labels.copy()
     labels[tuple(positive)] = False
     user = data.nodes["user"].ids[lists.source_ids[positive[0]]]
-    with pytest.raises(DataError, match=rf"1 negatives are edges, e.g. in the list of user {user}$"):
+    with pytest.raises(DataError, match=rf"(?m)1 negatives are edges, e.g. in the list of user {user}$"):
         audit_candidates(data, "buy", TEST, dataclasses.replace(lists, labels=labels))
 
 
@@ -74,6 +74,48 @@ def test_a_target_that_stands_twice_in_a_list_is_found():
     data, lists = candidates(target_ids=repeat_first)
     with pytest.raises(DataError, match="1 targets stand in a list already"):
         audit_candidates(data, "buy", TEST, lists)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("target_ids", -1, "2 targets are no item nodes, e.g. in the list of user"),
+        ("target_ids", 60, "2 targets are no item nodes"),
+        ("source_ids", 50, r"1 sources are no user nodes, e.g. in the list of row 3, user index 50"),
+        ("source_ids", -1, "1 sources are no user nodes"),
+    ],
+)
+def test_candidates_that_are_no_nodes_are_found_and_stand_for_no_other_pair(column, value, message):
+    data, lists = candidates()
+    values = getattr(lists, column).copy()
+    values[3] = np.where(np.arange(30) < 2, value, values[3]) if values.ndim == 2 else value
+    with pytest.raises(DataError, match=message):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, **{column: values}))
+
+
+def test_held_out_users_and_edges_that_the_lists_leave_out_are_found():
+    data, lists = candidates()
+    columns = ("source_ids", "target_ids", "labels")
+    half = dataclasses.replace(lists, **{name: getattr(lists, name)[::2] for name in columns})
+    left_out = lists.source_ids[1::2]
+    user = data.nodes["user"].ids[left_out[0]]
+    message = rf"{len(left_out)} user nodes with test edges have no list, e.g. of user {user}$"
+    with pytest.raises(DataError, match=message):
+        audit_candidates(data, "buy", TEST, half)
+    # A list that has another target in the place of a positive.
+    row = np.flatnonzero(lists.labels.sum(axis=1) > 1)[0]
+    place = row, np.flatnonzero(lists.labels[row])[0]
+    buy = data.relations["buy"]
+    bought = buy.target_ids[buy.source_ids == lists.source_ids[row]]
+    targets, labels = lists.target_ids.copy(), lists.labels.copy()
+    targets[place] = np.setdiff1d(np.arange(60), np.r_[bought, targets[row]])[0]
+    labels[place] = False
+    with pytest.raises(DataError, match=r"1 test edges are no positives of their list, e\.g\. of user"):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, target_ids=targets, labels=labels))
+    sources = lists.source_ids.copy()
+    sources[1] = sources[0]
+    with pytest.raises(DataError, match="1 lists are of a user that has one already"):
+        audit_candidates(data, "buy", TEST, dataclasses.replace(lists, source_ids=sources))
 
 
 def with_events(**changes):
@@ -126,3 +168,56 @@ def test_events_that_a_relation_does_not_come_from_may_be_split_otherwise():
     shown = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
     data = data.replace(events={"visit": shown}, relations={"other": other}, cut_times=None)
     audit_splits(data)
+
+
+def test_an_edge_without_its_event_does_not_hide_what_is_wrong_with_the_others():
+    data, events = with_events(split=flipped(with_events()[1].split, 480, TRAIN))
+    pair = np.argsort(data.relations["buy"].time)[3]
+    of_pair = (events.ids("user") == data.relations["buy"].source_ids[pair]) & (
+        events.ids("item") == data.relations["buy"].target_ids[pair]
+    )
+    data = data.replace(events={"visit": events.take(~of_pair)}, cut_times=None)
+    with pytest.raises(DataError, match="'visit': 1 are in another split than their pair in relation 'buy'"):
+        audit_splits(data)
+
+
+def test_training_events_of_held_out_edges_without_a_time_are_found():
+    data, events = with_events()
+    buy = dataclasses.replace(data.relations["buy"], time=None)
+    data = data.replace(relations={"buy": buy})
+    audit_splits(data)
+    leaky = dataclasses.replace(events, split=flipped(events.split, 480, TRAIN))
+    with pytest.raises(DataError, match=r"are in another split than their pair in relation 'buy', e\.g\. row 480"):
+        audit_splits(data.replace(events={"visit": leaky}, cut_times=None))
+
+
+def test_held_out_pairs_that_train_in_another_relation_are_told():
+    buy = relation("buy", times=distinct_times())
+    whole = dataclasses.replace(buy, name="view", time=None)
+    reverse = Relation("bought_by", "item", "user", buy.target_ids, buy.source_ids)
+    data = assign_splits(dataset(buy, whole, reverse), SplitConfig(method="random"), ("buy",))
+    row = np.flatnonzero(data.relations["buy"].split != TRAIN)[0]
+    pair = f"({buy.source_ids[row]}, {buy.target_ids[row]})"
+    assert told_elsewhere(data, ("buy",), False) == [
+        f"100 of 100 held-out pairs of relation 'buy' train in relation '{name}', e.g. {pair}"
+        for name in ("view", "bought_by")
+    ]
+    # An edge that is earlier tells nothing that was not known at the time.
+    earlier = dataclasses.replace(buy, name="view", time=buy.time - 1.0)
+    data = assign_splits(dataset(buy, earlier), SplitConfig(method="random"), ("buy",))
+    assert told_elsewhere(data, ("buy",), False) == []
+    later = dataclasses.replace(buy, name="view", time=buy.time + 1.0)
+    assert told_elsewhere(assign_splits(dataset(buy, later), SplitConfig(), ("buy",)), ("buy",), False) == []
+
+
+def test_training_edges_at_or_after_the_own_cut_of_a_user_are_told():
+    buy, other = relation("buy", times=distinct_times()), relation("view", seed=1, times=distinct_times(seed=1))
+    data = assign_splits(dataset(buy, other), SplitConfig(method="leave_one_out"), ("buy",))
+    split = data.relations["buy"].split
+    cut = {user: buy.time[(buy.source_ids == user) & (split != TRAIN)].min(initial=np.inf) for user in range(50)}
+    count = sum(time >= cut[user] for user, time in zip(other.source_ids, other.time, strict=True))
+    assert count and told_elsewhere(data, ("buy",), True)[-1] == (
+        f"{count} training edges of relation 'view' are at or after the first held-out time of their own user in "
+        "relation 'buy'"
+    )
+    assert not any("own user" in text for text in told_elsewhere(data, ("buy",), False))

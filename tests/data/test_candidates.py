@@ -6,10 +6,11 @@ import pytest
 from lsec_jax import config as config_lib
 from lsec_jax import schema
 from lsec_jax.config import EvaluationConfig, RunConfig, SplitConfig
-from lsec_jax.data import candidates, csr, store
+from lsec_jax.data import candidates, csr
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.sources import prepared, synthetic
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.writer import Writer
 
 
 def data_of(dense, split):
@@ -187,7 +188,8 @@ def test_frozen_lists_are_stored_and_no_later_split_drops_them(method, tmp_path)
     frozen = candidates.freeze_candidates(data, "buy", EvaluationConfig(num_candidates=30)).replace(truth=None)
     settings = config_lib.to_json(RunConfig(data=synthetic.tiny(), model=None, split=split))
     source = {"data": settings["data"], "split": settings["split"], "tasks": ["buy"], "quarantine": False}
-    store.write(frozen, tmp_path / "d", source)
+    with Writer(tmp_path / "d", {**source, "histories": []}) as writer:
+        writer.finish(frozen, {}, lambda num_bytes: None)
     read = assign_splits(prepared.Config(str(tmp_path / "d")).load(), split, ("buy",))
     assert read.candidates.keys() == frozen.candidates.keys()
     assert read.fingerprint() == frozen.fingerprint() and read.cut_times == frozen.cut_times

@@ -401,3 +401,48 @@ def test_the_events_of_a_given_split_are_a_range_or_rows(monkeypatch, block_rows
 def test_events_without_a_split_are_refused():
     with pytest.raises(DataError, match="events 'impression' have no split, and data set 'toy' no cut times"):
         event_rows(dataset(), log([1, 2]), TRAIN)
+
+
+def friends(times=None):
+    """Pairs of users, most of them in both directions."""
+    found = relation("friend", 400)
+    sources, targets = found.source_ids, found.target_ids % NUM_USERS
+    both = np.stack([np.r_[sources, targets[:300]], np.r_[targets, sources[:300]]])
+    sources, targets = np.unique(both, axis=1).astype(np.int32)
+    times = None if times is None else times(len(sources))
+    return Relation("friend", "user", "user", sources, targets, time=times)
+
+
+def test_a_random_split_keeps_a_pair_of_users_and_its_reverse_together():
+    split = assign_splits(dataset(friends()), SplitConfig(method="random", seed=4), ("friend",))
+    friend = split.relations["friend"]
+    code = np.full((NUM_USERS, NUM_USERS), -1)
+    code[friend.source_ids, friend.target_ids] = friend.split
+    is_both = (code >= 0) & (code.T >= 0)
+    assert is_both.sum() > 400
+    np.testing.assert_array_equal(code[is_both], code.T[is_both])
+    np.testing.assert_allclose(np.bincount(friend.split) / len(friend), SplitConfig().fractions, atol=2 / len(friend))
+    audit_splits(split)
+    # The order of the rows does not count.
+    mixed = np.random.default_rng(1).permutation(len(friend))
+    again = assign_splits(dataset(friends().take(mixed)), SplitConfig(method="random", seed=4), ("friend",))
+    np.testing.assert_array_equal(again.relations["friend"].split, friend.split[mixed])
+
+
+def test_the_audit_finds_pairs_whose_reverse_trains_unless_it_came_first():
+    data = assign_splits(dataset(friends()), SplitConfig(method="random"), ("friend",))
+    friend = data.relations["friend"]
+    has_reverse = np.isin(
+        friend.target_ids * NUM_USERS + friend.source_ids, friend.source_ids * NUM_USERS + friend.target_ids
+    )
+    row = np.flatnonzero((friend.split == TEST) & has_reverse & (friend.source_ids != friend.target_ids))[0]
+    is_reverse = (friend.source_ids == friend.target_ids[row]) & (friend.target_ids == friend.source_ids[row])
+    split = np.where(is_reverse, TRAIN, friend.split).astype(np.int8)
+    leaky = dataclasses.replace(friend, split=split)
+    pair = rf"\({friend.source_ids[row]}, {friend.target_ids[row]}\)"
+    with pytest.raises(DataError, match=f"'friend': 1 pairs have their reverse in an earlier split, e.g. {pair}"):
+        audit_splits(data.replace(relations={"friend": leaky}))
+    first = dataclasses.replace(leaky, time=np.where(is_reverse, 1.0, 2.0))
+    audit_splits(data.replace(relations={"friend": first}))
+    by_time = assign_splits(dataset(friends(lambda size: distinct_times(size))), SplitConfig(), ("friend",))
+    audit_splits(by_time)

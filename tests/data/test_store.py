@@ -49,7 +49,8 @@ def everything():
         group=np.array([5, 5]),
         split=np.zeros(2, np.int8),
     )
-    gift = Events("gift", {}, np.array([4.0]), parent=("impression", np.array([0])))
+    givers = {"user": EventNodes("user", np.array([0], INT))}
+    gift = Events("gift", givers, np.array([4.0]), parent=("impression", np.array([0])))
     watches = Histories(
         "user", "item", np.array([0, 1, 1, 2]), np.array([1, 0], INT), np.array([3.0, 3.0]), np.array([0, 1])
     )
@@ -58,7 +59,7 @@ def everything():
         ends={"impression": np.array([0, 1])},
         last={"gift": np.array([[-1, 1]], INT)},
     )
-    watches = dataclasses.replace(watches, owner_role="giver", events="impression", delay=0.5)
+    watches = dataclasses.replace(watches, owner_role="user", events="impression", delay=0.5)
     lists = Candidates(np.array([1], INT), np.array([[0, 1]], INT), np.array([[True, False]]), "published")
     return LiveCommerceData(
         "everything",
@@ -97,7 +98,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert store.description_of(read) == store.description_of(data)
     watches = read.histories["watches"]
     assert watches.last["gift"].tolist() == [[-1, 1]]
-    assert (watches.owner_role, watches.events, watches.delay) == ("giver", "impression", 0.5)
+    assert (watches.owner_role, watches.events, watches.delay) == ("user", "impression", 0.5)
     for path, values in store.columns_of(data).items():
         np.testing.assert_array_equal(store.columns_of(read)[path], values)
     assert isinstance(read.relations["rate"].time, np.memmap)

@@ -238,3 +238,21 @@ def test_a_config_that_asks_for_what_is_not_there_is_refused_before_a_log_is_rea
     other = ("--config.model.tasks[0].relation=sell", "--config.model.relations=('sell',)")
     assert "relation 'sell'" in runs.refusal("prepare", "--config=direct.py", "--output=prepared", *other)
     assert not (log / "prepared").exists()
+
+
+def test_a_run_that_asks_for_other_candidates_than_the_frozen_ones_is_refused(here):
+    (here / "direct.py").write_text(WORLD_CONFIG)
+    (here / "mapped.py").write_text(prepared_config(WORLD_CONFIG))
+    assert runs.command("prepare", "--config=direct.py", "--output=prepared", "--freeze_candidates").code == 0
+    for change, line in (
+        ("num_candidates=15", "config.evaluation.num_candidates: 20 -> 15"),
+        ("candidates_seed=4", "config.evaluation.candidates_seed: 0 -> 4"),
+    ):
+        given = f"--config.evaluation.{change}"
+        message = runs.refusal("train", "--config=mapped.py", "--workdir=other", given)
+        assert line in message and "--freeze_candidates" in message
+        # A run that ranks no candidates has no use for them.
+        full = ("--config.evaluation.protocols=('full_ranking',)", "--config.training.num_steps=2")
+        result = runs.command("train", "--config=mapped.py", f"--workdir=full_{change}", given, *full)
+        assert result.code == 0, result
+    assert not (here / "other").exists()

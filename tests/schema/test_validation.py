@@ -1,10 +1,13 @@
 """Everything that is wrong is found, at once, with table, column and row; nothing ends in a traceback."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 
+from lsec_jax.config import HistoryConfig
+from lsec_jax.data.sequences import add_histories
 from lsec_jax.schema import (
     TEST,
     TRAIN,
@@ -14,6 +17,7 @@ from lsec_jax.schema import (
     DataError,
     EventNodes,
     Events,
+    EventTruth,
     Feature,
     NodeTable,
     Tree,
@@ -75,7 +79,7 @@ def with_events(*tables):
 def test_sound_tables_have_no_problems():
     answers = events(name="answer", parent=("shown", np.array([0, -1, 2])))
     data = with_events(events(), answers).replace(candidates={("buy", VALIDATION): lists(), ("buy", TEST): lists()})
-    assert texts(data.replace(cut_times=(1.0, 1.0), end_time=2.0)) == []
+    assert texts(data.replace(cut_times=(1.0, 1.0), end_time=np.nextafter(2.0, 3.0))) == []
     # Published files may have single lists without a positive, which evaluation leaves out.
     assert texts(with_lists(labels=np.array([[True, False, False], [False] * 3]))) == []
 
@@ -244,10 +248,35 @@ def test_everything_is_reported_at_once():
         ({"cut_times": (np.nan, 1.0)}, "cut_times: "),
         ({"cut_times": (1.0, np.inf)}, "cut_times: "),
         ({"end_time": np.inf}, "end_time: inf; give a finite time"),
+        ({"cut_times": (1.0, 2.0), "end_time": 2.0}, "end_time: 2.0 is not after the start of test at 2.0"),
     ],
 )
 def test_a_period_that_is_none_is_refused(changes, message):
     assert message in one(world().replace(**changes))
+
+
+def test_rows_at_or_after_the_end_of_the_period_are_refused():
+    message = "end_time: 2.0; 2 rows of events 'shown' are at or after it, e.g. row 1 at 2.0; give a time after all"
+    assert message in one(with_events(events()).replace(end_time=2.0))
+    size = len(world().relations["buy"])
+    message = f"end_time: 7.0; {size - 7} rows of relation 'buy' are at or after it, e.g. row 7 at 7.0"
+    assert message in one(with_buy(time=np.arange(size, dtype=float)).replace(end_time=7.0))
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (Feature("vector", np.zeros((3, 0), np.float32)), "'place': vectors of width 0; leave the feature out"),
+        (
+            Feature("vector", np.array([[1, 2], [np.nan, np.nan], [1, np.nan]], np.float32)),
+            "'place', row 2: some of the vector is NaN; a missing one is all NaN",
+        ),
+        (Feature("vector", np.array([[1, 2], [1, np.inf], [1, 2]], np.float32)), "'place', row 1: infinite"),
+        (Feature("numeric", np.zeros(3, np.float32), ("a",)), "'place': a numeric feature has no vocabulary, but this"),
+    ],
+)
+def test_features_that_are_none_are_refused(feature, message):
+    assert message in one(with_events(events(features={"place": feature})))
 
 
 class KnownWorld:
@@ -261,6 +290,11 @@ class KnownWorld:
     def expected(self, events, column):
         return np.array([0.1, 0.2, 0.3], np.float32)
 
+    def enter_probabilities(self, user_ids, times):
+        return np.full((len(user_ids), 4), 0.25, np.float32)
+
+    triggers = np.array([-1, 0, 1])
+
 
 def test_the_truth_of_events_is_of_the_rows_that_a_quarantine_leaves():
     wrong = events(nodes={"user": EventNodes("user", np.array([0, 99, 2], INT))}, split=np.array([0, 5, 0], np.int8))
@@ -269,6 +303,10 @@ def test_the_truth_of_events_is_of_the_rows_that_a_quarantine_leaves():
     assert cleaned.truth.expected("shown", "watched").tolist() == np.array([0.1, 0.3], np.float32).tolist()
     assert cleaned.truth.relations == ("buy",)
     assert cleaned.truth.probabilities("buy", np.arange(2), 0.0, 1.0).shape == (2, 9)
+    assert cleaned.truth.enter_probabilities(np.arange(2), np.zeros(2)).shape == (2, 4)
+    with pytest.raises(AttributeError, match="'triggers' is of all rows"):
+        cleaned.truth.triggers  # noqa: B018
+    assert isinstance(copy.deepcopy(cleaned.truth), EventTruth)
     # One row is wrong in two columns.
     assert {key: count for key, count in cleaned.counts.items() if "quarantined" in key} == {
         "events 'shown': rows quarantined": 1,
@@ -276,3 +314,39 @@ def test_the_truth_of_events_is_of_the_rows_that_a_quarantine_leaves():
         "events 'shown': rows quarantined, split": 1,
     }
     assert with_events(events()).replace(truth=KnownWorld()).quarantined().truth.expected("shown", "x").size == 3
+
+
+def test_rows_that_histories_point_at_are_not_left_out():
+    sound = events(nodes={"user": EventNodes("user", np.array([0, 9, 2], INT))})
+    config = HistoryConfig("shows", "shown", "user", "user", moments=("shown",))
+    data = add_histories(with_events(sound), [config])
+    assert data.quarantined() is data
+    wrong = dataclasses.replace(sound, split=np.array([0, 5, 0], np.int8))
+    with pytest.raises(
+        DataError, match=r"its histories \(shows\) point at them; leave rows out first(.|\n)*'split', row 1"
+    ):
+        data.replace(events={"shown": wrong}).quarantined()
+
+
+def test_of_a_pair_that_is_there_twice_a_quarantine_keeps_the_earliest_one():
+    columns = {"source_ids": np.array([1, 2, 1, 1], INT), "target_ids": np.array([3, 4, 3, 3], INT), "split": None}
+    cleaned = with_buy(**columns, time=np.array([5.0, 9.0, 2.0, np.nan])).quarantined()
+    assert cleaned.relations["buy"].time.tolist() == [9.0, 2.0]
+    # Without times, or of equal ones, it is the first one.
+    for time in (None, np.full(4, 2.0)):
+        columns["weight"] = np.arange(4, dtype=np.float32)
+        assert with_buy(**columns, time=time).quarantined().relations["buy"].weight.tolist() == [0.0, 1.0]
+
+
+def test_a_child_stays_where_the_parent_that_it_is_earlier_than_is_left_out():
+    """Row 0 of the answers is before a parent that stays; row 1 is before one of no user; row 2 is as it should be."""
+    shown = events(nodes={"user": EventNodes("user", np.array([0, 99, 2], INT))}, time=np.array([5.0, 6.0, 7.0]))
+    answers = Events("answer", {}, np.array([1.0, 1.5, 8.0]), parent=("shown", np.array([0, 1, 2])))
+    # Before an answer that goes, and before one that stays.
+    replies = Events("reply", {}, np.array([0.0, 0.5]), parent=("answer", np.array([0, 1])))
+    cleaned = with_events(replies, shown, answers).quarantined()
+    assert cleaned.events["answer"].time.tolist() == [1.5, 8.0]
+    assert cleaned.events["answer"].parent[1].tolist() == [-1, 1]
+    assert cleaned.events["reply"].time.tolist() == [0.0] and cleaned.events["reply"].parent[1].tolist() == [-1]
+    assert cleaned.counts["events 'answer': rows quarantined, parent"] == 1
+    assert cleaned.counts["events 'reply': rows quarantined, parent"] == 1

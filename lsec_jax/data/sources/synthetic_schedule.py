@@ -108,7 +108,8 @@ def draw_showings(
     once = first + (rng.random(len(streamers)) * (end - first)).astype(np.int64)
     with_goods = np.flatnonzero(np.diff(offsets)[streamer_of] > 0)
     num_more = max(int(num_sessions * items_per_session) - len(once), 0)
-    # Streamers without goods have no showings; sessions that no good falls into show at least one, if one is released.
+    # Streamers without goods have no showings. Each session of the others draws one more good at least, from the whole
+    # catalogue: what is not released yet is not shown, so that a session may show nothing though a good is released.
     more = np.concatenate([with_goods, with_goods[np.sort(rng.integers(len(with_goods), size=num_more))]])
     good_of = streamer_of[more]
     goods = sample_segments(rng, exclusive_sum(catalogues.prominence), offsets[good_of], offsets[good_of + 1])

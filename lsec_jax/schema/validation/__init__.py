@@ -4,11 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from lsec_jax.schema.tables import (
     NAME_RULE,
     Availability,
     Candidates,
     Events,
+    Histories,
     NodeTable,
     Relation,
     Tree,
@@ -16,8 +19,9 @@ from lsec_jax.schema.tables import (
     is_name,
 )
 from lsec_jax.schema.validation.events import event_problems
+from lsec_jax.schema.validation.histories import history_problems
 from lsec_jax.schema.validation.nodes import availability_problems, node_problems, tree_problems
-from lsec_jax.schema.validation.problems import NO_ROWS, Problem, place_of, wrong_key
+from lsec_jax.schema.validation.problems import NO_ROWS, Problem, form_problem, place_of, rows_where, wrong_key
 from lsec_jax.schema.validation.relations import candidate_problems, relation_problems
 
 __all__ = ["HasTables", "Problem", "find_problems"]
@@ -44,6 +48,11 @@ class HasTables(Protocol):
 
     @property
     def events(self) -> Mapping[str, Events]:
+        """By name."""
+        ...
+
+    @property
+    def histories(self) -> Mapping[str, Histories]:
         """By name."""
         ...
 
@@ -95,6 +104,11 @@ def find_problems(data: HasTables) -> list[Problem]:
         *(problem for table in data.nodes.values() for problem in node_problems(table)),
         *(problem for relation in data.relations.values() for problem in relation_problems(relation, data.nodes)),
         *(problem for events in data.events.values() for problem in event_problems(events, data.nodes, data.events)),
+        *(
+            problem
+            for name, of in data.histories.items()
+            for problem in history_problems(name, of, data.nodes, data.events)
+        ),
         *(problem for name, tree in data.trees.items() for problem in tree_problems(name, tree, data.nodes)),
         *(problem for name, of in data.availability.items() for problem in availability_problems(name, of, data.nodes)),
         *(
@@ -120,3 +134,20 @@ def _period(data: HasTables) -> Iterator[Problem]:
         yield Problem("cut_times", "", NO_ROWS, f"{cuts}; give two finite times, the first one not after the second")
     if end is not None and not math.isfinite(end):
         yield Problem("end_time", "", NO_ROWS, f"{end}; give a finite time, or None")
+    elif end is not None:
+        if cuts is not None and len(cuts) == 2 and end <= cuts[1]:
+            yield Problem(
+                "end_time", "", NO_ROWS, f"{end} is not after the start of test at {cuts[1]}; give a later time"
+            )
+        tables: list[Relation | Events] = [*data.relations.values(), *data.events.values()]
+        yield from (problem for table in tables for problem in _after_end(table, end))
+
+
+def _after_end(table: Relation | Events, end: float) -> Iterator[Problem]:
+    time = table.time
+    if time is None or form_problem(time, [np.float64], (None,), ""):
+        return
+    late = rows_where(len(time), lambda rows: np.isfinite(time[rows]) & (time[rows] >= end))
+    if len(late):
+        text = f"{end}; {len(late)} rows of {place_of(table)} are at or after it, e.g. row {late[0]} at {time[late[0]]}"
+        yield Problem("end_time", "", NO_ROWS, f"{text}; give a time after all of them")

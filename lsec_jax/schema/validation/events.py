@@ -122,9 +122,7 @@ def _parent_rows(events: Events, parents: Events, rows: np.ndarray, size: int) -
     if any(form_problem(of.time, [np.float64], (None,), "") for of in (events, parents)) or not size:
         return
     early = rows_where(len(rows), lambda block: events.time[block] < parent_times(block))
-    yield from wrong_rows(
-        place,
-        "parent",
-        early,
-        lambda row: f"happens at {events.time[row]}, before its parent at {parents.time[rows[row]]}",
-    )
+    if len(early):
+        row = early[0]
+        text = f"happens at {events.time[row]}, before its parent at {parents.time[rows[row]]}"
+        yield Problem(place, "parent", early, text, is_of_parent=True)

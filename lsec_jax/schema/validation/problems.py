@@ -23,12 +23,14 @@ class Problem:
         column: e.g. "time", or "" for the whole table.
         rows: positions of the rows that have it, rising, [k] int64; none if no rows are to blame.
         text: what is wrong, with the first row's value.
+        is_of_parent: whether the rows are wrong beside their parents only, and right where these are left out.
     """
 
     table: str
     column: str
     rows: np.ndarray
     text: str
+    is_of_parent: bool = False
 
     def __str__(self) -> str:
         place = f"{self.table}, column '{self.column}'" if self.column else self.table
@@ -141,9 +143,15 @@ def _wrong_values(place: str, name: str, feature: Feature) -> Iterator[Problem]:
         bad = rows_where(len(values), lambda rows: (values[rows] < -1) | (values[rows] >= size))
         yield from wrong_rows(place, name, bad, lambda row: f"code {values[row]} outside -1..{size - 1}")
     else:
-        width = int(np.prod(values.shape[1:]))
-        bad = rows_where(len(values), lambda rows: np.isinf(values[rows]).reshape(-1, width).any(axis=1))
+        table = values if values.ndim == 2 else values[:, None]
+        bad = rows_where(len(table), lambda rows: np.isinf(table[rows]).any(axis=1))
         yield from wrong_rows(place, name, bad, lambda row: "infinite; missing numbers are NaN")
+        partly = rows_where(len(table), lambda rows: _is_mixed(np.isnan(table[rows])))
+        yield from wrong_rows(place, name, partly, lambda row: "some of the vector is NaN; a missing one is all NaN")
+
+
+def _is_mixed(flags: np.ndarray) -> np.ndarray:
+    return np.any(flags, axis=1) & ~np.all(flags, axis=1)
 
 
 def _form_of_feature(feature: Feature, num_rows: int | None) -> str:
@@ -158,6 +166,10 @@ def _form_of_feature(feature: Feature, num_rows: int | None) -> str:
         values = feature.values
         there = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
         return f"{there}; a {feature.kind} feature needs {form}"
+    if feature.values.shape[1:] == (0,):
+        return "vectors of width 0; leave the feature out"
+    if feature.vocabulary and feature.kind in ("numeric", "vector"):
+        return f"a {feature.kind} feature has no vocabulary, but this one has {len(feature.vocabulary)} words"
     if not all(isinstance(word, str) for word in feature.vocabulary):
         return "the vocabulary holds something else than text; give strings"
     if len(set(feature.vocabulary)) < len(feature.vocabulary):

@@ -42,7 +42,7 @@ def relation_problems(relation: Relation, nodes: Mapping[str, NodeTable]) -> Ite
     found = [*_wrong_values(place, sound, {column: nodes[end] for column, end in ends.items() if end in nodes})]
     yield from found
     if all(column in sound for column in ends):
-        yield from _pairs_twice(relation, found)
+        yield from _pairs_twice(relation, sound.get("time"), found)
 
 
 def _wrong_values(place: str, columns: Mapping[str, np.ndarray], ends: Mapping[str, NodeTable]) -> Iterator[Problem]:
@@ -57,15 +57,16 @@ def _wrong_values(place: str, columns: Mapping[str, np.ndarray], ends: Mapping[s
             yield from wrong_codes(place, values)
 
 
-def _pairs_twice(relation: Relation, found: list[Problem]) -> Iterator[Problem]:
+def _pairs_twice(relation: Relation, time: np.ndarray | None, found: list[Problem]) -> Iterator[Problem]:
     # Of the rows without another problem: a quarantine keeps the first one of those that are right.
     is_right = np.ones(len(relation), bool)
     for problem in found:
         is_right[problem.rows] = False
     right = np.flatnonzero(is_right)
+    right = right if time is None else right[np.argsort(time[right], kind="stable")]
     sources, targets = relation.source_ids[right].astype(np.int64), relation.target_ids[right]
-    twice = right[repeated(sources * (int(targets.max(initial=0)) + 1) + targets)]
-    text = "this pair is there already; sources keep the first occurrence"
+    twice = np.sort(right[repeated(sources * (int(targets.max(initial=0)) + 1) + targets)])
+    text = f"this pair is there already; sources keep the {'first' if time is None else 'earliest'} occurrence"
     yield from wrong_rows(place_of(relation), "target_ids", twice, lambda row: text)
 
 

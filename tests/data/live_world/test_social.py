@@ -153,6 +153,12 @@ def test_views_hold_only_what_happened_before_their_end(sharing):
     pairs = set(zip(share.ids("user")[early], share.ids("target_user")[early], strict=True))
     assert pairs == set(zip(view.source_ids, view.target_ids, strict=True))
     assert view.weight.sum() == early.sum()
+    # An edge is of the pair's first share; the later ones in its weight are counted.
+    edge_time = dict(zip(zip(view.source_ids, view.target_ids, strict=True), view.time, strict=True))
+    moments = zip(share.ids("user")[early], share.ids("target_user")[early], share.time[early], strict=True)
+    later = sum(time > edge_time[user, target] for user, target, time in moments)
+    assert later > 0
+    assert sharing.counts["share_view: shares in the weights that are later than their edge"] == later
 
 
 def test_streamers_have_mutual_relations_of_both_signs_and_collaborators_are_alike(sharing):

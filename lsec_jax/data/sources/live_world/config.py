@@ -17,7 +17,9 @@ class SocialConfig:
     Attributes:
         num_friends: mean friends of a user; friendship is mutual. 0 = none, and no shares.
         circle_strength: share of friendships inside a circle, the users of one favourite topic, in [0, 1].
-        view_share: share of the period whose payments and shares make the views `pay` and `share_view`, in [0, 1].
+        view_share: share of the period whose payments and shares make the views `pay` and `share_view`, in [0, 1]. The
+            weight of a `share_view` counts all shares of the pair in that time, so training edges know the future if it
+            reaches beyond the first cut.
         pay_share: share of friends who paid each other in that time, in [0, 1]; close ones more often.
         share_rate: chance that a visitor who has friends shares without taste for the room.
         share_taste: effect of taste for the room.

@@ -73,6 +73,12 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
     world, scenarios = made.world, made.scenarios
     events = {table.name: table for table in _events(data, made) if len(table)}
     relations = {relation.name: relation for relation in _relations(made, live, streams["pay"]) if len(relation)}
+    counts = dict(data.counts)
+    if "share_view" in relations:
+        view = relations["share_view"]
+        assert view.weight is not None
+        # Known at the first share of the pair, as far as its edge says: a later cut may lie between them.
+        counts["share_view: shares in the weights that are later than their edge"] = int(view.weight.sum()) - len(view)
     releases = {"item": Availability(base.item_release, np.full(len(base.item_release), np.inf))}
     open_ended = np.full(len(scenarios.opening), np.inf)
     return data.replace(
@@ -88,6 +94,7 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
         events=events,
         trees={"scenario": Tree(scenarios.parents)},
         truth=_truth(base, live, made),
+        counts=counts,
     )
 
 
