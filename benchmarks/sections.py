@@ -9,6 +9,8 @@ from benchmarks.quality import world as world_benchmark
 from benchmarks.throughput.sections import (
     data_pipeline_section,
     data_pipeline_table,
+    embedding_tables_section,
+    embedding_tables_table,
     preparation_section,
     preparation_table,
     training_step_section,
@@ -314,6 +316,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
     "world": ("The live world beside published statistics", world_section, world_table),
     "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
+    "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
     "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),

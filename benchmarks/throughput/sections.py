@@ -60,6 +60,46 @@ def training_step_section(result: Result) -> str:
     )
 
 
+def embedding_tables_table(result: Result) -> str:
+    """Milliseconds of a step with dense and with lazy updates by the tables' rows."""
+    rows = []
+    for row in result["rows"]:
+        dense, lazy = row["modes"]["dense"], next(of for name, of in row["modes"].items() if name != "dense")
+        medians = [1e3 * statistics.median(of["step_seconds"]) for of in (dense, lazy)]
+        rows.append(
+            [
+                f"{row['rows']['user']:,}",
+                f"{row['rows']['item']:,}",
+                *(_milliseconds(of["step_seconds"]) for of in (dense, lazy)),
+                f"{medians[0] / medians[1]:.2f}",
+                *(f"{of['temporary_bytes'] / 2**20:,.0f}" for of in (dense, lazy)),
+                "both" if "lazy" in row["modes"] else "items",
+            ]
+        )
+    header = ["rows of users", "rows of items", "dense, ms (smallest to largest)", "lazy, ms", "dense / lazy"]
+    return markdown.table([*header, "temporary MiB, dense", "lazy", "lazily updated"], rows)
+
+
+def embedding_tables_section(result: Result) -> str:
+    """All about updates of embedding tables."""
+    first = result["rows"][0]
+    lookups = " and ".join(f"{number:,} {name}s" for name, number in first["lookups"].items())
+    return "\n".join(
+        [
+            f"A training step of GMF, {first['width']} wide, batch {first['batch_size']:,} with 4 negatives ({lookups} "
+            "looked up), Adam, random purchases; medians of steps of both kinds that alternate in groups on one state, "
+            "by the clock.\n",
+            embedding_tables_table(result),
+            markdown.circumstances(result),
+        ]
+    )
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    values = [1e3 * value for value in seconds]
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
 def preparation_table(result: Result) -> str:
     """Seconds, rates, memory and bytes by size, format and layout."""
     groups: dict[tuple[int, str, str], list[Result]] = {}

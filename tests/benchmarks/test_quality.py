@@ -141,6 +141,15 @@ def sweep_result():
     }
 
 
+def embedding_tables_result():
+    modes = {
+        name: {"step_seconds": [scale, 2 * scale], "temporary_bytes": 2**20}
+        for name, scale in (("dense", 4e-3), ("lazy", 1e-3))
+    }
+    row = {"rows": {"user": 10, "item": 20}, "lookups": {"user": 1, "item": 2}, "batch_size": 1, "width": 2}
+    return {"rows": [{**row, "modes": modes}], **CIRCUMSTANCES}
+
+
 def preparation_result():
     row = {"impressions": 10**6, "format": "csv", "layout": "ends", "source_bytes": 1, "seconds": 2.0, "stages": {}}
     row |= {"anonymous_gib": 0.5, "prepared_bytes": 1, "history_bytes": 1}
@@ -158,6 +167,7 @@ def all_results():
         "world": {**world_result(), **CIRCUMSTANCES},
         "sweep_x": sweep_result(),
         "preparation": preparation_result(),
+        "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
     }
 
@@ -250,6 +260,7 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text
     assert "| lsec_large | full | 1.50 M | 2.00 (2.00) | 1.00 to 3.00 | 3.0 | 9.0 |" in text
     assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
+    assert "| 10 | 20 | 6.0 (4.0 to 8.0) | 1.5 (1.0 to 2.0) | 4.00 | 1 | 1 | both |" in text
     assert "| not shown |" in text and "is 17.0 GiB: ABOVE 16 GiB" in text and "buy 5/7" in text
     assert "2 cores of a cpu" in text and "0123456789ab," in text
 
