@@ -3,29 +3,18 @@
 On a whole graph (BipartiteGraph) the result has all nodes again; on a SampledGraph only those that were asked for.
 """
 
-from collections.abc import Callable
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, add_self, weighted_sum
+from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENTION_SLOPE, Activation, Logits, Side, attend
+from lsec_jax.nn.propagation import BipartiteGraph, add_self
+from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, gather_sum, neighbor_sums, receivers
 
 Graph = BipartiteGraph | SampledGraph
-Activation = Literal["relu", "elu", "leaky_relu", "none"]
-
-ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "elu": jax.nn.elu,
-    "leaky_relu": lambda values: jax.nn.leaky_relu(values, 0.2),
-    "none": lambda values: values,
-}
 
 
 class GcnLayer(nnx.Module):
@@ -77,7 +66,7 @@ class GcnLayer(nnx.Module):
         if self.self_loop:
             to_sources = add_self(to_sources, sources, graph.source_self)
             to_targets = add_self(to_targets, targets, graph.target_self)
-        activate = _ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation]
         return activate(to_sources), activate(to_targets)
 
 
@@ -130,7 +119,7 @@ class NgcfLayer(nnx.Module):
 
     def _combine(self, arrived: Float[Array, "n d"], own: Float[Array, "n d"]) -> Float[Array, "n f"]:
         total = (arrived + own) @ self.sum_weights[...] + (arrived * own) @ self.product_weights[...]
-        return _ACTIVATIONS[self.activation](total)
+        return ACTIVATIONS[self.activation](total)
 
 
 class GatLayer(nnx.Module):
@@ -163,7 +152,7 @@ class GatLayer(nnx.Module):
             weights_per_direction: a projection and attention vectors for messages to sources and others for messages
                 to targets, instead of one set.
             activation: of the output.
-            backend: of `weighted_sum`.
+            backend: of `attend`.
         """
         heads = [_AttentionHeads(in_dim, out_dim, num_heads, rngs) for _ in range(1 + weights_per_direction)]
         self.to_source_heads = heads[0]
@@ -187,54 +176,42 @@ class GatLayer(nnx.Module):
         self,
         heads: "_AttentionHeads",
         graph: Graph,
-        side: Literal["source", "target"],
+        side: Side,
         own: Float[Array, "r h d"],
         senders: Float[Array, "n h d"],
     ) -> Float[Array, "r f"]:
-        own_logits = jnp.einsum("rhd,hd->rh", own, heads.receiver_vectors[...])
-        sender_logits = jnp.einsum("nhd,hd->nh", senders, heads.sender_vectors[...])
+        own_logits = jnp.einsum("rhd,hd->hr", own, heads.receiver_vectors[...])
+        sender_logits = jnp.einsum("nhd,hd->hn", senders, heads.sender_vectors[...])
         loop_logits = None
         if self.self_loop:
-            to_self = jnp.einsum("rhd,hd->rh", own, heads.sender_vectors[...])
+            to_self = jnp.einsum("rhd,hd->hr", own, heads.sender_vectors[...])
             loop_logits = jax.nn.leaky_relu(own_logits + to_self, ATTENTION_SLOPE)
+        logits = Logits(own_logits, sender_logits, loop_logits)
         if isinstance(graph, BipartiteGraph):
-            rows = graph.to_source if side == "source" else graph.to_target
-            weights, loop_weights = _edge_attention(rows, own_logits, sender_logits, loop_logits)
-
-            def one_head(head: tuple[Array, Array]) -> Array:
-                return weighted_sum(graph, *head, side, self.backend)
-
-            per_head = (weights.T, senders.swapaxes(0, 1))
+            output = attend(graph, logits, own, senders, side, self.activation, self.backend)
         else:
-            neighbors = graph.to_source if side == "source" else graph.to_target
-            weights, loop_weights = _slot_attention(neighbors, own_logits, sender_logits, loop_logits)
+            output = self._attend_to_sample(graph, logits, own, senders, side)
+        return output.reshape(len(own), -1)
 
-            def one_head(head: tuple[Array, Array]) -> Array:
-                return gather_sum(neighbors.senders, *head, True)
+    def _attend_to_sample(
+        self,
+        graph: SampledGraph,
+        logits: Logits,
+        own: Float[Array, "r h d"],
+        senders: Float[Array, "n h d"],
+        side: Side,
+    ) -> Float[Array, "r h d"]:
+        neighbors = graph.to_source if side == "source" else graph.to_target
+        loop_logits = None if logits.loop is None else logits.loop.T
+        weights, loop_weights = _slot_attention(neighbors, logits.own.T, logits.sender.T, loop_logits)
 
-            per_head = (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))
-        arrived = lax.map(one_head, per_head).swapaxes(0, 1)  # [r, h, d]
+        def one_head(head: tuple[Array, Array]) -> Array:
+            return gather_sum(neighbors.senders, *head, True)
+
+        arrived = lax.map(one_head, (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))).swapaxes(0, 1)  # [r, h, d]
         if loop_weights is not None:
             arrived += loop_weights[:, :, None] * own
-        return _ACTIVATIONS[self.activation](arrived.reshape(len(own), -1))
-
-
-def _edge_attention(
-    rows: Rows,
-    own_logits: Float[Array, "m h"],
-    sender_logits: Float[Array, "n h"],
-    loop_logits: Float[Array, "m h"] | None,
-) -> tuple[Float[Array, "e h"], Float[Array, "m h"] | None]:
-    """Softmax over each receiver's edges (and its self-loop): the weights of the edges and of the loops."""
-    is_there = (rows.values != 0)[:, None]
-    logits = jax.nn.leaky_relu(sender_logits[rows.senders] + own_logits[rows.receivers], ATTENTION_SLOPE)
-    logits = jnp.where(is_there, logits, -jnp.inf)
-    largest = jraph.segment_max(logits, rows.receivers, len(own_logits), indices_are_sorted=True)
-    largest, loop_weights = _with_loops(largest, loop_logits)
-    weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[rows.receivers]), 0.0)
-    total = jraph.segment_sum(weights, rows.receivers, len(own_logits), indices_are_sorted=True)
-    total = _nonzero(total if loop_weights is None else total + loop_weights)
-    return weights / total[rows.receivers], None if loop_weights is None else loop_weights / total
+        return ACTIVATIONS[self.activation](arrived)
 
 
 def _slot_attention(

@@ -30,7 +30,7 @@ def dense_attention(heads, receivers, senders, adjacency, self_loop):
     return jax.nn.elu(jnp.einsum("hmn,nhd->mhd", weights, senders).reshape(len(receivers), -1))
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", ["segment", "bcsr", "chunked", "compiled"])
 @pytest.mark.parametrize("self_loop", [False, True])
 @pytest.mark.parametrize("weights_per_direction", [False, True])
 def test_gradients_of_gat_equal_those_of_dense_attention(backend, self_loop, weights_per_direction):

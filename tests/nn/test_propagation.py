@@ -37,7 +37,7 @@ def dense_matrix(source_ids, target_ids, weights, self_loops):
     return scale[:, None] * adjacency * scale[None, :]
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", ["segment", "bcsr", "chunked", "compiled"])
 @pytest.mark.parametrize("self_loops", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_propagation_is_the_normalised_adjacency_times_the_vectors(backend, self_loops, weighted):
@@ -55,7 +55,7 @@ def test_propagation_is_the_normalised_adjacency_times_the_vectors(backend, self
     np.testing.assert_allclose(np.concatenate([to_sources, to_targets]), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", ["segment", "bcsr", "chunked", "compiled"])
 def test_gradient_equals_that_of_the_dense_product(backend):
     source_ids, target_ids = random_edges()
     graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
@@ -74,7 +74,7 @@ def test_gradient_equals_that_of_the_dense_product(backend):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", ["segment", "bcsr", "chunked", "compiled"])
 @pytest.mark.parametrize("receiver", ["source", "target"])
 def test_a_weighted_sum_and_its_gradients_equal_those_of_the_dense_product(backend, receiver):
     source_ids, target_ids = random_edges()
@@ -115,7 +115,7 @@ def test_edges_may_come_in_any_order():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", ["segment", "bcsr", "chunked", "compiled"])
 def test_excluded_edges_send_nothing_either_way_and_may_keep_the_degrees(backend):
     source_ids, target_ids = random_edges()
     graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
