@@ -100,7 +100,7 @@ def _attend_backward(
 ) -> tuple[None, Logits, Array, Array]:
     graph, logits, own, senders, log_totals, output = saved
     slopes, inputs_times_slopes = _of_output(activation, output)
-    means = jnp.einsum("mhd,mhd->hm", cotangent, inputs_times_slopes, preferred_element_type=jnp.float32)
+    means = _inner_products(cotangent, inputs_times_slopes)
     cotangent = cotangent * slopes
     if resolve(backend) == "compiled":
         _, transposed = both_ways(graph, receiver)
@@ -114,12 +114,17 @@ def _attend_backward(
     if logits.loop is None:
         return None, Logits(to_own, to_sender, None), jnp.zeros_like(own), to_senders
     weights = jnp.exp(logits.loop - log_totals)
-    dots = jnp.einsum("mhd,mhd->hm", cotangent, own, preferred_element_type=jnp.float32)
+    to_loop = weights * (_inner_products(cotangent, own) - means)
     to_vectors = (weights.T[:, :, None] * cotangent).astype(own.dtype)
-    return None, Logits(to_own, to_sender, weights * (dots - means)), to_vectors, to_senders
+    return None, Logits(to_own, to_sender, to_loop), to_vectors, to_senders
 
 
 attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _inner_products(some: Float[Array, "m h d"], others: Float[Array, "m h d"]) -> Float[Array, "h m"]:
+    """By node and head; as a product of matrices it would first copy both into another order."""
+    return jnp.sum(some * others, axis=2, dtype=jnp.float32).T
 
 
 def _of_output(activation: Activation, output: Array) -> tuple[Array, Array]:

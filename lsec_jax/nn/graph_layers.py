@@ -3,6 +3,8 @@
 On a whole graph (BipartiteGraph) the result has all nodes again; on a SampledGraph only those that were asked for.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -122,6 +124,19 @@ class NgcfLayer(nnx.Module):
         return ACTIVATIONS[self.activation](total)
 
 
+class Projected(NamedTuple):
+    """Nodes as the heads of an attention layer see them.
+
+    Attributes:
+        vectors: of each head, [n, h, d].
+        receiver_logits, sender_logits: what they add to the logits of edges that end or start at them, [n, h].
+    """
+
+    vectors: Float[Array, "n h d"]
+    receiver_logits: Float[Array, "n h"]
+    sender_logits: Float[Array, "n h"]
+
+
 class GatLayer(nnx.Module):
     """Multi-head attention over the neighbours, heads concatenated (Velickovic et al. 2018, Eq. 1-5).
 
@@ -163,35 +178,23 @@ class GatLayer(nnx.Module):
         self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
     ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the next layer's vectors. Edges of value 0 (excluded ones) are not attended to."""
-        heads = self.to_source_heads
-        projected = heads.project(sources), heads.project(targets)
-        to_sources = self._attend(heads, graph, "source", receivers(graph, *projected)[0], projected[1])
+        of_sources, of_targets = self.to_source_heads.project(sources), self.to_source_heads.project(targets)
+        to_sources = self._attend(graph, "source", _receivers(graph, of_sources, of_targets)[0], of_targets)
         if self.to_target_heads is not None:
-            heads = self.to_target_heads
-            projected = heads.project(sources), heads.project(targets)
-        to_targets = self._attend(heads, graph, "target", receivers(graph, *projected)[1], projected[0])
+            of_sources, of_targets = self.to_target_heads.project(sources), self.to_target_heads.project(targets)
+        to_targets = self._attend(graph, "target", _receivers(graph, of_sources, of_targets)[1], of_sources)
         return to_sources, to_targets
 
-    def _attend(
-        self,
-        heads: "_AttentionHeads",
-        graph: Graph,
-        side: Side,
-        own: Float[Array, "r h d"],
-        senders: Float[Array, "n h d"],
-    ) -> Float[Array, "r f"]:
-        own_logits = jnp.einsum("rhd,hd->hr", own, heads.receiver_vectors[...])
-        sender_logits = jnp.einsum("nhd,hd->hn", senders, heads.sender_vectors[...])
+    def _attend(self, graph: Graph, side: Side, own: Projected, senders: Projected) -> Float[Array, "r f"]:
         loop_logits = None
         if self.self_loop:
-            to_self = jnp.einsum("rhd,hd->hr", own, heads.sender_vectors[...])
-            loop_logits = jax.nn.leaky_relu(own_logits + to_self, ATTENTION_SLOPE)
-        logits = Logits(own_logits, sender_logits, loop_logits)
+            loop_logits = jax.nn.leaky_relu(own.receiver_logits + own.sender_logits, ATTENTION_SLOPE).T
+        logits = Logits(own.receiver_logits.T, senders.sender_logits.T, loop_logits)
         if isinstance(graph, BipartiteGraph):
-            output = attend(graph, logits, own, senders, side, self.activation, self.backend)
+            output = attend(graph, logits, own.vectors, senders.vectors, side, self.activation, self.backend)
         else:
-            output = self._attend_to_sample(graph, logits, own, senders, side)
-        return output.reshape(len(own), -1)
+            output = self._attend_to_sample(graph, logits, own.vectors, senders.vectors, side)
+        return output.reshape(len(output), -1)
 
     def _attend_to_sample(
         self,
@@ -256,6 +259,17 @@ class _AttentionHeads(nnx.Module):
         self.receiver_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
         self.sender_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
 
-    def project(self, vectors: Float[Array, "n d"]) -> Float[Array, "n h f"]:
-        """W h for every head."""
-        return (vectors @ self.weights[...]).reshape(len(vectors), *self.sender_vectors.shape)
+    def project(self, vectors: Float[Array, "n d"]) -> Projected:
+        """W h for every head, and its inner products with the attention vectors: a . (W h) = (W^T a) . h is cheaper."""
+        weights, shape = self.weights[...], self.sender_vectors.shape
+        by_head = weights.reshape(-1, *shape)
+        receiver_logits, sender_logits = (
+            vectors @ jnp.sum(by_head * of[...][None], axis=2) for of in (self.receiver_vectors, self.sender_vectors)
+        )
+        return Projected((vectors @ weights).reshape(len(vectors), *shape), receiver_logits, sender_logits)
+
+
+def _receivers(graph: Graph, of_sources: Projected, of_targets: Projected) -> tuple[Projected, Projected]:
+    """`receivers` of everything that is projected."""
+    both = [receivers(graph, *of_both) for of_both in zip(of_sources, of_targets, strict=True)]
+    return Projected(*(of[0] for of in both)), Projected(*(of[1] for of in both))

@@ -18,7 +18,7 @@ EXCLUDED = np.array([0, 6])
 
 def dense_attention(heads, receivers, senders, adjacency, self_loop):
     """Masked softmax over a full matrix, for plain automatic differentiation."""
-    receivers, senders = heads.project(receivers), heads.project(senders)
+    receivers, senders = heads.project(receivers).vectors, heads.project(senders).vectors
     own = jnp.einsum("mhd,hd->hm", receivers, heads.receiver_vectors[...])
     if self_loop:
         senders = jnp.concatenate([senders, receivers])

@@ -145,4 +145,5 @@ def _flat(vectors: Float[Array, "n h d"]) -> Float[Array, "n f"]:
 
 
 def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
+    load()
     return jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)

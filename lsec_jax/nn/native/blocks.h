@@ -9,12 +9,17 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <type_traits>
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "xla/ffi/api/ffi.h"
 
@@ -120,6 +125,27 @@ template <int N, typename T> inline void store_row(T* row, const Vector* from, I
   for (int i = 0; i < N; ++i) store(row + offset<N>(i, left), from[i]);
 }
 inline float total(Vector v) { float sum = 0; for (int i = 0; i < kLanes; ++i) sum += v[i]; return sum; }
+
+// Columns of a table as a table of their own, in large pages where there are any: rows far apart cost a page each.
+template <typename T>
+class Columns {
+ public:
+  Columns(const T* table, Index rows, Index stride, Index at, Index width) : width_(width) {
+    constexpr std::size_t kPage = std::size_t{1} << 21;
+    std::size_t bytes = (rows * width * sizeof(T) + kPage) / kPage * kPage;
+    data_.reset(static_cast<T*>(std::aligned_alloc(kPage, bytes)));
+#ifdef __linux__
+    madvise(data_.get(), bytes, MADV_HUGEPAGE);
+#endif
+    for (Index r = 0; r < rows; ++r) std::memcpy(data_.get() + r * width, table + r * stride + at, width * sizeof(T));
+  }
+  const T* row(Index r) const { return data_.get() + r * width_; }
+
+ private:
+  struct Free { void operator()(T* data) const { std::free(data); } };
+  std::unique_ptr<T, Free> data_;
+  Index width_;
+};
 
 template <typename Run>
 ffi::Error with_type(ffi::DataType type, const Run& run) {

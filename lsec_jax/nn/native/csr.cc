@@ -84,6 +84,7 @@ ffi::Error Attend(ffi::ThreadPool pool, float slope, Ints indptr, Ints senders, 
     over_rows(pool, indptr, [&](Index first, Index last) {
       std::vector<float> weights;
       for (Index head = 0; head < heads; ++head) {
+        Columns<T> slice(table, nodes, stride, head * width, width);
         const float *own_logit = own_logits.typed_data() + head * rows, *logit = sender_logits.typed_data() + head * nodes;
         for (Index r = first; r < last; ++r) {
           Index begin = starts[r], count = starts[r + 1] - begin;
@@ -108,7 +109,7 @@ ffi::Error Attend(ffi::ThreadPool pool, float slope, Ints indptr, Ints senders, 
             Index column = head * width + at;
             if (has_loops) load_row<N>(sums, own + r * stride + column, width - at, false);
             for (int v = 0; v < N; ++v) sums[v] *= loop_weight * scale;
-            sum_row<N>(begin, begin + count, num_edges, ids, weights.data(), table + column, stride, width - at, sums);
+            sum_row<N>(begin, begin + count, num_edges, ids, weights.data(), slice.row(0) + at, width, width - at, sums);
             store_row<N>(result + r * stride + column, sums, width - at);
           });
         }
@@ -136,6 +137,7 @@ ffi::Error AttendBackward(ffi::ThreadPool pool, float slope, Ints indptr, Ints r
       const float *log_sum = log_total.typed_data() + head * rows, *mean = means.typed_data() + head * rows;
       float* to_own = to_own_logits->typed_data() + head * rows;
       std::fill(to_own, to_own + rows, 0.0f);
+      Columns<T> slice(arrived, rows, stride, head * width, width);
       std::vector<float> weights, slopes, gradients;
       for (Index s = 0; s < nodes; ++s) {
         Index begin = starts[s], count = starts[s + 1] - begin;
@@ -153,8 +155,8 @@ ffi::Error AttendBackward(ffi::ThreadPool pool, float slope, Ints indptr, Ints r
           Index column = head * width + at;
           load_row<N>(held, table + s * stride + column, width - at, true);
           for (Index i = 0; i < count; ++i) {
-            fetch<N>(arrived + ids[std::min(begin + i + kAhead, num_edges - 1)] * stride + column);
-            const T* row = arrived + ids[begin + i] * stride + column;
+            fetch<N>(slice.row(ids[std::min(begin + i + kAhead, num_edges - 1)]) + at);
+            const T* row = slice.row(ids[begin + i]) + at;
             Vector products = {};
             for (int v = 0; v < N; ++v) {
               Vector cotangent = load(row + offset<N>(v, width - at));
