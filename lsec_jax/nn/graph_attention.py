@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn import native
+from lsec_jax.nn.native import kernels
 from lsec_jax.nn.propagation import BipartiteGraph, both_ways, weighted_sum
 from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
 
@@ -81,13 +81,13 @@ def _attend_forward(
     activation: Activation,
     backend: Backend,
 ) -> tuple[Array, tuple[BipartiteGraph, Logits, Array, Array, Array, Array]]:
-    rows, _ = both_ways(graph, receiver)
     if resolve(backend) == "compiled":
-        edges = rows.indptr, rows.senders, rows.values
-        arrived, log_totals = native.attend(edges, ATTENTION_SLOPE, *logits, own, senders)
+        rows, _ = both_ways(graph, receiver)
+        attention = _native_attention(logits, own, senders, activation)
+        output, log_totals = kernels.attend(rows.indptr, rows.senders, rows.values, attention)
     else:
         arrived, log_totals = _attend_by_head(graph, logits, own, senders, receiver, backend)
-    output = ACTIVATIONS[activation](arrived)
+        output = ACTIVATIONS[activation](arrived)
     return output, (graph, logits, own, senders, log_totals, output)
 
 
@@ -99,18 +99,18 @@ def _attend_backward(
     cotangent: Array,
 ) -> tuple[None, Logits, Array, Array]:
     graph, logits, own, senders, log_totals, output = saved
-    slopes, inputs_times_slopes = _of_output(activation, output)
-    means = _inner_products(cotangent, inputs_times_slopes)
-    cotangent = cotangent * slopes
     if resolve(backend) == "compiled":
         _, transposed = both_ways(graph, receiver)
         edges = transposed.indptr, transposed.senders, transposed.values
-        operands = (logits.own, logits.sender, log_totals, means, cotangent, senders)
-        to_own, to_sender, to_senders = native.attend_backward(edges, ATTENTION_SLOPE, *operands)
-    else:
-        to_own, to_sender, to_senders = _gradients_by_head(
-            graph, logits, log_totals, means, cotangent, senders, receiver, backend
-        )
+        attention = _native_attention(logits, own, senders, activation)
+        gradients = kernels.attend_backward(*edges, attention, log_totals, output, cotangent)
+        return None, Logits(*gradients[:3]), *gradients[3:]
+    slopes, inputs_times_slopes = _of_output(activation, output)
+    means = _inner_products(cotangent, inputs_times_slopes)
+    cotangent = cotangent * slopes
+    to_own, to_sender, to_senders = _gradients_by_head(
+        graph, logits, log_totals, means, cotangent, senders, receiver, backend
+    )
     if logits.loop is None:
         return None, Logits(to_own, to_sender, None), jnp.zeros_like(own), to_senders
     weights = jnp.exp(logits.loop - log_totals)
@@ -120,6 +120,11 @@ def _attend_backward(
 
 
 attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _native_attention(logits: Logits, own: Array, senders: Array, activation: Activation) -> kernels.Attention:
+    below = {"relu": 0.0, "leaky_relu": _ACTIVATION_SLOPE, "none": 1.0, "elu": 0.0}[activation]
+    return kernels.Attention(*logits, own, senders, ATTENTION_SLOPE, activation == "elu", below)
 
 
 def _inner_products(some: Float[Array, "m h d"], others: Float[Array, "m h d"]) -> Float[Array, "h m"]:

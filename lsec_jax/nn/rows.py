@@ -17,7 +17,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Float, Int
 
 from lsec_jax.config import ConfigError, require_choice
-from lsec_jax.nn import native
+from lsec_jax.nn.native import kernels
 from lsec_jax.nn.native.build import NativeError
 
 Backend = Literal["auto", "segment", "bcsr", "chunked", "compiled"]
@@ -107,7 +107,7 @@ def default_backend() -> Backend:
     """What "auto" stands for: on CPU "compiled", or "bcsr" where it cannot be had; elsewhere "chunked"."""
     if jax.default_backend() != "cpu":
         return "chunked"
-    return "compiled" if native.is_available() else "bcsr"
+    return "compiled" if kernels.is_available() else "bcsr"
 
 
 def check_backend(name: str, backend: str) -> None:
@@ -122,7 +122,7 @@ def check_backend(name: str, backend: str) -> None:
     if jax.default_backend() != "cpu":
         raise ConfigError(f"{name} = 'compiled' runs on CPU only, not on {jax.default_backend()}; set it to 'auto'")
     try:
-        native.load()
+        kernels.load()
     except NativeError as error:
         raise ConfigError(f"{name} = 'compiled': {error}; or set it to 'auto'") from None
 
@@ -151,7 +151,7 @@ def edge_dots(
 ) -> Float[Array, " e"]:
     """The inner product of the two ends of each edge, for a block of edges at a time."""
     if resolve(backend) == "compiled":
-        return native.edge_dots(rows.indptr, rows.senders, receivers, senders)
+        return kernels.edge_dots(rows.indptr, rows.senders, receivers, senders)
 
     def dot(edge: tuple[Array, Array]) -> Array:
         return jnp.dot(receivers[edge[0]], senders[edge[1]], preferred_element_type=jnp.float32)
@@ -192,7 +192,7 @@ def _bcsr(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
 
 
 def _compiled(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
-    return native.neighbor_sum(rows.indptr, rows.senders, rows.values, vectors)
+    return kernels.neighbor_sum(rows.indptr, rows.senders, rows.values, vectors)
 
 
 def _chunked(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:

@@ -9,17 +9,11 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <type_traits>
-#include <vector>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "xla/ffi/api/ffi.h"
 
@@ -34,6 +28,7 @@ constexpr int kLanes = 16, kMaxVectors = 16;
 #else
 constexpr int kLanes = 8, kMaxVectors = 8;
 #endif
+constexpr Index kAhead = 12;  // edges between the prefetch of a sender's row and its use
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t Bits __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t Halves __attribute__((vector_size(2 * kLanes)));
@@ -49,17 +44,6 @@ inline void store(BFloat16* to, Vector v) {  // rounded to nearest even; NaN sta
   Bits bits = (Bits)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   Halves h = __builtin_convertvector((v == v) ? rounded : (bits >> 16) | 0x40u, Halves);
   std::memcpy(to, &h, sizeof h);
-}
-
-// e^x to about 2 units in the last place for x <= 0, and exactly 0 below -87; loops over it vectorise.
-inline float exponential(float x) {
-  float at = std::max(x, -87.0f), k = (at * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = (at - k * 0.693359375f) + k * 2.12194440e-4f;
-  float p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-             1.6666665459e-1f) * r + 5.0000001201e-1f;
-  std::int32_t bits = (static_cast<std::int32_t>(k) + 127) << 23;
-  float power; std::memcpy(&power, &bits, 4);
-  return x < -87.0f ? 0.0f : (p * r * r + r + 1.0f) * power;
 }
 
 // Runs task(0) to task(count - 1) on the caller and on the pool. The caller waits only for tasks that have begun, so it
@@ -126,26 +110,16 @@ template <int N, typename T> inline void store_row(T* row, const Vector* from, I
 }
 inline float total(Vector v) { float sum = 0; for (int i = 0; i < kLanes; ++i) sum += v[i]; return sum; }
 
-// Columns of a table as a table of their own, in large pages where there are any: rows far apart cost a page each.
-template <typename T>
-class Columns {
- public:
-  Columns(const T* table, Index rows, Index stride, Index at, Index width) : width_(width) {
-    constexpr std::size_t kPage = std::size_t{1} << 21;
-    std::size_t bytes = (rows * width * sizeof(T) + kPage) / kPage * kPage;
-    data_.reset(static_cast<T*>(std::aligned_alloc(kPage, bytes)));
-#ifdef __linux__
-    madvise(data_.get(), bytes, MADV_HUGEPAGE);
-#endif
-    for (Index r = 0; r < rows; ++r) std::memcpy(data_.get() + r * width, table + r * stride + at, width * sizeof(T));
+// Adds weight * vectors[sender] over edges to the sums of a block; `left` columns of the table remain from there.
+template <int N, typename T>
+void sum_row(Index begin, Index end, Index num_edges, const std::int32_t* senders, const float* weights,
+             const T* vectors, Index stride, Index left, Vector* sums) {
+  for (Index i = begin; i < end; ++i) {
+    fetch<N>(vectors + senders[std::min(i + kAhead, num_edges - 1)] * stride);
+    const T* row = vectors + senders[i] * stride;
+    for (int v = 0; v < N; ++v) sums[v] += weights[i - begin] * load(row + offset<N>(v, left));
   }
-  const T* row(Index r) const { return data_.get() + r * width_; }
-
- private:
-  struct Free { void operator()(T* data) const { std::free(data); } };
-  std::unique_ptr<T, Free> data_;
-  Index width_;
-};
+}
 
 template <typename Run>
 ffi::Error with_type(ffi::DataType type, const Run& run) {

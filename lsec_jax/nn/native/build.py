@@ -1,4 +1,4 @@
-"""Compiles the kernels of csr.cc for this machine: on first use, or ahead with `python -m lsec_jax.nn.native.build`.
+"""Compiles the C++ kernels for this machine: on first use, or ahead with `python -m lsec_jax.nn.native.build`.
 
 The library lies in the user's cache directory ($XDG_CACHE_HOME or ~/.cache, lsec_jax/), under a name that depends on
 everything that it was made from: sources, flags, compiler, jaxlib and the processor, whose instructions it uses. It
@@ -20,7 +20,8 @@ import jaxlib.version
 from absl import logging
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "blocks.h"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "attention.cc"))
+_HEADERS = (Path(__file__).with_name("blocks.h"),)
 _COMPILER_SECONDS = 300
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -32,7 +33,7 @@ class NativeError(Exception):
 def library_path() -> Path:
     """Where the library for this machine lies, whether it exists or not."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    sources = [source.read_text(encoding="utf-8") for source in _SOURCES]
+    sources = [source.read_text(encoding="utf-8") for source in (*_SOURCES, *_HEADERS)]
     parts = (*sources, *FLAGS, _compiler(), jaxlib.version.__version__, _processor())
     digest = hashlib.sha256("\0".join(parts).encode())
     return Path(base) / "lsec_jax" / f"csr-{digest.hexdigest()[:24]}.so"
@@ -74,15 +75,15 @@ def _compile(output: Path) -> None:
     compiler = shutil.which(_compiler())
     if compiler is None:
         raise NativeError(f"no C++ compiler '{_compiler()}' on PATH; install one, or name it in the variable CXX")
-    command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", "-o", str(output), str(_SOURCES[0])]
-    logging.info("compiling %s for this machine (once)", _SOURCES[0].name)
+    command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", "-o", str(output), *map(str, _SOURCES)]
+    logging.info("compiling the kernels of %s for this machine (once)", _SOURCES[0].parent)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise NativeError(f"{compiler} took more than {_COMPILER_SECONDS} s") from None
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-        raise NativeError(f"{compiler} failed on {_SOURCES[0]}: {errors[0]}")
+        raise NativeError(f"{compiler} failed on {_SOURCES[0].parent}: {errors[0]}")
 
 
 def _compiler() -> str:
