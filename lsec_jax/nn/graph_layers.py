@@ -260,13 +260,17 @@ class _AttentionHeads(nnx.Module):
         self.sender_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
 
     def project(self, vectors: Float[Array, "n d"]) -> Projected:
-        """W h for every head, and its inner products with the attention vectors: a . (W h) = (W^T a) . h is cheaper."""
-        weights, shape = self.weights[...], self.sender_vectors.shape
-        by_head = weights.reshape(-1, *shape)
-        receiver_logits, sender_logits = (
-            vectors @ jnp.sum(by_head * of[...][None], axis=2) for of in (self.receiver_vectors, self.sender_vectors)
-        )
-        return Projected((vectors @ weights).reshape(len(vectors), *shape), receiver_logits, sender_logits)
+        """W h for every head, and its inner products with the attention vectors.
+
+        The attention vectors are the blocks of one sparse matrix: products by head would first copy W h into another
+        order, and two products would have two gradients as large as W h.
+        """
+        projected = vectors @ self.weights[...]
+        both = jnp.stack([self.receiver_vectors[...], self.sender_vectors[...]], axis=2)  # [h, d, 2]
+        num_heads, width, _ = both.shape
+        blocks = (both[:, :, :, None] * jnp.eye(num_heads)[:, None, None, :]).reshape(num_heads * width, 2 * num_heads)
+        logits = (projected @ blocks).reshape(len(vectors), 2, num_heads)
+        return Projected(projected.reshape(len(vectors), num_heads, width), logits[:, 0], logits[:, 1])
 
 
 def _receivers(graph: Graph, of_sources: Projected, of_targets: Projected) -> tuple[Projected, Projected]:
