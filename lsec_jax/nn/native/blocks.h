@@ -17,6 +17,9 @@
 
 #include "xla/ffi/api/ffi.h"
 
+// Loops vectorise only around what is inlined, and the compiler's own limit is below the polynomials here.
+#define LSEC_INLINE inline __attribute__((always_inline))
+
 namespace {
 namespace ffi = xla::ffi;
 using Ints = ffi::Buffer<ffi::S32>;
@@ -34,13 +37,13 @@ typedef std::uint32_t Bits __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 struct BFloat16 { std::uint16_t bits; };
 
-inline Vector load(const float* from) { Vector v; std::memcpy(&v, from, sizeof v); return v; }
-inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
-inline Vector load(const BFloat16* from) {
+LSEC_INLINE Vector load(const float* from) { Vector v; std::memcpy(&v, from, sizeof v); return v; }
+LSEC_INLINE void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+LSEC_INLINE Vector load(const BFloat16* from) {
   Halves h; std::memcpy(&h, from, sizeof h);
   return (Vector)(__builtin_convertvector(h, Bits) << 16);
 }
-inline void store(BFloat16* to, Vector v) {  // rounded to nearest even; NaN stays NaN
+LSEC_INLINE void store(BFloat16* to, Vector v) {  // rounded to nearest even; NaN stays NaN
   Bits bits = (Bits)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   Halves h = __builtin_convertvector((v == v) ? rounded : (bits >> 16) | 0x40u, Halves);
   std::memcpy(to, &h, sizeof h);
@@ -96,19 +99,19 @@ void over_width(Index width, const Run& run) {
 }
 
 // One row of a block: vector i of N, the last one moved back to end at the width.
-template <int N> inline Index offset(int i, Index left) { return i + 1 < N ? i * kLanes : std::min<Index>(i * kLanes, left - kLanes); }
-template <int N, typename T> inline void fetch(const T* row) {
+template <int N> LSEC_INLINE Index offset(int i, Index left) { return i + 1 < N ? i * kLanes : std::min<Index>(i * kLanes, left - kLanes); }
+template <int N, typename T> LSEC_INLINE void fetch(const T* row) {
   for (unsigned byte = 0; byte < N * kLanes * sizeof(T); byte += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
 }
 // Loads a row; with `once`, lanes that the last two vectors share are zero in the last.
-template <int N, typename T> inline void load_row(Vector* to, const T* row, Index left, bool once) {
+template <int N, typename T> LSEC_INLINE void load_row(Vector* to, const T* row, Index left, bool once) {
   for (int i = 0; i < N; ++i) to[i] = load(row + offset<N>(i, left));
   for (int lane = 0; once && lane < (N - 1) * kLanes - offset<N>(N - 1, left); ++lane) to[N - 1][lane] = 0.0f;
 }
-template <int N, typename T> inline void store_row(T* row, const Vector* from, Index left) {
+template <int N, typename T> LSEC_INLINE void store_row(T* row, const Vector* from, Index left) {
   for (int i = 0; i < N; ++i) store(row + offset<N>(i, left), from[i]);
 }
-inline float total(Vector v) { float sum = 0; for (int i = 0; i < kLanes; ++i) sum += v[i]; return sum; }
+LSEC_INLINE float total(Vector v) { float sum = 0; for (int i = 0; i < kLanes; ++i) sum += v[i]; return sum; }
 
 // Adds weight * vectors[sender] over edges to the sums of a block; `left` columns of the table remain from there.
 template <int N, typename T>

@@ -19,7 +19,17 @@ import jax
 import jaxlib.version
 from absl import logging
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "attention.cc"))
 _HEADERS = (Path(__file__).with_name("blocks.h"),)
 _COMPILER_SECONDS = 300

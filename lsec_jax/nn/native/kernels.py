@@ -149,14 +149,14 @@ def attend_backward(
     return to_own_logits, to_sender_logits, to_loop_logits, _by_head(to_own, attention.own), to_senders
 
 
-def _padded(vectors: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
-    """With zeros up to the kernels' least width."""
-    missing = max(0, _LANES - vectors.shape[-1])
+def _padded(vectors: Float[Array, "*n d"], width: int = _LANES) -> Float[Array, "*n f"]:
+    """With zeros up to the kernels' least width, or another."""
+    missing = max(0, width - vectors.shape[-1])
     return jnp.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)]) if missing else vectors
 
 
 def _flat(vectors: Float[Array, "n h d"]) -> Float[Array, "n f"]:
-    wide = _padded(vectors)
+    wide = _padded(vectors, -(-vectors.shape[2] // _LANES) * _LANES)
     return wide.reshape(wide.shape[0], wide.shape[1] * wide.shape[2])
 
 
