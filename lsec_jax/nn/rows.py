@@ -25,6 +25,7 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 CHUNK = 16  # items that one sum of the chunked backend adds
 _EDGES_AT_ONCE = 8192  # in the gradient of edge weights: their vectors stay in a core's cache
+_SUMS_AT_ONCE = 256  # of the chunked backend on CPU
 
 
 class Level(NamedTuple):
@@ -217,8 +218,17 @@ def _items(level: Level) -> tuple[Int[Array, "c k"], Array]:
 
 
 def _add_slots(vectors: Float[Array, "n d"], indices: Int[Array, "c k"], weights: Float[Array, "c k"]) -> Array:
-    """Sums of weighted vectors, unrolled: one loop over the sums that adds in registers."""
-    total = jnp.zeros((indices.shape[0], vectors.shape[1]), jnp.float32)
-    for slot in range(indices.shape[1]):
-        total += weights[:, slot, None] * vectors[indices[:, slot]]
-    return total
+    """Sums of weighted vectors, unrolled, so that an accelerator adds in registers.
+
+    XLA's CPU backend makes one slow loop of that, unless it is cut into blocks that stay in the cache.
+    """
+
+    def add(of: tuple[Array, Array]) -> Array:
+        own_indices, own_weights = of
+        total = jnp.zeros(vectors.shape[1], jnp.float32)
+        for slot in range(CHUNK):
+            total += own_weights[slot] * vectors[own_indices[slot]]
+        return total
+
+    block = _SUMS_AT_ONCE if jax.default_backend() == "cpu" else indices.shape[0]
+    return lax.map(add, (indices, weights), batch_size=block)
