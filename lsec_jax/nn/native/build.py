@@ -13,10 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib.version
 from absl import logging
 
 FLAGS = (
@@ -44,7 +44,7 @@ def library_path() -> Path:
     """Where the library for this machine lies, whether it exists or not."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     sources = [source.read_text(encoding="utf-8") for source in (*_SOURCES, *_HEADERS)]
-    parts = (*sources, *FLAGS, _compiler(), jaxlib.version.__version__, _processor())
+    parts = (*sources, *FLAGS, _compiler(), metadata.version("jaxlib"), _processor())
     digest = hashlib.sha256("\0".join(parts).encode())
     return Path(base) / "lsec_jax" / f"csr-{digest.hexdigest()[:24]}.so"
 
