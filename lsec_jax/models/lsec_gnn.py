@@ -36,7 +36,8 @@ from lsec_jax.nn.attention import AdditiveAttention
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
-from lsec_jax.nn.propagation import Backend, exclude_edges
+from lsec_jax.nn.propagation import exclude_edges
+from lsec_jax.nn.rows import Backend, check_backend
 from lsec_jax.nn.sampling import PositiveEdges
 from lsec_jax.nn.subgraphs import exclude_from_draws, select_ids
 from lsec_jax.ranking import DotScorer, MlpScorer
@@ -84,7 +85,8 @@ class Config:
         fanout_limits: smallest and largest number of them (512 in the paper; the smallest as in the authors' code).
         l2: weight of half the squared norm of the batch's initial embeddings, mean over its rows; within each task's
             loss, so that the task's weight applies to it too.
-        backend: of `propagate`.
+        backend: of the neighbour sums: "segment", "bcsr", "chunked", "compiled" (kernels in C++, made on first
+            use; CPU) or "auto": "compiled" on CPU where a compiler is there, else "bcsr"; "chunked" on other devices.
     """
 
     relations: tuple[str, ...] = ("buy", "follow", "sell")
@@ -128,7 +130,7 @@ class Config:
             raise ConfigError(
                 f"config.model.fanout_limits = {self.fanout_limits} must be a smallest and a largest number >= 1"
             )
-        require_choice("config.model.backend", self.backend, ("auto", "segment", "bcsr"))
+        check_backend("config.model.backend", self.backend)
         if not self.relations or len(set(self.relations)) != len(self.relations):
             raise ConfigError(f"config.model.relations = {self.relations} must name at least one relation, each once")
         if not self.tasks or len({task.relation for task in self.tasks}) != len(self.tasks):
@@ -346,7 +348,10 @@ class LsecGnn(nnx.Module):
             name: ids for name, ids in batch.items() if self.config.exclude_batch_edges and name in inputs.graphs
         }
         if self.config.training_graph == "full":
-            thinned = {name: exclude_edges(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
+            backend = cast(Backend, self.config.backend)
+            thinned = {
+                name: exclude_edges(inputs.graphs[name], ids, renormalize, backend) for name, ids in own_edges.items()
+            }
             return self.encode(tables, inputs._replace(graphs={**inputs.graphs, **thinned})), None
         excluded = {name: exclude_from_draws(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
         needed = ids_by_type(self.config.tasks, self.ends, inputs.positives, batch, draws)

@@ -3,29 +3,20 @@
 On a whole graph (BipartiteGraph) the result has all nodes again; on a SampledGraph only those that were asked for.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, add_self, weighted_sum
+from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENTION_SLOPE, Activation, Logits, Side, attend
+from lsec_jax.nn.propagation import BipartiteGraph, add_self
+from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, gather_sum, neighbor_sums, receivers
 
 Graph = BipartiteGraph | SampledGraph
-Activation = Literal["relu", "elu", "leaky_relu", "none"]
-
-ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "elu": jax.nn.elu,
-    "leaky_relu": lambda values: jax.nn.leaky_relu(values, 0.2),
-    "none": lambda values: values,
-}
 
 
 class GcnLayer(nnx.Module):
@@ -77,7 +68,7 @@ class GcnLayer(nnx.Module):
         if self.self_loop:
             to_sources = add_self(to_sources, sources, graph.source_self)
             to_targets = add_self(to_targets, targets, graph.target_self)
-        activate = _ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation]
         return activate(to_sources), activate(to_targets)
 
 
@@ -130,7 +121,20 @@ class NgcfLayer(nnx.Module):
 
     def _combine(self, arrived: Float[Array, "n d"], own: Float[Array, "n d"]) -> Float[Array, "n f"]:
         total = (arrived + own) @ self.sum_weights[...] + (arrived * own) @ self.product_weights[...]
-        return _ACTIVATIONS[self.activation](total)
+        return ACTIVATIONS[self.activation](total)
+
+
+class Projected(NamedTuple):
+    """Nodes as the heads of an attention layer see them.
+
+    Attributes:
+        vectors: of each head, [n, h, d].
+        receiver_logits, sender_logits: what they add to the logits of edges that end or start at them, [n, h].
+    """
+
+    vectors: Float[Array, "n h d"]
+    receiver_logits: Float[Array, "n h"]
+    sender_logits: Float[Array, "n h"]
 
 
 class GatLayer(nnx.Module):
@@ -163,7 +167,7 @@ class GatLayer(nnx.Module):
             weights_per_direction: a projection and attention vectors for messages to sources and others for messages
                 to targets, instead of one set.
             activation: of the output.
-            backend: of `weighted_sum`.
+            backend: of `attend`.
         """
         heads = [_AttentionHeads(in_dim, out_dim, num_heads, rngs) for _ in range(1 + weights_per_direction)]
         self.to_source_heads = heads[0]
@@ -174,67 +178,43 @@ class GatLayer(nnx.Module):
         self, graph: Graph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
     ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the next layer's vectors. Edges of value 0 (excluded ones) are not attended to."""
-        heads = self.to_source_heads
-        projected = heads.project(sources), heads.project(targets)
-        to_sources = self._attend(heads, graph, "source", receivers(graph, *projected)[0], projected[1])
+        of_sources, of_targets = self.to_source_heads.project(sources), self.to_source_heads.project(targets)
+        to_sources = self._attend(graph, "source", _receivers(graph, of_sources, of_targets)[0], of_targets)
         if self.to_target_heads is not None:
-            heads = self.to_target_heads
-            projected = heads.project(sources), heads.project(targets)
-        to_targets = self._attend(heads, graph, "target", receivers(graph, *projected)[1], projected[0])
+            of_sources, of_targets = self.to_target_heads.project(sources), self.to_target_heads.project(targets)
+        to_targets = self._attend(graph, "target", _receivers(graph, of_sources, of_targets)[1], of_sources)
         return to_sources, to_targets
 
-    def _attend(
-        self,
-        heads: "_AttentionHeads",
-        graph: Graph,
-        side: Literal["source", "target"],
-        own: Float[Array, "r h d"],
-        senders: Float[Array, "n h d"],
-    ) -> Float[Array, "r f"]:
-        own_logits = jnp.einsum("rhd,hd->rh", own, heads.receiver_vectors[...])
-        sender_logits = jnp.einsum("nhd,hd->nh", senders, heads.sender_vectors[...])
+    def _attend(self, graph: Graph, side: Side, own: Projected, senders: Projected) -> Float[Array, "r f"]:
         loop_logits = None
         if self.self_loop:
-            to_self = jnp.einsum("rhd,hd->rh", own, heads.sender_vectors[...])
-            loop_logits = jax.nn.leaky_relu(own_logits + to_self, ATTENTION_SLOPE)
+            loop_logits = jax.nn.leaky_relu(own.receiver_logits + own.sender_logits, ATTENTION_SLOPE).T
+        logits = Logits(own.receiver_logits.T, senders.sender_logits.T, loop_logits)
         if isinstance(graph, BipartiteGraph):
-            rows = graph.to_source if side == "source" else graph.to_target
-            weights, loop_weights = _edge_attention(rows, own_logits, sender_logits, loop_logits)
-
-            def one_head(head: tuple[Array, Array]) -> Array:
-                return weighted_sum(graph, *head, side, self.backend)
-
-            per_head = (weights.T, senders.swapaxes(0, 1))
+            output = attend(graph, logits, own.vectors, senders.vectors, side, self.activation, self.backend)
         else:
-            neighbors = graph.to_source if side == "source" else graph.to_target
-            weights, loop_weights = _slot_attention(neighbors, own_logits, sender_logits, loop_logits)
+            output = self._attend_to_sample(graph, logits, own.vectors, senders.vectors, side)
+        return output.reshape(len(output), -1)
 
-            def one_head(head: tuple[Array, Array]) -> Array:
-                return gather_sum(neighbors.senders, *head, True)
+    def _attend_to_sample(
+        self,
+        graph: SampledGraph,
+        logits: Logits,
+        own: Float[Array, "r h d"],
+        senders: Float[Array, "n h d"],
+        side: Side,
+    ) -> Float[Array, "r h d"]:
+        neighbors = graph.to_source if side == "source" else graph.to_target
+        loop_logits = None if logits.loop is None else logits.loop.T
+        weights, loop_weights = _slot_attention(neighbors, logits.own.T, logits.sender.T, loop_logits)
 
-            per_head = (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))
-        arrived = lax.map(one_head, per_head).swapaxes(0, 1)  # [r, h, d]
+        def one_head(head: tuple[Array, Array]) -> Array:
+            return gather_sum(neighbors.senders, *head, True)
+
+        arrived = lax.map(one_head, (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))).swapaxes(0, 1)  # [r, h, d]
         if loop_weights is not None:
             arrived += loop_weights[:, :, None] * own
-        return _ACTIVATIONS[self.activation](arrived.reshape(len(own), -1))
-
-
-def _edge_attention(
-    rows: Rows,
-    own_logits: Float[Array, "m h"],
-    sender_logits: Float[Array, "n h"],
-    loop_logits: Float[Array, "m h"] | None,
-) -> tuple[Float[Array, "e h"], Float[Array, "m h"] | None]:
-    """Softmax over each receiver's edges (and its self-loop): the weights of the edges and of the loops."""
-    is_there = (rows.values != 0)[:, None]
-    logits = jax.nn.leaky_relu(sender_logits[rows.senders] + own_logits[rows.receivers], ATTENTION_SLOPE)
-    logits = jnp.where(is_there, logits, -jnp.inf)
-    largest = jraph.segment_max(logits, rows.receivers, len(own_logits), indices_are_sorted=True)
-    largest, loop_weights = _with_loops(largest, loop_logits)
-    weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[rows.receivers]), 0.0)
-    total = jraph.segment_sum(weights, rows.receivers, len(own_logits), indices_are_sorted=True)
-    total = _nonzero(total if loop_weights is None else total + loop_weights)
-    return weights / total[rows.receivers], None if loop_weights is None else loop_weights / total
+        return ACTIVATIONS[self.activation](arrived)
 
 
 def _slot_attention(
@@ -279,6 +259,21 @@ class _AttentionHeads(nnx.Module):
         self.receiver_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
         self.sender_vectors = nnx.Param(init(rngs.params(), (num_heads, out_dim), jnp.float32))
 
-    def project(self, vectors: Float[Array, "n d"]) -> Float[Array, "n h f"]:
-        """W h for every head."""
-        return (vectors @ self.weights[...]).reshape(len(vectors), *self.sender_vectors.shape)
+    def project(self, vectors: Float[Array, "n d"]) -> Projected:
+        """W h for every head, and its inner products with the attention vectors.
+
+        The attention vectors are the blocks of one sparse matrix: products by head would first copy W h into another
+        order, and two products would have two gradients as large as W h.
+        """
+        projected = vectors @ self.weights[...]
+        both = jnp.stack([self.receiver_vectors[...], self.sender_vectors[...]], axis=2)  # [h, d, 2]
+        num_heads, width, _ = both.shape
+        blocks = (both[:, :, :, None] * jnp.eye(num_heads)[:, None, None, :]).reshape(num_heads * width, 2 * num_heads)
+        logits = (projected @ blocks).reshape(len(vectors), 2, num_heads)
+        return Projected(projected.reshape(len(vectors), num_heads, width), logits[:, 0], logits[:, 1])
+
+
+def _receivers(graph: Graph, of_sources: Projected, of_targets: Projected) -> tuple[Projected, Projected]:
+    """`receivers` of everything that is projected."""
+    both = [receivers(graph, *of_both) for of_both in zip(of_sources, of_targets, strict=True)]
+    return Projected(*(of[0] for of in both)), Projected(*(of[1] for of in both))

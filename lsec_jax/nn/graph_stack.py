@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.graph_layers import Activation, GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
-from lsec_jax.nn.propagation import Backend, BipartiteGraph
+from lsec_jax.nn.graph_attention import Activation
+from lsec_jax.nn.graph_layers import GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.propagation import BipartiteGraph
+from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Excluded, Fanout, SampledGraph, Selection, receivers, rows_of, sample_layers
 
 AGGREGATORS = ("gcn", "lightgcn", "ngcf", "gat")

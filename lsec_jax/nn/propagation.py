@@ -6,36 +6,15 @@ cotangents: no scatter, no second set of arrays.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jax import lax
-from jax.experimental import sparse
 from jaxtyping import Array, Float, Int
 
-Backend = Literal["auto", "segment", "bcsr"]
-
-_EDGES_AT_ONCE = 8192  # in the gradient of edge weights: their vectors stay in a core's cache
-
-
-class Rows(NamedTuple):
-    """One direction of messages in compressed-row order.
-
-    Attributes:
-        indptr: [rows + 1] int32, where each receiver's edges start.
-        senders: [e] int32.
-        receivers: [e] int32, sorted.
-        values: [e] float32, the normalised edge weights.
-    """
-
-    indptr: Int[Array, " rows_plus_1"]
-    senders: Int[Array, " e"]
-    receivers: Int[Array, " e"]
-    values: Float[Array, " e"]
+from lsec_jax.nn.rows import Backend, Rows, compressed_rows, edge_dots, neighbor_sum
 
 
 class BipartiteGraph(NamedTuple):
@@ -47,6 +26,8 @@ class BipartiteGraph(NamedTuple):
         source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in each of the two.
         source_degrees, target_degrees: [m], [n] float32, sums of edge weights, plus 1 with self-loops.
         source_self, target_self: [m], [n] float32, the diagonal 1 / (degree + 1) with self-loops, else zeros.
+        source_factors, target_factors: [m], [n] float32, what an edge's value is multiplied by for its two ends: ones,
+            until edges are excluded.
     """
 
     to_source: Rows
@@ -57,6 +38,8 @@ class BipartiteGraph(NamedTuple):
     target_degrees: Float[Array, " n"]
     source_self: Float[Array, " m"]
     target_self: Float[Array, " n"]
+    source_factors: Float[Array, " m"]
+    target_factors: Float[Array, " n"]
 
 
 def graphs_tuple(
@@ -115,35 +98,35 @@ def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool
     source_degrees = np.bincount(sources, weights, num_sources) + loop
     target_degrees = np.bincount(targets, weights, num_targets) + loop
     values = weights / np.sqrt(source_degrees[sources] * target_degrees[targets])
-    to_source, source_position = _rows(sources, targets, values, num_sources)
-    to_target, target_position = _rows(targets, sources, values, num_targets)
+    source_order, target_order = np.lexsort((targets, sources)), np.lexsort((sources, targets))
+    source_position, target_position = _inverse(source_order), _inverse(target_order)
+
+    def sort(receivers: np.ndarray, senders: np.ndarray, order: np.ndarray, other: np.ndarray, num_rows: int) -> Rows:
+        return compressed_rows(receivers[order], senders[order], values[order], other[order], num_rows)
+
     return BipartiteGraph(
-        to_source,
-        to_target,
+        sort(sources, targets, source_order, target_position, num_sources),
+        sort(targets, sources, target_order, source_position, num_targets),
         jnp.asarray(source_position),
         jnp.asarray(target_position),
         jnp.asarray(source_degrees, jnp.float32),
         jnp.asarray(target_degrees, jnp.float32),
         jnp.asarray(loop / np.maximum(source_degrees, 1.0), jnp.float32),
         jnp.asarray(loop / np.maximum(target_degrees, 1.0), jnp.float32),
+        jnp.ones(num_sources, jnp.float32),
+        jnp.ones(num_targets, jnp.float32),
     )
 
 
-def _rows(receivers: np.ndarray, senders: np.ndarray, values: np.ndarray, num_rows: int) -> tuple[Rows, np.ndarray]:
-    order = np.lexsort((senders, receivers))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(receivers, minlength=num_rows))])
+def _inverse(order: np.ndarray) -> np.ndarray:
     position = np.empty(len(order), np.int32)
     position[order] = np.arange(len(order), dtype=np.int32)
-    rows = Rows(
-        jnp.asarray(indptr, jnp.int32),
-        jnp.asarray(senders[order], jnp.int32),
-        jnp.asarray(receivers[order], jnp.int32),
-        jnp.asarray(values[order], jnp.float32),
-    )
-    return rows, position
+    return position
 
 
-def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize: bool = True) -> BipartiteGraph:
+def exclude_edges(
+    graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize: bool = True, backend: Backend = "auto"
+) -> BipartiteGraph:
     """Returns the graph without the given edges, in both directions; its arrays keep their shapes.
 
     Args:
@@ -151,6 +134,7 @@ def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize
         edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine.
         renormalize: divide by the degrees that remain. Otherwise by those of the whole graph, and then every node that
             lost an edge is recognisable: what reaches it is too small for its degree.
+        backend: of the sums that give the remaining degrees, as in `propagate`.
     """
 
     def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
@@ -160,37 +144,26 @@ def exclude_edges(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize
         to_source=without(graph.to_source, graph.source_position),
         to_target=without(graph.to_target, graph.target_position),
     )
-    return _renormalized(thinned) if renormalize else thinned
+    return _renormalized(thinned, backend) if renormalize else thinned
 
 
-def _renormalized(graph: BipartiteGraph) -> BipartiteGraph:
-    """Scales all values from the stored degrees to the degrees of the edges that still carry weight."""
-    source_loop, target_loop = graph.source_self * graph.source_degrees, graph.target_self * graph.target_degrees
-    source_left = _remaining_degrees(graph.to_source, graph.source_degrees, graph.target_degrees, source_loop)
-    target_left = _remaining_degrees(graph.to_target, graph.target_degrees, graph.source_degrees, target_loop)
+def _renormalized(graph: BipartiteGraph, backend: Backend) -> BipartiteGraph:
+    """Scales the factors from the stored degrees to the degrees of the edges that still carry weight."""
+    source_roots, target_roots = jnp.sqrt(graph.source_degrees), jnp.sqrt(graph.target_degrees)
+    # A value times its factors is weight / (root * root): a sum of edge weights is a neighbour sum of roots.
+    to_sources, to_targets = propagate(graph, source_roots[:, None], target_roots[:, None], backend)
+    source_left = graph.source_self * graph.source_degrees + source_roots * to_sources[:, 0]
+    target_left = graph.target_self * graph.target_degrees + target_roots * to_targets[:, 0]
     source_scale = degree_scales(graph.source_degrees, source_left)
     target_scale = degree_scales(graph.target_degrees, target_left)
-
-    def scaled(rows: Rows, receivers: Float[Array, " m"], senders: Float[Array, " n"]) -> Rows:
-        factors = jnp.sqrt(receivers)[rows.receivers] * jnp.sqrt(senders)[rows.senders]
-        return rows._replace(values=rows.values * factors)
-
     return graph._replace(
-        to_source=scaled(graph.to_source, source_scale, target_scale),
-        to_target=scaled(graph.to_target, target_scale, source_scale),
+        source_factors=graph.source_factors * jnp.sqrt(source_scale),
+        target_factors=graph.target_factors * jnp.sqrt(target_scale),
         source_degrees=source_left,
         target_degrees=target_left,
         source_self=graph.source_self * source_scale,
         target_self=graph.target_self * target_scale,
     )
-
-
-def _remaining_degrees(
-    rows: Rows, receiver_degrees: Float[Array, " m"], sender_degrees: Float[Array, " n"], loop: Float[Array, " m"]
-) -> Float[Array, " m"]:
-    """Sums of the edge weights behind the values, by receiver, plus the self-loop."""
-    weights = edge_weights(rows.values, receiver_degrees[rows.receivers], sender_degrees[rows.senders])
-    return loop + jraph.segment_sum(weights, rows.receivers, loop.shape[0], indices_are_sorted=True)
 
 
 def edge_weights(
@@ -206,11 +179,6 @@ def degree_scales(degrees: Float[Array, " n"], remaining: Float[Array, " n"]) ->
     return jnp.where(is_left, degrees / jnp.where(is_left, remaining, 1.0), 0.0)
 
 
-def default_backend() -> Backend:
-    """What "auto" stands for: "bcsr" on CPU, "segment" elsewhere."""
-    return "bcsr" if jax.default_backend() == "cpu" else "segment"
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def propagate(
     graph: BipartiteGraph,
@@ -224,13 +192,19 @@ def propagate(
         graph: from `bipartite_graph`. Its values are constants: they get no gradient.
         sources: vectors of the source nodes.
         targets: vectors of the target nodes.
-        backend: "segment" (jraph segment sums: the reference), "bcsr" (sparse matrix product: fast on CPU) or "auto".
+        backend: one of `rows.BACKENDS`; "auto" is the fastest of the device.
 
     Returns:
         What arrives at the source nodes and at the target nodes; self-loops are not included, see `add_self`.
     """
-    multiply = _multiply(backend)
-    return multiply(graph.to_source, targets), multiply(graph.to_target, sources)
+    source_factors, target_factors = graph.source_factors[:, None], graph.target_factors[:, None]
+    to_sources = neighbor_sum(graph.to_source, _scaled(targets, target_factors), backend)
+    to_targets = neighbor_sum(graph.to_target, _scaled(sources, source_factors), backend)
+    return _scaled(to_sources, source_factors), _scaled(to_targets, target_factors)
+
+
+def _scaled(vectors: Float[Array, "n d"], factors: Float[Array, "n 1"]) -> Float[Array, "n d"]:
+    return (vectors * factors).astype(vectors.dtype)
 
 
 def _propagate_forward(
@@ -260,8 +234,6 @@ def weighted_sum(
 ) -> Float[Array, "m d"]:
     """Sums the senders' vectors over the edges into each receiver, with weights that are differentiated too.
 
-    The gradient of a weight is the inner product of its two ends, taken for a block of edges at a time.
-
     Args:
         graph: gives the edges; its own values are not used.
         weights: in the order of `graph.to_source`'s or `graph.to_target`'s edges.
@@ -269,8 +241,8 @@ def weighted_sum(
         receiver: which side receives.
         backend: as in `propagate`.
     """
-    rows, _ = _both_ways(graph, receiver)
-    return _multiply(backend)(rows._replace(values=weights), senders)
+    rows, _ = both_ways(graph, receiver)
+    return neighbor_sum(rows._replace(values=weights), senders, backend)
 
 
 def _weighted_sum_forward(
@@ -287,41 +259,17 @@ def _weighted_sum_backward(
 ) -> tuple[None, Array, Array]:
     graph, weights, senders = saved
     cotangent = jnp.asarray(cotangent)  # numpy's, where the caller passed one outside jit, takes no traced index
-    rows, transposed = _both_ways(graph, receiver)
-    here, there = graph.source_position, graph.target_position
-    if receiver == "target":
-        here, there = there, here
-    turned = jnp.zeros_like(weights).at[there].set(weights[here], unique_indices=True)
-    to_senders = _multiply(backend)(transposed._replace(values=turned), cotangent)
-
-    def dot(edge: tuple[Array, Array]) -> Array:
-        return jnp.dot(cotangent[edge[0]], senders[edge[1]])
-
-    return None, lax.map(dot, (rows.receivers, rows.senders), batch_size=_EDGES_AT_ONCE), to_senders
+    rows, transposed = both_ways(graph, receiver)
+    to_senders = neighbor_sum(transposed._replace(values=weights[transposed.twins]), cotangent, backend)
+    return None, edge_dots(rows, cotangent, senders, backend).astype(weights.dtype), to_senders
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
-def _both_ways(graph: BipartiteGraph, receiver: str) -> tuple[Rows, Rows]:
+def both_ways(graph: BipartiteGraph, receiver: Literal["source", "target"]) -> tuple[Rows, Rows]:
+    """The rows of the receivers on a side, and those of the same edges the other way."""
     return (graph.to_source, graph.to_target) if receiver == "source" else (graph.to_target, graph.to_source)
-
-
-def _multiply(backend: Backend) -> Callable[[Rows, Array], Array]:
-    chosen = default_backend() if backend == "auto" else backend
-    return {"segment": _segment, "bcsr": _bcsr}[chosen]
-
-
-def _segment(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
-    messages = vectors[rows.senders] * rows.values[:, None].astype(vectors.dtype)
-    num_rows = rows.indptr.shape[0] - 1
-    return jraph.segment_sum(messages, rows.receivers, num_rows, indices_are_sorted=True)
-
-
-def _bcsr(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
-    shape = (rows.indptr.shape[0] - 1, vectors.shape[0])
-    matrix = sparse.BCSR((rows.values.astype(vectors.dtype), rows.senders, rows.indptr), shape=shape)
-    return matrix @ vectors
 
 
 def add_self(

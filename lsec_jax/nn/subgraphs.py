@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lsec_jax.nn.propagation import Backend, BipartiteGraph, Rows, degree_scales, edge_weights, propagate
+from lsec_jax.nn.propagation import BipartiteGraph, degree_scales, edge_weights, propagate
+from lsec_jax.nn.rows import Backend, Rows
 
 
 class Neighbors(NamedTuple):
@@ -155,6 +156,7 @@ def exclude_from_draws(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renorm
     rows = graph.to_source
     sources, targets = rows.receivers[to_source], rows.senders[to_source]  # of padding the last edge's, with value 0
     values = rows.values.at[to_source].get(mode="fill", fill_value=0.0)
+    values *= graph.source_factors[sources] * graph.target_factors[targets]
     weights = edge_weights(values, graph.source_degrees[sources], graph.target_degrees[targets])
     source_scale = degree_scales(graph.source_degrees, graph.source_degrees.at[sources].add(-weights))
     target_scale = degree_scales(graph.target_degrees, graph.target_degrees.at[targets].add(-weights))
@@ -237,12 +239,15 @@ def _draw_both_ways(
     source_key, target_key = jax.random.split(key)
     to_source, source_edges = _draw(source_key, graph.to_source, sources.ids, fanout.to_source)
     to_target, target_edges = _draw(target_key, graph.to_target, targets.ids, fanout.to_target)
-    if excluded is None:
-        return to_source, to_target
-    of_sources, of_targets = _at(excluded.source_scale, sources.ids), _at(excluded.target_scale, targets.ids)
+    source_factors, target_factors = graph.source_factors, graph.target_factors
+    if excluded is not None:
+        source_factors = source_factors * jnp.sqrt(excluded.source_scale)
+        target_factors = target_factors * jnp.sqrt(excluded.target_scale)
+        to_source = _without(to_source, source_edges, excluded.to_source)
+        to_target = _without(to_target, target_edges, excluded.to_target)
     return (
-        _without(to_source, source_edges, excluded.to_source, of_sources, excluded.target_scale),
-        _without(to_target, target_edges, excluded.to_target, of_targets, excluded.source_scale),
+        _scaled(to_source, _at(source_factors, sources.ids), target_factors),
+        _scaled(to_target, _at(target_factors, targets.ids), source_factors),
     )
 
 
@@ -259,17 +264,18 @@ def _draw(
     return Neighbors(rows.senders[edges], rows.values[edges] * counts, counts), edges
 
 
-def _without(
-    neighbors: Neighbors,
-    edges: Int[Array, "r f"],
-    excluded: Int[Array, " b"],
-    receiver_scales: Float[Array, " r"],
-    sender_scales: Float[Array, " n"],
-) -> Neighbors:
-    """Empties the slots that hold excluded edges and gives the others the values of the degrees that remain."""
+def _without(neighbors: Neighbors, edges: Int[Array, "r f"], excluded: Int[Array, " b"]) -> Neighbors:
+    """Empties the slots that hold excluded edges."""
     is_kept = excluded[jnp.searchsorted(excluded, edges)] != edges  # past the end: clamped, to an edge before this one
-    factors = jnp.sqrt(receiver_scales)[:, None] * jnp.sqrt(sender_scales[neighbors.senders])
-    return neighbors._replace(values=jnp.where(is_kept, neighbors.values * factors, 0.0))
+    return neighbors._replace(values=jnp.where(is_kept, neighbors.values, 0.0))
+
+
+def _scaled(
+    neighbors: Neighbors, receiver_factors: Float[Array, " r"], sender_factors: Float[Array, " n"]
+) -> Neighbors:
+    """Gives the slots the values of the degrees that remain."""
+    factors = receiver_factors[:, None] * sender_factors[neighbors.senders]
+    return neighbors._replace(values=neighbors.values * factors)
 
 
 def _with_senders(selection: Selection, neighbors: Neighbors) -> Selection:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lsec_jax.nn.graph_attention import ACTIVATIONS
 from lsec_jax.nn.graph_layers import GatLayer
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
 from lsec_jax.nn.subgraphs import Fanout, rows_of, sample_layers, select_ids
@@ -16,9 +17,9 @@ TARGET_IDS = np.array([0, 3, 1, 0, 2, 3, 2, 1, 2, 0])  # source 6 and target 4 h
 EXCLUDED = np.array([0, 6])
 
 
-def dense_attention(heads, receivers, senders, adjacency, self_loop):
+def dense_attention(heads, receivers, senders, adjacency, self_loop, activation):
     """Masked softmax over a full matrix, for plain automatic differentiation."""
-    receivers, senders = heads.project(receivers), heads.project(senders)
+    receivers, senders = heads.project(receivers).vectors, heads.project(senders).vectors
     own = jnp.einsum("mhd,hd->hm", receivers, heads.receiver_vectors[...])
     if self_loop:
         senders = jnp.concatenate([senders, receivers])
@@ -27,18 +28,31 @@ def dense_attention(heads, receivers, senders, adjacency, self_loop):
     weights = jnp.exp(jax.nn.leaky_relu(own[:, :, None] + other[:, None, :], 0.2)) * adjacency[None]
     total = weights.sum(axis=2, keepdims=True)
     weights = weights / jnp.where(total > 0, total, 1.0)
-    return jax.nn.elu(jnp.einsum("hmn,nhd->mhd", weights, senders).reshape(len(receivers), -1))
+    return ACTIVATIONS[activation](jnp.einsum("hmn,nhd->mhd", weights, senders).reshape(len(receivers), -1))
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize(
+    ("backend", "activation"),
+    [
+        ("segment", "elu"),
+        ("bcsr", "relu"),
+        ("chunked", "leaky_relu"),
+        *(pytest.param("compiled", name, marks=pytest.mark.compiled) for name in ACTIVATIONS),
+    ],
+)
 @pytest.mark.parametrize("self_loop", [False, True])
 @pytest.mark.parametrize("weights_per_direction", [False, True])
-def test_gradients_of_gat_equal_those_of_dense_attention(backend, self_loop, weights_per_direction):
+def test_gradients_of_gat_equal_those_of_dense_attention(backend, activation, self_loop, weights_per_direction):
     whole = bipartite_graph(graphs_tuple(SOURCE_IDS, TARGET_IDS, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
     graph = exclude_edges(whole, jnp.asarray(EXCLUDED))
     kept = np.setdiff1d(np.arange(len(SOURCE_IDS)), EXCLUDED)
     adjacency = jnp.zeros((NUM_SOURCES, NUM_TARGETS)).at[SOURCE_IDS[kept], TARGET_IDS[kept]].set(1.0)
-    options = {"self_loop": self_loop, "weights_per_direction": weights_per_direction, "backend": backend}
+    options = {
+        "self_loop": self_loop,
+        "weights_per_direction": weights_per_direction,
+        "backend": backend,
+        "activation": activation,
+    }
     graphdef, state = nnx.split(GatLayer(WIDTH, 4, 2, rngs=nnx.Rngs(0), **options))
     first, second = jax.random.split(jax.random.key(1))
     inputs = jax.random.normal(first, (NUM_SOURCES, WIDTH)), jax.random.normal(second, (NUM_TARGETS, WIDTH))
@@ -55,8 +69,8 @@ def test_gradients_of_gat_equal_those_of_dense_attention(backend, self_loop, wei
         other = heads if layer.to_target_heads is None else layer.to_target_heads
         return value(
             (
-                dense_attention(heads, sources, targets, adjacency, self_loop),
-                dense_attention(other, targets, sources, adjacency.T, self_loop),
+                dense_attention(heads, sources, targets, adjacency, self_loop, activation),
+                dense_attention(other, targets, sources, adjacency.T, self_loop, activation),
             )
         )
 

@@ -9,6 +9,7 @@ import pytest
 from lsec_jax.nn.propagation import add_self, bipartite_graph, exclude_edges, graphs_tuple, propagate, weighted_sum
 
 NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
+BACKENDS = ["segment", "bcsr", "chunked", pytest.param("compiled", marks=pytest.mark.compiled)]
 
 
 def random_edges(seed=0, count=14):
@@ -37,7 +38,7 @@ def dense_matrix(source_ids, target_ids, weights, self_loops):
     return scale[:, None] * adjacency * scale[None, :]
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("self_loops", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_propagation_is_the_normalised_adjacency_times_the_vectors(backend, self_loops, weighted):
@@ -55,7 +56,7 @@ def test_propagation_is_the_normalised_adjacency_times_the_vectors(backend, self
     np.testing.assert_allclose(np.concatenate([to_sources, to_targets]), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradient_equals_that_of_the_dense_product(backend):
     source_ids, target_ids = random_edges()
     graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
@@ -74,7 +75,7 @@ def test_gradient_equals_that_of_the_dense_product(backend):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("receiver", ["source", "target"])
 def test_a_weighted_sum_and_its_gradients_equal_those_of_the_dense_product(backend, receiver):
     source_ids, target_ids = random_edges()
@@ -115,7 +116,7 @@ def test_edges_may_come_in_any_order():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", ["segment", "bcsr"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_excluded_edges_send_nothing_either_way_and_may_keep_the_degrees(backend):
     source_ids, target_ids = random_edges()
     graph = bipartite_graph(graphs_tuple(source_ids, target_ids, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
@@ -186,3 +187,60 @@ def test_a_weight_of_zero_is_refused_with_its_position():
     with pytest.raises(ValueError, match="edge 1: weights must be positive"):
         graph = graphs_tuple(np.array([0, 1]), np.array([0, 0]), NUM_SOURCES, NUM_TARGETS, np.array([1.0, 0.0]))
         bipartite_graph(graph, NUM_SOURCES)
+
+
+def slow_sums(graph, sources, targets):
+    """Eq. 6 edge by edge, with the factors of excluded edges."""
+    source_factors, target_factors = np.asarray(graph.source_factors), np.asarray(graph.target_factors)
+    to_sources, to_targets = np.zeros(sources.shape), np.zeros(targets.shape)
+    rows = graph.to_source
+    for source, target, value in zip(*map(np.asarray, (rows.receivers, rows.senders, rows.values)), strict=True):
+        weight = np.float64(value) * source_factors[source] * target_factors[target]
+        to_sources[source] += weight * targets[target]
+        to_targets[target] += weight * sources[source]
+    return to_sources, to_targets
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_rows_of_any_length_and_excluded_edges_give_the_slow_sums(backend, dtype, self_loops):
+    generator = np.random.default_rng(0)
+    # One source with 300 edges (more than 16 x 16), one with exactly 16, one with 17, some with few or none.
+    degrees = np.array([300, 16, 17, 0, 1, 2, 0])
+    source_ids, target_ids = np.repeat(np.arange(7), degrees), generator.integers(0, 40, degrees.sum())
+    weights = generator.uniform(0.5, 3, len(source_ids))
+    graph = bipartite_graph(graphs_tuple(source_ids, target_ids, 7, 40, weights), 7, self_loops)
+    graph = exclude_edges(graph, jnp.asarray([0, 5, 316, 333]), backend=backend)
+    vectors = [jnp.asarray(generator.normal(size=(count, WIDTH)), dtype) for count in (7, 40)]
+    cotangents = [jnp.asarray(generator.normal(size=(count, WIDTH)), dtype) for count in (7, 40)]
+    found, backward = jax.vjp(lambda *of: propagate(graph, *of, backend), *vectors)
+    results = (*found, *backward(tuple(cotangents)))
+    expected = [slow_sums(graph, *(np.asarray(of, np.float64) for of in both)) for both in (vectors, cotangents)]
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-6  # three roundings, none of them of a sum's parts
+    for result, wanted in zip(results, (*expected[0], *expected[1]), strict=True):
+        assert result.dtype == dtype
+        np.testing.assert_allclose(np.asarray(result, np.float64), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("num_sources", "num_targets", "edges"), [(3, 2, 0), (1, 1, 0), (1, 1, 1)])
+def test_graphs_without_edges_or_with_one_node_a_side_work(backend, num_sources, num_targets, edges):
+    ends = np.zeros(edges, int), np.zeros(edges, int)
+    graph = bipartite_graph(graphs_tuple(*ends, num_sources, num_targets), num_sources)
+    vectors = jnp.ones((num_sources, WIDTH)), 2 * jnp.ones((num_targets, WIDTH))
+    found, backward = jax.vjp(lambda *of: propagate(graph, *of, backend), *vectors)
+    for result, wanted in zip((*found, *backward(found)), (2.0, 1.0, 1.0, 2.0), strict=True):
+        np.testing.assert_allclose(result, np.full(result.shape, wanted * edges))
+    weights = jnp.ones(edges)
+    total, backward = jax.vjp(lambda *of: weighted_sum(graph, *of, "source", backend), weights, vectors[1])
+    assert jax.tree.map(jnp.shape, backward(total)) == ((edges,), vectors[1].shape)
+
+
+def test_edges_of_a_graph_are_arguments_of_the_compiled_function():
+    graph = bipartite_graph(graphs_tuple(*random_edges(), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    for backend in ("segment", "bcsr", "chunked"):
+        jaxpr = jax.make_jaxpr(lambda graph, *of, backend=backend: propagate(graph, *of, backend))(
+            graph, *random_vectors()
+        )
+        assert all(np.size(constant) <= 16 for constant in jaxpr.consts)

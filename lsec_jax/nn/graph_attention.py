@@ -1,0 +1,225 @@
+"""Softmax attention of nodes over their neighbours, without an array of edges times heads.
+
+What an edge weighs follows from two numbers per node and head, so nothing is kept per edge: the backward pass computes
+the weights again, from the logarithms of the softmax's sums. A head's gradient with respect to an edge's logit is
+weight * (gradient of the weight - the receiver's mean of those), and that mean is the inner product of what arrived and
+its cotangent (Dao et al., "FlashAttention", NeurIPS 2022, App. B.2, there for dense attention).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lsec_jax.nn.native import kernels
+from lsec_jax.nn.propagation import BipartiteGraph, both_ways, weighted_sum
+from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
+
+Side = Literal["source", "target"]
+Activation = Literal["relu", "elu", "leaky_relu", "none"]
+
+ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
+_ACTIVATION_SLOPE = 0.2  # of the leaky ReLU as an activation
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "leaky_relu": lambda values: jax.nn.leaky_relu(values, _ACTIVATION_SLOPE),
+    "none": lambda values: values,
+}
+
+
+class Logits(NamedTuple):
+    """What an edge's logit is made of: leaky_relu(own[receiver] + sender[sender]).
+
+    Attributes:
+        own: of the receivers, [h, m].
+        sender: of the senders, [h, n].
+        loop: of the receivers' messages to themselves, after the leaky ReLU, [h, m]; None for no such messages.
+    """
+
+    own: Float[Array, "h m"]
+    sender: Float[Array, "h n"]
+    loop: Float[Array, "h m"] | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def attend(
+    graph: BipartiteGraph,
+    logits: Logits,
+    own: Float[Array, "m h d"],
+    senders: Float[Array, "n h d"],
+    receiver: Side,
+    activation: Activation = "none",
+    backend: Backend = "auto",
+) -> Float[Array, "m h d"]:
+    """Returns act(sum of weight * sender over each receiver's edges and itself), weights a softmax over those.
+
+    The activation is part of it so that one array per layer is kept for the backward pass: its own output.
+
+    Args:
+        graph: gives the edges; those of value 0 (excluded ones) are not attended to.
+        logits: of both ends of the edges.
+        own: vectors of the receivers, used with `logits.loop`.
+        senders: vectors of the senders.
+        receiver: which side receives.
+        activation: of the result.
+        backend: "compiled" is one kernel; the others are `weighted_sum`'s, a head at a time.
+    """
+    return _attend_forward(graph, logits, own, senders, receiver, activation, backend)[0]
+
+
+def _attend_forward(
+    graph: BipartiteGraph,
+    logits: Logits,
+    own: Array,
+    senders: Array,
+    receiver: Side,
+    activation: Activation,
+    backend: Backend,
+) -> tuple[Array, tuple[BipartiteGraph, Logits, Array, Array, Array, Array]]:
+    if resolve(backend) == "compiled":
+        rows, _ = both_ways(graph, receiver)
+        attention = _native_attention(logits, own, senders, activation)
+        output, log_totals = kernels.attend(rows.indptr, rows.senders, rows.values, attention)
+    else:
+        arrived, log_totals = _attend_by_head(graph, logits, own, senders, receiver, backend)
+        output = ACTIVATIONS[activation](arrived)
+    return output, (graph, logits, own, senders, log_totals, output)
+
+
+def _attend_backward(
+    receiver: Side,
+    activation: Activation,
+    backend: Backend,
+    saved: tuple[BipartiteGraph, Logits, Array, Array, Array, Array],
+    cotangent: Array,
+) -> tuple[None, Logits, Array, Array]:
+    graph, logits, own, senders, log_totals, output = saved
+    if resolve(backend) == "compiled":
+        _, transposed = both_ways(graph, receiver)
+        edges = transposed.indptr, transposed.senders, transposed.values
+        attention = _native_attention(logits, own, senders, activation)
+        gradients = kernels.attend_backward(*edges, attention, log_totals, output, cotangent)
+        return None, Logits(*gradients[:3]), *gradients[3:]
+    slopes, inputs_times_slopes = _of_output(activation, output)
+    means = _inner_products(cotangent, inputs_times_slopes)
+    cotangent = cotangent * slopes
+    to_own, to_sender, to_senders = _gradients_by_head(
+        graph, logits, log_totals, means, cotangent, senders, receiver, backend
+    )
+    if logits.loop is None:
+        return None, Logits(to_own, to_sender, None), jnp.zeros_like(own), to_senders
+    weights = jnp.exp(logits.loop - log_totals)
+    to_loop = weights * (_inner_products(cotangent, own) - means)
+    to_vectors = (weights.T[:, :, None] * cotangent).astype(own.dtype)
+    return None, Logits(to_own, to_sender, to_loop), to_vectors, to_senders
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _native_attention(logits: Logits, own: Array, senders: Array, activation: Activation) -> kernels.Attention:
+    below = {"relu": 0.0, "leaky_relu": _ACTIVATION_SLOPE, "none": 1.0, "elu": 0.0}[activation]
+    return kernels.Attention(*logits, own, senders, ATTENTION_SLOPE, activation == "elu", below)
+
+
+def _inner_products(some: Float[Array, "m h d"], others: Float[Array, "m h d"]) -> Float[Array, "h m"]:
+    """By node and head; as a product of matrices it would first copy both into another order."""
+    return jnp.sum(some * others, axis=2, dtype=jnp.float32).T
+
+
+def _of_output(activation: Activation, output: Array) -> tuple[Array, Array]:
+    """The activation's slope, and the slope times its input, from its output.
+
+    The input alone would not do: ReLU forgets it, and ELU loses it to rounding where its slope is close to 0.
+    """
+    match activation:
+        case "relu":
+            return (output > 0).astype(output.dtype), output
+        case "leaky_relu":
+            return jnp.where(output > 0, 1.0, _ACTIVATION_SLOPE).astype(output.dtype), output
+        case "elu":
+            slope = jnp.where(output > 0, 1.0, output + 1.0)
+            positive = jnp.maximum(jnp.minimum(slope, 1.0), jnp.finfo(output.dtype).tiny)
+            return slope, jnp.where(output > 0, output, slope * jnp.log(positive))
+        case _:
+            return jnp.ones_like(output), output
+
+
+def _attend_by_head(
+    graph: BipartiteGraph, logits: Logits, own: Array, senders: Array, receiver: Side, backend: Backend
+) -> tuple[Float[Array, "m h d"], Float[Array, "h m"]]:
+    """What arrives, and the logarithms of the softmax's sums."""
+    rows, _ = both_ways(graph, receiver)
+
+    def one_head(head: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        arrived, log_totals = state
+        loop = None if logits.loop is None else logits.loop[head]
+        edge_logits, _ = _edge_logits(rows, logits.own[head], logits.sender[head])
+        largest = reduce_edges(rows, edge_logits, jnp.max, -jnp.inf)
+        largest = largest if loop is None else jnp.maximum(largest, loop)
+        largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+        total = reduce_edges(rows, jnp.exp(edge_logits - largest[rows.receivers]), jnp.sum, 0.0)
+        total = total if loop is None else total + jnp.exp(loop - largest)
+        log_total = jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
+        weights = jnp.exp(edge_logits - log_total[rows.receivers])
+        result = weighted_sum(graph, weights, _of_head(senders, head), receiver, backend)
+        if loop is not None:
+            result += (jnp.exp(loop - log_total)[:, None] * _of_head(own, head)).astype(result.dtype)
+        return arrived.at[:, head].set(result), log_totals.at[head].set(log_total)
+
+    start = (jnp.zeros((own.shape[0], *senders.shape[1:]), senders.dtype), jnp.zeros_like(logits.own))
+    return lax.fori_loop(0, logits.own.shape[0], one_head, start)
+
+
+def _gradients_by_head(
+    graph: BipartiteGraph,
+    logits: Logits,
+    log_totals: Array,
+    means: Array,
+    cotangent: Array,
+    senders: Array,
+    receiver: Side,
+    backend: Backend,
+) -> tuple[Float[Array, "h m"], Float[Array, "h n"], Float[Array, "n h d"]]:
+    """Of the two logits and the senders' vectors, through the edges."""
+    rows, transposed = both_ways(graph, receiver)
+
+    def one_head(head: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        to_own, to_sender, to_senders = state
+        edge_logits, slopes = _edge_logits(rows, logits.own[head], logits.sender[head])
+        weights = jnp.exp(edge_logits - log_totals[head][rows.receivers])
+
+        def arriving(weights: Array, vectors: Array) -> Array:
+            return weighted_sum(graph, weights, vectors, receiver, backend)
+
+        _, backward = jax.vjp(arriving, weights, _of_head(senders, head))
+        to_weights, to_vectors = backward(_of_head(cotangent, head))
+        to_logits = weights * (to_weights - means[head][rows.receivers]) * slopes
+        own_part = reduce_edges(rows, to_logits, jnp.sum, 0.0)
+        sender_part = reduce_edges(transposed, to_logits[transposed.twins], jnp.sum, 0.0)
+        return (
+            to_own.at[head].set(own_part),
+            to_sender.at[head].set(sender_part),
+            to_senders.at[:, head].set(to_vectors),
+        )
+
+    start = (jnp.zeros_like(logits.own), jnp.zeros_like(logits.sender), jnp.zeros_like(senders))
+    return lax.fori_loop(0, logits.own.shape[0], one_head, start)
+
+
+def _edge_logits(
+    rows: Rows, own: Float[Array, " m"], sender: Float[Array, " n"]
+) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
+    """Logits of one head, -inf for excluded edges, and the slope of the leaky ReLU at each."""
+    added = own[rows.receivers] + sender[rows.senders]
+    slopes = jnp.where(added > 0, 1.0, ATTENTION_SLOPE)
+    return jnp.where(rows.values != 0, added * slopes, -jnp.inf), slopes
+
+
+def _of_head(vectors: Float[Array, "n h d"], head: Array) -> Float[Array, "n d"]:
+    return lax.dynamic_index_in_dim(vectors, head, axis=1, keepdims=False)

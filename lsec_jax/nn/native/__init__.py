@@ -1,0 +1,1 @@
+"""Optional kernels in C++ for CPU."""

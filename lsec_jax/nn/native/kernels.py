@@ -1,0 +1,170 @@
+"""Kernels in C++ for neighbour sums and graph attention on CPU, called through jax.ffi. All are optional.
+
+Vectors are float32 or bfloat16 and sums float32. Rows are compressed: the edges of row r are those from indptr[r] to
+indptr[r + 1]. Positions are not checked: they come from `bipartite_graph`, which does.
+"""
+
+import ctypes
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, Int
+
+from lsec_jax.nn.native.build import NativeError, ensure_library
+
+_KERNELS = ("lsec_sum", "lsec_dot", "lsec_attend", "lsec_attend_backward")
+_LANES = 16  # the kernels' vectors are no longer than this, and their widths no shorter
+
+
+@functools.cache
+def load() -> None:
+    """Compiles the kernels if need be and registers them, once per process.
+
+    Raises:
+        NativeError: if that cannot be done.
+    """
+    path = ensure_library()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeError(f"cannot load {path}: {error}") from None
+    for name in _KERNELS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether the kernels can be used here; says why not, once."""
+    try:
+        load()
+    except NativeError as error:
+        logging.info("neighbour sums run without the compiled kernels: %s", error)
+        return False
+    return True
+
+
+def neighbor_sum(
+    indptr: Int[Array, " rows_plus_1"],
+    senders: Int[Array, " e"],
+    weights: Float[Array, " e"],
+    vectors: Float[Array, "n d"],
+) -> Float[Array, "m d"]:
+    """Each row's sum of weight * vectors[sender] over its edges."""
+    wide = _padded(vectors)
+    result = jax.ShapeDtypeStruct((indptr.shape[0] - 1, wide.shape[1]), vectors.dtype)
+    return _call("lsec_sum", result, indptr, senders, weights, wide)[:, : vectors.shape[1]]
+
+
+def edge_dots(
+    indptr: Int[Array, " rows_plus_1"],
+    senders: Int[Array, " e"],
+    receivers: Float[Array, "m d"],
+    vectors: Float[Array, "n d"],
+) -> Float[Array, " e"]:
+    """The inner product of the two ends of each edge."""
+    result = jax.ShapeDtypeStruct(senders.shape, jnp.float32)
+    return _call("lsec_dot", result, indptr, senders, _padded(receivers), _padded(vectors))
+
+
+class Attention(NamedTuple):
+    """What the kernels of graph attention read.
+
+    Attributes:
+        own_logits: of the receivers, [h, m].
+        sender_logits: of the senders, [h, n].
+        loop_logits: of the receivers' messages to themselves, as they are, [h, m]; None for no such messages.
+        own: vectors of the receivers, read if there are such messages, [m, h, d].
+        senders: vectors of the senders, [n, h, d].
+        slope: of the leaky ReLU that the sum of an edge's two logits goes through.
+        is_elu: whether the activation is ELU.
+        below: if not, its slope below 0.
+    """
+
+    own_logits: Float[Array, "h m"]
+    sender_logits: Float[Array, "h n"]
+    loop_logits: Float[Array, "h m"] | None
+    own: Float[Array, "m h d"]
+    senders: Float[Array, "n h d"]
+    slope: float
+    is_elu: bool
+    below: float
+
+    def operands(self) -> tuple[Array, ...]:
+        """All arrays as the kernels take them."""
+        loops = jnp.zeros((self.own_logits.shape[0], 0)) if self.loop_logits is None else self.loop_logits
+        return (self.own_logits, self.sender_logits, loops, _flat(self.own), _flat(self.senders))
+
+    def attributes(self) -> dict[str, Any]:
+        """All settings likewise."""
+        return {"slope": np.float32(self.slope), "is_elu": self.is_elu, "below": np.float32(self.below)}
+
+
+def attend(
+    indptr: Int[Array, " rows_plus_1"], senders: Int[Array, " e"], values: Float[Array, " e"], attention: Attention
+) -> tuple[Float[Array, "m h d"], Float[Array, "h m"]]:
+    """Graph attention over the receivers' rows; edges of value 0 are not there.
+
+    Returns:
+        (the output, the logarithms of the softmax's sums).
+    """
+    operands, (heads, rows) = attention.operands(), attention.own_logits.shape
+    shapes = (
+        jax.ShapeDtypeStruct((rows, operands[-1].shape[1]), attention.senders.dtype),
+        jax.ShapeDtypeStruct((heads, rows), jnp.float32),
+    )
+    output, log_totals = _call("lsec_attend", shapes, indptr, senders, values, *operands, **attention.attributes())
+    return _by_head(output, attention.senders), log_totals
+
+
+def attend_backward(
+    indptr: Int[Array, " rows_plus_1"],
+    receivers: Int[Array, " e"],
+    values: Float[Array, " e"],
+    attention: Attention,
+    log_totals: Float[Array, "h m"],
+    output: Float[Array, "m h d"],
+    cotangent: Float[Array, "m h d"],
+) -> tuple[
+    Float[Array, "h m"], Float[Array, "h n"], Float[Array, "h m"] | None, Float[Array, "m h d"], Float[Array, "n h d"]
+]:
+    """The gradients of `attend`, over the senders' rows.
+
+    Returns:
+        Those of own_logits, sender_logits, loop_logits, own and senders.
+    """
+    operands = attention.operands()
+    own_logits, sender_logits, loops, own, senders = operands
+    logits = (jax.ShapeDtypeStruct(of.shape, jnp.float32) for of in (own_logits, sender_logits, loops))
+    shapes = (*logits, *(jax.ShapeDtypeStruct(of.shape, senders.dtype) for of in (own, senders)))
+    operands = (indptr, receivers, values, *operands, log_totals, _flat(output), _flat(cotangent))
+    *to_logits, to_own, to_senders = _call("lsec_attend_backward", shapes, *operands, **attention.attributes())
+    to_own_logits, to_sender_logits, to_loop_logits = to_logits
+    to_senders = _by_head(to_senders, attention.senders)
+    if attention.loop_logits is None:  # then the kernel writes neither of the two
+        return to_own_logits, to_sender_logits, None, jnp.zeros_like(attention.own), to_senders
+    return to_own_logits, to_sender_logits, to_loop_logits, _by_head(to_own, attention.own), to_senders
+
+
+def _padded(vectors: Float[Array, "*n d"], width: int = _LANES) -> Float[Array, "*n f"]:
+    """With zeros up to the kernels' least width, or another."""
+    missing = max(0, width - vectors.shape[-1])
+    return jnp.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)]) if missing else vectors
+
+
+def _flat(vectors: Float[Array, "n h d"]) -> Float[Array, "n f"]:
+    wide = _padded(vectors, -(-vectors.shape[2] // _LANES) * _LANES)
+    return wide.reshape(wide.shape[0], wide.shape[1] * wide.shape[2])
+
+
+def _by_head(flat: Float[Array, "m f"], like: Float[Array, "n h d"]) -> Float[Array, "m h d"]:
+    heads, width = like.shape[1:]
+    return flat.reshape(flat.shape[0], heads, flat.shape[1] // heads)[:, :, :width]
+
+
+def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
+    load()
+    return jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)

@@ -1,0 +1,116 @@
+"""The compiled kernels: how they are made, kept and done without."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsec_jax.config import ConfigError
+from lsec_jax.nn import rows
+from lsec_jax.nn.native import build, kernels
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory, and a process that has not loaded the kernels."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    functions = (kernels.load, kernels.is_available)
+    for function in functions:
+        function.cache_clear()
+    yield tmp_path
+    for function in functions:
+        function.cache_clear()
+
+
+@pytest.fixture
+def without_compiler(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return cache
+
+
+def test_without_a_compiler_auto_takes_the_next_backend_and_says_why(without_compiler, caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        assert rows.default_backend() == "bcsr"
+        assert rows.default_backend() == "bcsr"
+    lines = [record.getMessage() for record in caplog.records if "without the compiled kernels" in record.getMessage()]
+    assert len(lines) == 1
+    assert "no C++ compiler 'no-such-compiler' on PATH" in lines[0]
+
+
+def test_without_a_compiler_the_compiled_backend_is_refused_with_a_remedy(without_compiler):
+    with pytest.raises(ConfigError, match=r"config\.model\.backend = 'compiled': no C\+\+ compiler .* to 'auto'"):
+        rows.check_backend("config.model.backend", "compiled")
+
+
+def test_a_cache_that_cannot_be_written_is_reported_with_its_place(cache, monkeypatch):
+    (cache / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
+    with pytest.raises(build.NativeError, match=r"cannot write .*file.*XDG_CACHE_HOME"):
+        build.ensure_library()
+
+
+def test_a_compiler_that_fails_is_reported_with_its_first_error(cache, monkeypatch):
+    compiler = cache / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'x.cc:1: error: no such thing' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.NativeError, match=r"failed on .*: x\.cc:1: error: no such thing"):
+        build.ensure_library()
+    assert list((cache / "lsec_jax").iterdir()) == []
+
+
+def test_another_processor_or_compiler_has_a_library_of_its_own(cache, monkeypatch):
+    path = build.library_path()
+    monkeypatch.setattr(build, "_processor", lambda: "flags : none")
+    other = build.library_path()
+    monkeypatch.setenv("CXX", "other")
+    assert len({path, other, build.library_path()}) == 3
+
+
+@pytest.mark.compiled
+def test_a_damaged_library_is_made_again(cache):
+    path = build.ensure_library()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert not build.is_intact(path)
+    assert build.is_intact(build.ensure_library())
+    made = path.stat().st_mtime_ns
+    assert build.ensure_library().stat().st_mtime_ns == made
+
+
+@pytest.mark.compiled
+def test_processes_that_start_together_all_get_a_library(cache):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "lsec_jax.nn.native.build"]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate()[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert printed == [str(build.library_path())] * 2
+    assert build.is_intact(build.library_path())
+    assert [path.name for path in (cache / "lsec_jax").iterdir()] == [build.library_path().name]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 40, 200, 257, 530])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_every_width_gives_the_sums_and_inner_products_of_a_slow_loop(width, dtype):
+    generator = np.random.default_rng(width)
+    degrees = np.array([0, 1, 40, 0, 3])
+    indptr = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int32)
+    senders = generator.integers(0, 7, degrees.sum()).astype(np.int32)
+    weights = generator.normal(size=len(senders)).astype(np.float32)
+    vectors, own = (jnp.asarray(generator.normal(size=(count, width)), dtype) for count in (7, 5))
+    sums, dots = np.zeros((5, width)), np.zeros(len(senders))
+    for r in range(5):
+        for i in range(indptr[r], indptr[r + 1]):
+            sums[r] += weights[i] * np.asarray(vectors, np.float64)[senders[i]]
+            dots[i] = np.asarray(own, np.float64)[r] @ np.asarray(vectors, np.float64)[senders[i]]
+    found = jax.jit(kernels.neighbor_sum)(indptr, senders, weights, vectors)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-8  # of the result's rounding alone: sums are in float32
+    np.testing.assert_allclose(np.asarray(found, np.float64), sums, rtol=tolerance, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(kernels.edge_dots)(indptr, senders, own, vectors), dots, rtol=1e-4, atol=1e-4)
