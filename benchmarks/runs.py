@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from lsec_jax import cli
 from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
@@ -109,6 +111,12 @@ def parse_seeds(values: Sequence[str]) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds={','.join(values)}: name each seed once")
     return seeds
+
+
+def write_result(path: Path, benchmark: str, content: dict[str, Any], started_in: dict[str, Any]) -> None:
+    """Writes a benchmark's JSON with its command and the environment that it started in."""
+    write_json(path, {"benchmark": benchmark, **content, "environments": [started_in], "command": command()})
+    logging.info("wrote %s", path)
 
 
 def check_output(path: Path) -> None:

@@ -21,7 +21,6 @@ from absl import flags, logging
 from benchmarks import runs, statistics
 from lsec_jax import cli
 from lsec_jax.config import SplitConfig, require_choice
-from lsec_jax.data.files import write_json
 from lsec_jax.data.live_statistics import live_statistics
 from lsec_jax.data.sources import synthetic
 from lsec_jax.data.sources.live_world.config import LiveConfig
@@ -234,15 +233,7 @@ def main() -> None:
             with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 outcomes[size].append(pool.submit(measure, size, seed).result())
             logging.info("%s, seed %d: %.1f s", size, seed, outcomes[size][-1]["seconds"])
-    result = {
-        "benchmark": "world",
-        "seeds": seeds,
-        **collect(outcomes),
-        "environments": [environment],
-        "command": runs.command(),
-    }
-    write_json(output, result)
-    logging.info("wrote %s", output)
+    runs.write_result(output, "world", {"seeds": seeds, **collect(outcomes)}, environment)
 
 
 def _peak_gib() -> float:

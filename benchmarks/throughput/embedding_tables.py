@@ -25,7 +25,6 @@ from flax import nnx
 from benchmarks import runs
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, OptimizerConfig
-from lsec_jax.data.files import write_json
 from lsec_jax.models import ncf
 from lsec_jax.models.graph_inputs import Inputs
 from lsec_jax.nn.sampling import positive_edges
@@ -134,9 +133,7 @@ def main() -> None:
         ):
             rows.append(work(num_steps=num_steps))
             logging.info("%s", summary(rows[-1]))
-    result = {"benchmark": "embedding_tables", "rows": rows, "environments": [environment], "command": runs.command()}
-    write_json(output, result)
-    logging.info("wrote %s", output)
+    runs.write_result(output, "embedding_tables", {"rows": rows}, environment)
 
 
 def _define_flags() -> None:

@@ -29,7 +29,6 @@ from absl import flags, logging
 from benchmarks import runs
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, HistoryConfig, RunConfig
-from lsec_jax.data.files import write_json
 from lsec_jax.data.sources.interactions import ColumnSpec, Config, EventSpec, RelationSpec, RoleSpec
 from lsec_jax.models import ncf
 
@@ -175,15 +174,7 @@ def main() -> None:
                     rows.append({**row, "source_bytes": source_bytes, **found})
                     logging.info("%s", rows[-1])
         shutil.rmtree(folder)
-    result = {
-        "benchmark": "preparation",
-        "memory_gib": MEMORY_GIB,
-        "rows": rows,
-        "environments": [environment],
-        "command": runs.command(),
-    }
-    write_json(output, result)
-    logging.info("wrote %s", output)
+    runs.write_result(output, "preparation", {"memory_gib": MEMORY_GIB, "rows": rows}, environment)
 
 
 def _define_flags() -> None:

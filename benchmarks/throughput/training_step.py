@@ -25,7 +25,6 @@ from absl import flags, logging
 from benchmarks import runs
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, EvaluationConfig, RunConfig, TrainingConfig, require_choice
-from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
 from lsec_jax.training.run import prepare
@@ -116,15 +115,7 @@ def main() -> None:
     environment = runs.environment()
     rounds = [[measure_apart(size, mode, num_steps) for mode in MODES] for size in sizes for _ in range(2)]
     rows = [row for of in rounds for row in of]
-    result = {
-        "benchmark": "training_step",
-        "limit_gib": LIMIT_GIB,
-        "rows": rows,
-        "environments": [environment],
-        "command": runs.command(),
-    }
-    write_json(output, result)
-    logging.info("wrote %s", output)
+    runs.write_result(output, "training_step", {"limit_gib": LIMIT_GIB, "rows": rows}, environment)
 
 
 def _define_flags() -> None:

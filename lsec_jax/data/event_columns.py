@@ -208,7 +208,7 @@ def _ends_reader(
 def _check_source(table: Events, histories: Histories, view: HistoryView) -> None:
     """Raises ConfigError where the view names another owner or other behaviours than those of the histories."""
     histories.owners_of(table)
-    role = histories.owner_role or histories.owner
+    role = histories.role
     if (found := table.nodes[role].node_type) != histories.owner:
         raise ConfigError(
             f"histories '{view.name}' are those of the type {histories.owner}; role '{role}' of events '{table.name}' "

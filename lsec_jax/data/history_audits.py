@@ -10,6 +10,7 @@ from lsec_jax.data.columns import blocks
 from lsec_jax.data.sequences import ends_before, last_items
 from lsec_jax.schema import DataError, Events, Histories, LiveCommerceData
 from lsec_jax.schema.validation.histories import history_problems
+from lsec_jax.schema.validation.problems import rows_where
 
 
 def audit_all_histories(data: LiveCommerceData) -> None:
@@ -53,7 +54,7 @@ def _problems(data: LiveCommerceData, of: Histories) -> Iterator[str]:
 
 
 def _behaviour_problems(of: Histories, events: Events) -> Iterator[str]:
-    owners = events.ids(of.owner_role or of.owner)
+    owners = of.owners_of(events)
     is_wrong = {"owner": 0, "time": 0}
     for block in blocks(len(of.items)):
         rows = of.rows[block]
@@ -66,30 +67,28 @@ def _behaviour_problems(of: Histories, events: Events) -> Iterator[str]:
 
 
 def _end_problems(of: Histories, moments: Events, ends: np.ndarray) -> Iterator[str]:
-    owners, count, first = moments.ids(of.owner_role or of.owner), 0, -1
-    for block in blocks(len(ends)):
-        known = ends_before(of, owners[block], moments.time[block], of.delay)
-        bad = block.start + np.flatnonzero((owners[block] >= 0) & (ends[block] > known))
-        first = int(bad[0]) if count == 0 and len(bad) else first
-        count += len(bad)
-    if count:
-        delay = f", known {of.delay:g} later" if of.delay else ""
+    owners = of.owners_of(moments)
+
+    def is_late(rows: slice) -> np.ndarray:
+        return (owners[rows] >= 0) & (ends[rows] > ends_before(of, owners[rows], moments.time[rows], of.delay))
+
+    if len(bad := rows_where(len(ends), is_late)):
+        first, delay = bad[0], f", known {of.delay:g} later" if of.delay else ""
         yield (
-            f", moments '{moments.name}': {count} see a behaviour that was not known yet, e.g. row {first}: at "
+            f", moments '{moments.name}': {len(bad)} see a behaviour that was not known yet, e.g. row {first}: at "
             f"{moments.time[first]} one of {of.times[ends[first] - 1]}{delay}"
         )
 
 
 def _last_problems(of: Histories, moments: Events, last: np.ndarray) -> Iterator[str]:
-    owners, count, first = moments.ids(of.owner_role or of.owner), 0, -1
-    for block in blocks(len(last)):
-        ends = ends_before(of, owners[block], moments.time[block], of.delay)
-        wanted = last_items(of, owners[block], ends, last.shape[1])
-        bad = block.start + np.flatnonzero((last[block] != wanted).any(axis=1))
-        first = int(bad[0]) if count == 0 and len(bad) else first
-        count += len(bad)
-    if count:
+    owners = of.owners_of(moments)
+
+    def differ(rows: slice) -> np.ndarray:
+        ends = ends_before(of, owners[rows], moments.time[rows], of.delay)
+        return (last[rows] != last_items(of, owners[rows], ends, last.shape[1])).any(axis=1)
+
+    if len(bad := rows_where(len(last), differ)):
         yield (
-            f", moments '{moments.name}': {count} have other last items than those of the behaviours known before "
-            f"them, e.g. row {first}"
+            f", moments '{moments.name}': {len(bad)} have other last items than those of the behaviours known before "
+            f"them, e.g. row {bad[0]}"
         )

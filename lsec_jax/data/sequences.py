@@ -20,12 +20,12 @@ def add_histories(
 ) -> LiveCommerceData:
     """Returns the data with `histories` as the configs say.
 
+    Prepared data have their histories; others are derived from their events.
+
     Args:
         data: with the events.
         configs: validated.
         new_column: gives the arrays to fill.
-
-    Prepared data have their histories; others are derived from their events.
 
     Raises:
         ConfigError: a name that cannot be one of a file, an owner of two node types, or settings other than those that

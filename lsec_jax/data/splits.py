@@ -32,8 +32,8 @@ def assign_splits(
       before the first cut is TRAIN, before the second VALIDATION, else TEST; edges of equal time are never parted.
       So no training graph holds anything that happened after the cut. Given splits of these relations are replaced.
     - "random": task relations are split at random, others keep a given split or are TRAIN. An edge between nodes of one
-      type stays with its reverse. Where there are cut times,
-      the splits of relations with times come from those cuts, not from the source, and are dropped.
+      type stays with its reverse. Where there are cut times, the splits of relations with times come from those cuts,
+      not from the source, and are dropped.
     - "leave_one_out": of every source node's edges in a task relation, the last one by time is TEST and the one before
       VALIDATION; nodes with fewer than 3 edges only train. Of equal times, the edge with the higher target index is the
       later one. Other relations are as under "random". There is a cut for each user, but none for all, so that another

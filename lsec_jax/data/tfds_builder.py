@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, differences
+from lsec_jax.config import ConfigError, differences, to_json
 from lsec_jax.data import store
 from lsec_jax.data.columns import blocks
 from lsec_jax.data.event_columns import EventColumns, HistoryView, take_or
@@ -126,7 +126,7 @@ def builder_of(path: str | Path, data_dir: str | Path, export: Export) -> Any:
     content = json.dumps(manifest["columns"], sort_keys=True)
     source = {
         "source": {"name": data.name, "columns_sha256": hashlib.sha256(content.encode()).hexdigest()},
-        "export": json.loads(json.dumps(dataclasses.asdict(export))),
+        "export": to_json(export),
     }
     summary = f"Events '{export.events}' of the data set '{data.name}', as prepared by lsec_jax."
 

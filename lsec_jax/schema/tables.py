@@ -310,9 +310,14 @@ class Histories:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    @property
+    def role(self) -> str:
+        """The owners' role in the moments' tables."""
+        return self.owner_role or self.owner
+
     def owners_of(self, moments: Events) -> np.ndarray:
         """The owner of each row of a table of events, [rows] int32, -1 for nobody; raises DataError as `ids`."""
-        return moments.ids(self.owner_role or self.owner)
+        return moments.ids(self.role)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lsec_jax import config as config_lib
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
+from lsec_jax.data.event_statistics import split_sizes
 from lsec_jax.data.files import write_json
 from lsec_jax.data.history_audits import audit_all_histories
 from lsec_jax.data.sequences import add_histories
@@ -247,7 +248,7 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
 def describe_data(data: LiveCommerceData, version: int = FINGERPRINT_VERSION) -> dict[str, Any]:
     """Counts and fingerprint (of a version) of a data set, as stored in data.json."""
     splits = {
-        name: None if relation.split is None else np.bincount(relation.split, minlength=3).tolist()
+        name: None if relation.split is None else split_sizes(relation.split)
         for name, relation in data.relations.items()
     }
     return {

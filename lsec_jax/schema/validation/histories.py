@@ -96,7 +96,7 @@ def _behaviours(place: str, of: Histories, tables: Mapping[str, Events]) -> Iter
 
 def _moments(place: str, of: Histories, name: str, tables: Mapping[str, Events]) -> Iterator[Problem]:
     """A table of moments that is not there, or does not have the owners."""
-    role = of.owner_role or of.owner
+    role = of.role
     if name not in tables:
         there = ", ".join(sorted(tables)) or "none"
         yield Problem(place, "", NO_ROWS, f"moments '{name}' are no events (tables: {there})")
@@ -127,7 +127,7 @@ def _of_moments(
 
 def _ends(place: str, of: Histories, moments: Events) -> Iterator[Problem]:
     """Ends outside the owners' histories, which would show somebody else's behaviours."""
-    ends, owners = of.ends[moments.name], moments.nodes[of.owner_role or of.owner].ids
+    ends, owners = of.ends[moments.name], moments.nodes[of.role].ids
     if form_problem(owners, [INDEX], (len(ends),), "") or not all(
         ((owners[rows] >= -1) & (owners[rows] < len(of))).all() for rows in blocks(len(ends))
     ):
