@@ -25,7 +25,7 @@ _Dispatched = tuple[tuple[Any, Array], np.ndarray]  # (a block's results, who ha
 
 _PAIR_CHUNK = 16  # users whose candidates' rows are gathered at once
 _MLP_CHUNK = 64  # users whose hidden units are added up together
-_POSITIVES = (16, 64, 256, 1024)  # how many in a list room is made for: other users seldom need another compilation
+_LEAST_POSITIVES = 16  # room in a list, so that other users seldom need another compilation
 _UNITS = 16  # hidden units added at once: the running scores are read and written that many times less often
 
 
@@ -240,7 +240,7 @@ def rank_candidates(
     """
     source_ids = np.asarray(source_ids, np.int32)
     most = int(labels.sum(axis=1).max(initial=0))
-    width = next((width for width in _POSITIVES if width >= most), labels.shape[1])
+    width = user_blocks.round_up(max(_LEAST_POSITIVES, most))
 
     def blocks() -> Iterator[_Dispatched]:
         for at, num_real in user_blocks.split(np.arange(len(source_ids)), block_size):
