@@ -1,8 +1,8 @@
 """Scoring and ranking in blocks of users: both evaluation protocols and top-K lists.
 
 Every block has `block_size` users (the last one is padded by repeating its last user), and the padded widths are taken
-over all blocks, so that a call compiles once, and top-K lists of other users do not compile again. A model only has to
-offer the two methods of `Scorer`.
+over all blocks, so that a call compiles once, and other users with equal counts do not compile again. While the device
+ranks one block, the host prepares the next. A model only has to offer the two methods of `Scorer`.
 """
 
 import collections
@@ -188,7 +188,7 @@ def full_ranking(
         seen: (indptr, indices) over all users: left out of the ranking.
         positives: (indptr, indices) over all users: what should rank high.
         cutoffs: the K of the @K metrics.
-        block_size: users scored at once; peak memory is a few times block_size x n x 4 bytes.
+        block_size: users scored at once; peak memory is about 5 x block_size x n x 4 bytes, two blocks being in flight.
         offered: which targets are ranked at all, besides the positives, [n] bool; None = all.
 
     Returns:
