@@ -134,7 +134,9 @@ class EvaluationConfig:
         candidates_seed: of generated candidate lists.
         cutoffs: K of the @K metrics.
         validation_users: evaluate a fixed random subset of this many users during training; 0 = all.
-        block_size: users scored at once; bounds memory to a few times block_size x targets x 4 bytes.
+        block_size: users scored at once; bounds the memory of full ranking and of lists to about 5 x block_size x
+            targets x 4 bytes, whatever the number of users. Larger blocks are seldom faster: their scores leave the
+            core's caches.
         baselines: reported beside the model, any of "popularity" and "item_knn"; simulated worlds add the oracle.
         knn_neighbors: neighbours kept per item by item-kNN.
         knn_shrinkage: added to the denominator of its cosine; large values prefer neighbours that many users support.

@@ -15,7 +15,10 @@ _MAX_CANDIDATES = 65_535
 
 
 def candidate_metrics(
-    scores: Float[Array, "b k"], labels: Bool[Array, "b k"], cutoffs: tuple[int, ...]
+    scores: Float[Array, "b k"],
+    labels: Bool[Array, "b k"],
+    cutoffs: tuple[int, ...],
+    max_positives: int | None = None,
 ) -> dict[str, Float[Array, " b"]]:
     """Metrics of the `candidates` protocol (Sec. 6.2 of LSEC-GNN), per user.
 
@@ -23,6 +26,8 @@ def candidate_metrics(
         scores: higher is better; NaN ranks last.
         labels: True = positive.
         cutoffs: the K of the @K metrics.
+        max_positives: at least the positives of any row; None = k. Only so many of a row are looked at, each beside
+            all k candidates: the time is in proportion to it.
 
     Returns:
         float32 [b] each: "auc"; "mrr" = mean over the positives of 1 / rank; for every K "ndcg@K" and
@@ -33,19 +38,27 @@ def candidate_metrics(
     if scores.shape[1] > _MAX_CANDIDATES:
         raise ValueError(f"{scores.shape[1]} candidates a user; at most {_MAX_CANDIDATES} are counted exactly")
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores).astype(jnp.float32)
-    # Negatives (0) sort before positives (1) of equal score: the pessimistic order, whatever the order given.
-    keys, flags = lax.sort((-scores, labels.astype(jnp.int32)), dimension=1, num_keys=2)
-    positive = flags == 1
-    num_positives = positive.sum(axis=1)
-    gains = positive.astype(jnp.float32)
-    ranks = np.arange(1, scores.shape[1] + 1, dtype=np.float32)
+    width = scores.shape[1] if max_positives is None else min(max_positives, scores.shape[1])
+    best, _ = lax.top_k(jnp.where(labels, scores, -jnp.inf), width)  # [b, p], descending, padding last
+    others = jnp.where(labels, jnp.nan, scores)  # NaN compares as false
+    at_least = _count(others[:, None, :] >= best[:, :, None])
+    above = _count(others[:, None, :] > best[:, :, None])
+    num_positives = _count(labels)
+    num_negatives = scores.shape[1] - num_positives
+    order = jnp.arange(1, width + 1, dtype=jnp.int32)[None, :]
+    real = order <= num_positives[:, None]
+    ranks = (at_least + order).astype(jnp.float32)
 
-    metrics = {"auc": _auc(keys, positive), "mrr": _over((gains / ranks[None, :]).sum(axis=1), num_positives)}
-    discounts = _discounts(scores.shape[1])
+    wins_twice = jnp.where(real, 2 * num_negatives[:, None] - at_least - above, 0).sum(axis=1)
+    reciprocal = jnp.where(real, 1 / ranks, 0).sum(axis=1)
+    metrics = {
+        "auc": _over(wins_twice, 2 * num_positives * num_negatives),
+        "mrr": _over(reciprocal, num_positives),
+    }
     for k in cutoffs:
-        dcg = (gains[:, :k] * discounts[None, :k]).sum(axis=1)
-        metrics[f"ndcg@{k}"] = _over(dcg, _ideal_dcg(num_positives, k))
-        metrics[f"recall@{k}"] = _over(gains[:, :k].sum(axis=1), num_positives)
+        hits = real & (ranks <= k)
+        metrics[f"ndcg@{k}"] = _over(_discounted_gain(hits, ranks), _ideal_dcg(num_positives, k))
+        metrics[f"recall@{k}"] = _over(_count(hits), num_positives)
     return metrics
 
 
@@ -80,7 +93,7 @@ def full_ranking_metrics(
     best = jnp.where(usable, positive_scores, -jnp.inf).astype(jnp.float32)
     best, _ = lax.top_k(best, min(max(cutoffs), best.shape[1]))  # [b, j], descending, padding last
     order = jnp.arange(1, best.shape[1] + 1, dtype=jnp.int32)[None, :]
-    num_better = (negative_top[:, None, :] >= best[:, :, None]).sum(axis=2, dtype=jnp.int32)
+    num_better = _count(negative_top[:, None, :] >= best[:, :, None])
     ranks = (num_better + order).astype(jnp.float32)  # [b, j]
     real = order <= num_positives[:, None]
     has_positive = (num_positives > 0).astype(jnp.int32)
@@ -88,10 +101,9 @@ def full_ranking_metrics(
     metrics = {}
     for k in cutoffs:
         hits = real & (ranks <= k)
-        dcg = jnp.where(hits, 1 / jnp.log2(ranks + 1), 0).sum(axis=1)
         precision_sum = jnp.where(hits, order / ranks, 0).sum(axis=1)
         metrics[f"recall@{k}"] = _over(hits.sum(axis=1), num_positives)
-        metrics[f"ndcg@{k}"] = _over(dcg, _ideal_dcg(num_positives, k))
+        metrics[f"ndcg@{k}"] = _over(_discounted_gain(hits, ranks), _ideal_dcg(num_positives, k))
         metrics[f"hit_rate@{k}"] = _over(hits[:, 0], has_positive)
         metrics[f"mrr@{k}"] = _over(jnp.where(hits[:, 0], 1 / ranks[:, 0], 0), has_positive)
         metrics[f"map@{k}"] = _over(precision_sum, jnp.minimum(num_positives, k))
@@ -105,16 +117,12 @@ def metric_names(protocol: str, cutoffs: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg", "hit_rate", "mrr", "map"))
 
 
-def _auc(keys: Float[Array, "b k"], positive: Bool[Array, "b k"]) -> Float[Array, " b"]:
-    """Share of (positive, negative) pairs in the right order, ties 1/2, from rows sorted as in `candidate_metrics`."""
-    negative = (~positive).astype(jnp.int32)
-    at_least = jnp.cumsum(negative, axis=1)  # negatives with a score >= this one's: they come first within a tie
-    tie_starts = jnp.concatenate([jnp.ones_like(positive[:, :1]), keys[:, 1:] != keys[:, :-1]], axis=1)
-    above = lax.cummax(jnp.where(tie_starts, at_least - negative, 0), axis=1)  # negatives with a score > this one's
-    num_negatives = negative.sum(axis=1)
-    num_positives = positive.sum(axis=1)
-    wins_twice = jnp.where(positive, 2 * num_negatives[:, None] - at_least - above, 0).sum(axis=1)
-    return _over(wins_twice, 2 * num_positives * num_negatives)
+def _count(mask: Bool[Array, "*b k"]) -> Int[Array, "*b"]:
+    return mask.sum(axis=-1, dtype=jnp.int32)
+
+
+def _discounted_gain(hits: Bool[Array, "b p"], ranks: Float[Array, "b p"]) -> Float[Array, " b"]:
+    return jnp.where(hits, 1 / jnp.log2(ranks + 1), 0).sum(axis=1)
 
 
 def _over(total: Array, count: Array) -> Float[Array, " b"]:
@@ -122,10 +130,6 @@ def _over(total: Array, count: Array) -> Float[Array, " b"]:
     defined = count > 0
     ratio = total.astype(jnp.float32) / jnp.where(defined, count, 1).astype(jnp.float32)
     return jnp.where(defined, ratio, jnp.nan)
-
-
-def _discounts(length: int) -> np.ndarray:
-    return (1 / np.log2(np.arange(2, length + 2))).astype(np.float32)
 
 
 def _ideal_dcg(num_positives: Int[Array, " b"], k: int) -> Float[Array, " b"]:

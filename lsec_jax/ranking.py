@@ -1,13 +1,14 @@
 """Scoring and ranking in blocks of users: both evaluation protocols and top-K lists.
 
 Every block has `block_size` users (the last one is padded by repeating its last user), and the padded widths are taken
-over all blocks, so that a call compiles once, and top-K lists of other users do not compile again. A model only has to
-offer the two methods of `Scorer`.
+over all blocks, so that a call compiles once, and other users with equal counts do not compile again. While the device
+ranks one block, the host prepares the next. A model only has to offer the two methods of `Scorer`.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,13 +17,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsec_jax import metrics
+from lsec_jax import metrics, user_blocks
 
 AnyArray = Array | np.ndarray
-Csr = tuple[np.ndarray, np.ndarray]
+Csr = user_blocks.Csr
+_Dispatched = tuple[tuple[Any, Array], np.ndarray]  # (a block's results, who has a NaN score) on the device; its users
 
-_CHUNK = 16  # users whose scores against all targets stay in a core's cache while the hidden units are added up
-_NO_TARGET = np.iinfo(np.int32).max  # out of range for every table: scatters drop it
+_PAIR_CHUNK = 16  # users whose candidates' rows are gathered at once
+_MLP_CHUNK = 64  # users whose hidden units are added up together
+_LEAST_POSITIVES = 16  # room in a list, so that other users seldom need another compilation
+_UNITS = 16  # hidden units added at once: the running scores are read and written that many times less often
 
 
 class NanScoreError(ValueError):
@@ -96,11 +100,16 @@ class MlpScorer:
 
     def score_all(self, source_ids: np.ndarray) -> Array:
         """[b] -> [b, n] float32."""
-        return _mlp_all(self, source_ids)
+        return _mlp_all(self, self._targets_by_unit, source_ids)
 
     def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
         """[b], [b, k] -> [b, k] float32."""
         return _mlp_pairs(self, source_ids, target_ids)
+
+    @functools.cached_property
+    def _targets_by_unit(self) -> Array:
+        """target_half transposed, a hidden unit being one contiguous row: made once, not for each block of users."""
+        return jnp.asarray(self.target_half).T
 
 
 # Rankings compare scores that lie close together, so these products run at full precision on every backend.
@@ -117,26 +126,35 @@ def _dot_pairs(scorer: DotScorer, source_ids: Int[Array, " b"], target_ids: Int[
         rows = jnp.asarray(scorer.target_vectors)[targets]  # [k, d]
         return jnp.matmul(rows, jnp.asarray(scorer.source_vectors)[source], precision=lax.Precision.HIGHEST)
 
-    return lax.map(one_user, (source_ids, target_ids), batch_size=_CHUNK)
+    return lax.map(one_user, (source_ids, target_ids), batch_size=_PAIR_CHUNK)
 
 
 @jax.jit
-def _mlp_all(scorer: MlpScorer, source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
-    sources = jnp.asarray(scorer.source_half)[source_ids]  # [b, h]
-    targets = jnp.asarray(scorer.target_half).T  # [h, n]: a hidden unit is one contiguous row
-    weights = jnp.asarray(scorer.output_weights)
+def _mlp_all(scorer: MlpScorer, targets: Float[Array, "h n"], source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
+    missing = -targets.shape[0] % _UNITS  # units of weight 0 up to a multiple
+    sources = jnp.pad(jnp.asarray(scorer.source_half)[source_ids], ((0, 0), (0, missing)))  # [b, h]
+    targets = jnp.pad(targets, ((0, missing), (0, 0)))
+    weights = jnp.pad(jnp.asarray(scorer.output_weights), (0, missing))
     num_users, num_targets = sources.shape[0], targets.shape[1]
 
     def chunk(rows: Array) -> Array:
-        def add_unit(unit: Array, total: Array) -> Array:
-            hidden = jax.nn.relu(rows[:, unit][:, None] + targets[unit][None, :])
-            return total + weights[unit] * hidden
+        def add_units(group: Array, total: Array) -> Array:
+            own, their, weight = (
+                lax.dynamic_slice_in_dim(array, group * _UNITS, _UNITS, axis)
+                for array, axis in ((rows, 1), (targets, 0), (weights, 0))
+            )
+            for unit in range(_UNITS):
+                hidden = own[:, unit][:, None] + their[unit][None, :]
+                # A ReLU that keeps NaN and is one instruction on CPU, which maximum is not.
+                total = total + weight[unit] * jnp.where(hidden < 0, 0, hidden)
+            return total
 
         start = jnp.zeros((rows.shape[0], num_targets), jnp.float32) + scorer.output_bias
-        return lax.fori_loop(0, targets.shape[0], add_unit, start)
+        return lax.fori_loop(0, targets.shape[0] // _UNITS, add_units, start)
 
-    padded = jnp.pad(sources, ((0, -num_users % _CHUNK), (0, 0)))
-    scores = lax.map(chunk, padded.reshape(-1, _CHUNK, padded.shape[1]))
+    size = min(_MLP_CHUNK, num_users)
+    padded = jnp.pad(sources, ((0, -num_users % size), (0, 0)))
+    scores = lax.map(chunk, padded.reshape(-1, size, padded.shape[1]))
     return scores.reshape(-1, num_targets)[:num_users]
 
 
@@ -150,7 +168,7 @@ def _mlp_pairs(scorer: MlpScorer, source_ids: Int[Array, " b"], target_ids: Int[
         product = jnp.matmul(hidden, jnp.asarray(scorer.output_weights), precision=lax.Precision.HIGHEST)
         return product + scorer.output_bias
 
-    return lax.map(one_user, (source_ids, target_ids), batch_size=_CHUNK)
+    return lax.map(one_user, (source_ids, target_ids), batch_size=_PAIR_CHUNK)
 
 
 def full_ranking(
@@ -170,7 +188,7 @@ def full_ranking(
         seen: (indptr, indices) over all users: left out of the ranking.
         positives: (indptr, indices) over all users: what should rank high.
         cutoffs: the K of the @K metrics.
-        block_size: users scored at once; peak memory is a few times block_size x n x 4 bytes.
+        block_size: users scored at once; peak memory is about 5 x block_size x n x 4 bytes, two blocks being in flight.
         offered: which targets are ranked at all, besides the positives, [n] bool; None = all.
 
     Returns:
@@ -182,19 +200,18 @@ def full_ranking(
     """
     source_ids = np.asarray(source_ids, np.int32)
     _check_disjoint(source_ids, seen, positives)
-    width = _round_up(max(1, int(_counts(positives, source_ids).max(initial=0))))
-    both = _counts(seen, source_ids) + _counts(positives, source_ids)
-    masked_width = _max_block_sum(both, block_size)
-    parts = []
-    for ids, num_real in _blocks(source_ids, block_size):
-        rows, targets = _concatenate_rows([seen, positives], ids[:num_real], masked_width)
-        positive_ids, positive_mask = _padded_rows(positives, ids, width)
-        scores = scorer.score_all(ids)
-        result, has_nan = _full_ranking_block(
-            scores, rows, targets, positive_ids, positive_mask, tuple(cutoffs), offered
-        )
-        parts.append(_fetch(result, has_nan, ids, num_real))
-    return _join(parts)
+    width = user_blocks.round_up(max(1, int(user_blocks.lengths(positives, source_ids).max(initial=0))))
+    both = user_blocks.lengths(seen, source_ids) + user_blocks.lengths(positives, source_ids)
+    masked_width = user_blocks.largest_sum(both, block_size)
+
+    def blocks() -> Iterator[_Dispatched]:
+        for ids, num_real in user_blocks.split(source_ids, block_size):
+            rows, targets = user_blocks.concatenated_rows([seen, positives], ids[:num_real], masked_width)
+            wanted = user_blocks.padded_rows(positives, ids, width)
+            scores = scorer.score_all(ids)
+            yield _full_ranking_block(scores, rows, targets, *wanted, tuple(cutoffs), offered), ids[:num_real]
+
+    return _join(list(_fetch(blocks())))
 
 
 def rank_candidates(
@@ -222,12 +239,16 @@ def rank_candidates(
         NanScoreError: a score is NaN.
     """
     source_ids = np.asarray(source_ids, np.int32)
-    parts = []
-    for at, num_real in _blocks(np.arange(len(source_ids)), block_size):
-        scores = scorer.score_pairs(source_ids[at], np.asarray(target_ids[at], np.int32))
-        result, has_nan = _candidates_block(scores, np.asarray(labels[at], bool), tuple(cutoffs))
-        parts.append(_fetch(result, has_nan, source_ids[at], num_real))
-    return _join(parts)
+    most = int(labels.sum(axis=1).max(initial=0))
+    width = user_blocks.round_up(max(_LEAST_POSITIVES, most))
+
+    def blocks() -> Iterator[_Dispatched]:
+        for at, num_real in user_blocks.split(np.arange(len(source_ids)), block_size):
+            scores = scorer.score_pairs(source_ids[at], np.asarray(target_ids[at], np.int32))
+            result = _candidates_block(scores, np.asarray(labels[at], bool), tuple(cutoffs), width)
+            yield result, source_ids[at[:num_real]]
+
+    return _join(list(_fetch(blocks())))
 
 
 def top_k(
@@ -258,17 +279,21 @@ def top_k(
         # As wide as the heaviest users need, so that another slice of users has the same shapes; a user who is asked
         # for twice in a block may need more.
         heaviest = np.sort(np.diff(seen[0]))[-block_size:]
-        masked_width = max(_max_block_sum(heaviest, block_size), _max_block_sum(_counts(seen, source_ids), block_size))
+        lengths = user_blocks.lengths(seen, source_ids)
+        masked_width = max(user_blocks.largest_sum(of, block_size) for of in (heaviest, lengths))
     target_ids = np.full((len(source_ids), k), -1, np.int32)
     scores = np.full((len(source_ids), k), -np.inf, np.float32)
+
+    def blocks() -> Iterator[_Dispatched]:
+        for ids, num_real in user_blocks.split(source_ids, block_size):
+            rows, targets = user_blocks.concatenated_rows(masks, ids[:num_real], masked_width)
+            yield _top_k_block(scorer.score_all(ids), rows, targets, k, offered), ids[:num_real]
+
     start = 0
-    for ids, num_real in _blocks(source_ids, block_size):
-        rows, targets = _concatenate_rows(masks, ids[:num_real], masked_width)
-        (best_ids, best), has_nan = _top_k_block(scorer.score_all(ids), rows, targets, k, offered)
-        best_ids, best = _fetch((best_ids, best), has_nan, ids, num_real)
-        target_ids[start : start + num_real, : best.shape[1]] = best_ids
-        scores[start : start + num_real, : best.shape[1]] = best
-        start += num_real
+    for best_ids, best in _fetch(blocks()):
+        end = start + len(best)
+        target_ids[start:end, : best.shape[1]], scores[start:end, : best.shape[1]] = best_ids, best
+        start = end
     return target_ids, scores
 
 
@@ -290,12 +315,12 @@ def _full_ranking_block(
     return metrics.full_ranking_metrics(best, positive_scores, positive_mask, cutoffs), has_nan
 
 
-@functools.partial(jax.jit, static_argnames="cutoffs")
+@functools.partial(jax.jit, static_argnames=("cutoffs", "max_positives"))
 def _candidates_block(
-    scores: Float[Array, "b k"], labels: Bool[Array, "b k"], cutoffs: tuple[int, ...]
+    scores: Float[Array, "b k"], labels: Bool[Array, "b k"], cutoffs: tuple[int, ...], max_positives: int
 ) -> tuple[dict[str, Float[Array, " b"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
-    return metrics.candidate_metrics(scores, labels, cutoffs), has_nan
+    return metrics.candidate_metrics(scores, labels, cutoffs, max_positives), has_nan
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -321,60 +346,9 @@ def _without_nan(scores: Float[Array, "b k"]) -> tuple[Float[Array, "b k"], Bool
     return jnp.where(is_nan, -jnp.inf, scores).astype(jnp.float32), is_nan.any(axis=1)
 
 
-def _blocks(rows: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (rows of one block, how many of them are real): `block_size` rows, the last repeated."""
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
-    for start in range(0, len(rows), block_size):
-        at = np.minimum(np.arange(start, start + block_size), len(rows) - 1)
-        yield rows[at], min(block_size, len(rows) - start)
-
-
-def _counts(csr: Csr, source_ids: np.ndarray) -> np.ndarray:
-    return csr[0][source_ids + 1] - csr[0][source_ids]
-
-
-def _round_up(width: int) -> int:
-    """To a power of two: data of similar size share a compilation."""
-    return 1 << (width - 1).bit_length()
-
-
-def _max_block_sum(counts: np.ndarray, block_size: int) -> int:
-    sums = [int(counts[at[:num_real]].sum()) for at, num_real in _blocks(np.arange(len(counts)), block_size)]
-    return _round_up(max([1, *sums]))
-
-
-def _flat_rows(csr: Csr, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat (positions in `ids`, targets) of some rows of a CSR pair."""
-    counts = _counts(csr, ids)
-    rows = np.repeat(np.arange(len(ids), dtype=np.int32), counts)
-    offsets = np.repeat(csr[0][ids] - (np.cumsum(counts) - counts), counts)
-    return rows, csr[1][offsets + np.arange(len(rows))].astype(np.int32)
-
-
-def _concatenate_rows(csrs: list[Csr], ids: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat (positions, targets) of some rows of several CSR pairs, [width] int32, padded with targets out of range."""
-    rows, targets = np.zeros(width, np.int32), np.full(width, _NO_TARGET, np.int32)
-    start = 0
-    for csr in csrs:
-        flat_rows, flat_targets = _flat_rows(csr, ids)
-        end = start + len(flat_rows)
-        rows[start:end], targets[start:end] = flat_rows, flat_targets
-        start = end
-    return rows, targets
-
-
-def _padded_rows(csr: Csr, ids: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a CSR pair as (targets [b, width] int32, mask [b, width])."""
-    mask = np.arange(width)[None, :] < _counts(csr, ids)[:, None]
-    targets = np.zeros(mask.shape, np.int32)
-    targets[mask] = _flat_rows(csr, ids)[1]
-    return targets, mask
-
-
 def _check_disjoint(source_ids: np.ndarray, seen: Csr, positives: Csr) -> None:
-    rows, targets = _flat_rows(positives, source_ids)
-    seen_rows, seen_targets = _flat_rows(seen, source_ids)
+    rows, targets = user_blocks.flat_rows(positives, source_ids)
+    seen_rows, seen_targets = user_blocks.flat_rows(seen, source_ids)
     num_targets = 1 + max(targets.max(initial=0), seen_targets.max(initial=0))
     both = np.isin(rows * np.int64(num_targets) + targets, seen_rows * np.int64(num_targets) + seen_targets)
     if both.any():
@@ -385,12 +359,22 @@ def _check_disjoint(source_ids: np.ndarray, seen: Csr, positives: Csr) -> None:
         )
 
 
-def _fetch(result: Any, has_nan: Array, ids: np.ndarray, num_real: int) -> Any:
-    """Brings one block's results to the host, without the padding rows."""
-    result, has_nan = jax.device_get((result, has_nan))
-    if has_nan[:num_real].any():
-        raise NanScoreError(int(ids[np.flatnonzero(has_nan[:num_real])[0]]))
-    return jax.tree.map(lambda values: values[:num_real], result)
+def _fetch(dispatched: Iterable[_Dispatched]) -> Iterator[Any]:
+    """Brings each block's results to the host without the padding rows, once the device has the next block to do."""
+    waiting: collections.deque[_Dispatched] = collections.deque()
+    for block in dispatched:
+        waiting.append(block)
+        if len(waiting) > 1:
+            yield _to_host(waiting.popleft())
+    if waiting:
+        yield _to_host(waiting.popleft())
+
+
+def _to_host(block: _Dispatched) -> Any:
+    (result, has_nan), ids = jax.device_get(block[0]), block[1]
+    if has_nan[: len(ids)].any():
+        raise NanScoreError(int(ids[np.flatnonzero(has_nan[: len(ids)])[0]]))
+    return jax.tree.map(lambda values: values[: len(ids)], result)
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

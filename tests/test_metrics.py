@@ -168,3 +168,14 @@ def test_bad_cutoffs_are_refused():
         metrics.candidate_metrics(jnp.ones((1, 2)), jnp.ones((1, 2), bool), ())
     with pytest.raises(ValueError, match="too few"):
         metrics.full_ranking_metrics(jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 2), bool), (3,))
+
+
+def test_room_for_the_positives_does_not_change_candidate_metrics():
+    generator = np.random.default_rng(8)
+    scores = jnp.asarray(generator.integers(0, 5, (30, 40)), jnp.float32).at[:, 3].set(-jnp.inf).at[:, 4].set(jnp.nan)
+    labels = jnp.asarray(generator.random((30, 40)) < 0.2)
+    whole = candidate_metrics(scores, labels, CUTOFFS)
+    most = int(labels.sum(axis=1).max())
+    for room in (most, most + 5, 64):
+        for name, values in metrics.candidate_metrics(scores, labels, CUTOFFS, room).items():
+            np.testing.assert_allclose(values, whole[name], rtol=1e-6, err_msg=name)

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import jax
@@ -257,3 +258,92 @@ def test_only_what_is_offered_is_ranked_and_listed():
     expected = ranking.full_ranking(scorer, users, csr_from_pairs(*np.nonzero(pairs), NUM_SOURCES), positives, (5,), 8)
     for name, values in expected.items():
         np.testing.assert_array_equal(got[name], values)
+
+
+def test_a_second_call_with_other_users_of_equal_counts_and_a_padded_block_compiles_nothing():
+    generator = np.random.default_rng(0)
+    users = np.arange(NUM_SOURCES)
+    pairs = np.argsort(generator.random((NUM_SOURCES, NUM_TARGETS)), axis=1)[:, :6]  # 4 seen and 2 positives each
+    seen, positives = (
+        csr_from_pairs(np.repeat(users, own.shape[1]), own.ravel(), NUM_SOURCES) for own in (pairs[:, :4], pairs[:, 4:])
+    )
+    scorer = random_mlp_scorer(num_hidden=19)
+
+    def rank(at):
+        ranking.full_ranking(scorer, at, seen, positives, (4,), 9)
+        ranking.rank_candidates(scorer, at, pairs[at], pairs[at] < 20, (4,), 9)
+        ranking.top_k(scorer, at, seen, 4, 9)
+
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        rank(users[:18])
+        assert compiled
+        compiled.clear()
+        rank(users[15:])  # with a padded last block
+        assert compiled == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("function", ["score", "top_k", "full_ranking"])
+def test_memory_follows_the_block_size_and_not_the_number_of_users(function):
+    num_targets, width = 3_000, 128
+
+    def num_bytes(num_sources, block_size):
+        shapes = [(num_sources, 40), (num_targets, 40), (40,), ()]
+        scorer = ranking.MlpScorer(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+        by_unit, scores = (jax.ShapeDtypeStruct((rows, num_targets), jnp.float32) for rows in (40, block_size))
+        flat = jax.ShapeDtypeStruct((width,), jnp.int32)
+        wanted = [jax.ShapeDtypeStruct((block_size, 8), dtype) for dtype in (jnp.int32, jnp.bool_)]
+        if function == "score":
+            lowered = ranking._mlp_all.lower(scorer, by_unit, jax.ShapeDtypeStruct((block_size,), jnp.int32))
+        elif function == "top_k":
+            lowered = ranking._top_k_block.lower(scores, flat, flat, 20, None)
+        else:
+            lowered = ranking._full_ranking_block.lower(scores, flat, flat, *wanted, (20,), None)
+        memory = lowered.compile().memory_analysis()
+        return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    small, large, of_more_users = num_bytes(500, 64), num_bytes(500, 256), num_bytes(5_000, 64)
+    assert of_more_users == small
+    assert 2 * small < large < 4.5 * small
+    assert large < 4 * 256 * num_targets * 4 + 2 * 4 * 48 * num_targets  # scores, and the padded hidden units
+
+
+def test_scores_of_minus_infinity_and_ties_give_the_lists_and_ranks_of_a_stable_sort():
+    generator = np.random.default_rng(7)
+    matrix = generator.integers(0, 4, (NUM_SOURCES, NUM_TARGETS)).astype(np.float32)
+    matrix[matrix == 0] = -np.inf
+    seen, positives = random_split()
+    users = np.arange(NUM_SOURCES)
+    offered = generator.random(NUM_TARGETS) < 0.7
+    ids, scores = ranking.top_k(MatrixScorer(matrix), users, seen, 50, 8, offered)
+    got = ranking.full_ranking(MatrixScorer(matrix), users, seen, positives, (5,), 8, offered)
+    for user in users:
+        left = np.where(offered, matrix[user], -np.inf)
+        left[seen[1][seen[0][user] : seen[0][user + 1]]] = -np.inf
+        best = np.argsort(-left, kind="stable")[:50]
+        np.testing.assert_array_equal(scores[user], left[best])
+        np.testing.assert_array_equal(ids[user], np.where(left[best] > -np.inf, best, -1))
+        wanted = positives[1][positives[0][user] : positives[0][user + 1]]
+        left[wanted] = -np.inf
+        negatives = np.sort(left)[::-1][:5]
+        ranks = [1 + j + (negatives >= score).sum() for j, score in enumerate(np.sort(matrix[user, wanted])[::-1])]
+        expected = np.mean(np.array(ranks) <= 5) if len(wanted) else np.nan
+        np.testing.assert_allclose(got["recall@5"][user], expected, rtol=1e-6)
+
+
+def test_hidden_units_beyond_a_multiple_of_the_unrolled_ones_count_and_nan_stays_nan():
+    for num_hidden in (1, 15, 16, 17, 33):
+        scorer = random_mlp_scorer(num_hidden)
+        hidden = np.asarray(scorer.source_half)[:, None, :] + np.asarray(scorer.target_half)[None]
+        expected = np.maximum(hidden, 0) @ np.asarray(scorer.output_weights) + 0.3
+        np.testing.assert_allclose(scorer.score_all(np.arange(NUM_SOURCES)), expected, rtol=1e-4, atol=1e-5)
+    broken = dataclasses.replace(scorer, source_half=scorer.source_half.at[5, 2].set(jnp.nan))
+    assert np.isnan(np.asarray(broken.score_all(np.array([4, 5])))).all(axis=1).tolist() == [False, True]
