@@ -43,7 +43,7 @@ def through_layers(graph, fanout, key, source_ids, target_ids, num_layers):
     vectors = tuple(rows_of(table, own) for table, own in zip(random_vectors(), needed, strict=True))
     for layer in layers:
         vectors = neighbor_sums(layer, *vectors)
-    return vectors[0][asked_for[0].position[source_ids]], vectors[1][asked_for[1].position[target_ids]]
+    return vectors[0][asked_for[0].places(source_ids)], vectors[1][asked_for[1].places(target_ids)]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
