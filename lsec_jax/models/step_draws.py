@@ -69,7 +69,7 @@ def draw_neighbors(
     asked_for = {name: select_ids(needed.get(name, []), count) for name, count in num_nodes.items()}
     samples = {}
     for name, own_key in zip(inputs.graphs, jax.random.split(key, len(inputs.graphs)), strict=True):
-        selections = [asked_for[node_type] for node_type in ends[name]]
-        drawn_from = own_key, inputs.graphs[name], *selections, inputs.fanouts[name]
-        samples[name] = sample_layers(*drawn_from, num_layers, excluded.get(name), keeps_counts)
+        source, target = (asked_for[node_type] for node_type in ends[name])
+        drawn_from = inputs.graphs[name], source, target, inputs.fanouts[name]
+        samples[name] = sample_layers(own_key, *drawn_from, num_layers, excluded.get(name), keeps_counts)
     return Drawn(negatives, asked_for, samples)
