@@ -315,19 +315,9 @@ class LsecGnn(nnx.Module):
         config = self.config
         *task_keys, sampling_key = _keys(key, len(config.tasks))
         negatives = draw_negatives(task_keys, config.tasks, inputs, batch)
-        return draw_neighbors(
-            sampling_key,
-            config.tasks,
-            self.ends,
-            self.num_nodes,
-            inputs,
-            batch,
-            negatives,
-            excludes_batch=config.exclude_batch_edges,
-            renormalize=self._renormalizes,
-            num_layers=len(config.layer_dims),
-            keeps_counts=config.aggregator == "gat",
-        )
+        own_edges, keeps_counts = self._own_edges(inputs, batch), config.aggregator == "gat"
+        of_model = config.tasks, self.ends, self.num_nodes, len(config.layer_dims), self._renormalizes, keeps_counts
+        return draw_neighbors(sampling_key, inputs, batch, negatives, own_edges, *of_model)
 
     def loss(
         self,
@@ -369,17 +359,21 @@ class LsecGnn(nnx.Module):
     def _renormalizes(self) -> bool:
         return self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
 
+    def _own_edges(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]) -> dict[str, Int[Array, " b"]]:
+        """The step's positives that its messages leave out, by relation."""
+        if not self.config.exclude_batch_edges:
+            return {}
+        return {name: ids for name, ids in batch.items() if name in inputs.graphs}
+
     def _encode_thinned(
         self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]
     ) -> dict[str, Float[Array, "_ _"]]:
         """Vectors of all nodes for a step's scores, without its own edges."""
         backend = cast(Backend, self.config.backend)
-        thinned = {
-            name: exclude_edges(inputs.graphs[name], ids, self._renormalizes, backend)
-            for name, ids in batch.items()
-            if self.config.exclude_batch_edges and name in inputs.graphs
-        }
-        return self.encode(tables, inputs._replace(graphs={**inputs.graphs, **thinned}))
+        graphs = dict(inputs.graphs)
+        for name, ids in self._own_edges(inputs, batch).items():
+            graphs[name] = exclude_edges(graphs[name], ids, self._renormalizes, backend)
+        return self.encode(tables, inputs._replace(graphs=graphs))
 
     def _encode_sample(self, tables: Tables, drawn: Drawn) -> dict[str, Float[Array, "_ _"]]:
         """Vectors of the nodes that a step's losses ask for."""

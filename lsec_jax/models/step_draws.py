@@ -37,33 +37,32 @@ def draw_negatives(
 
 def draw_neighbors(
     key: Array,
-    tasks: Sequence[TaskConfig],
-    ends: Mapping[str, tuple[str, str]],
-    num_nodes: Mapping[str, int],
     inputs: Inputs,
     batch: Mapping[str, Int[Array, " b"]],
     negatives: Mapping[str, Int[Array, "_ _"]],
-    excludes_batch: bool,
-    renormalize: bool,
+    own_edges: Mapping[str, Int[Array, " _"]],
+    tasks: Sequence[TaskConfig],
+    ends: Mapping[str, tuple[str, str]],
+    num_nodes: Mapping[str, int],
     num_layers: int,
+    renormalize: bool,
     keeps_counts: bool,
 ) -> Drawn:
     """Draws neighbours for the nodes whose vectors a step's losses need.
 
     Args:
         key: of the neighbours.
-        tasks: of the model.
-        ends: source and target type of each relation.
-        num_nodes: of each type.
         inputs: graphs, positives and fan-outs.
         batch: for each task relation, positions of the step's positives.
         negatives: from `draw_negatives`.
-        excludes_batch: leave the batch's own edges out.
-        renormalize: as in `exclude_from_draws`.
+        own_edges: by relation, edges that send nothing.
+        tasks: of the model.
+        ends: source and target type of each relation.
+        num_nodes: of each type.
         num_layers: of the model.
+        renormalize: as in `exclude_from_draws`.
         keeps_counts: as in `sample_layers`.
     """
-    own_edges = {name: ids for name, ids in batch.items() if excludes_batch and name in inputs.graphs}
     excluded = {name: exclude_from_draws(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
     needed = ids_by_type(tasks, ends, inputs.positives, batch, negatives)
     asked_for = {name: select_ids(needed.get(name, []), count) for name, count in num_nodes.items()}
