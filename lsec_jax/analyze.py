@@ -35,6 +35,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.", lower_bound=0)
 _TIME_UNIT = flags.DEFINE_enum("time_unit", "days", list(SECONDS), "Of the data's times, for bursts of gifts.")
 _WORKDIRS = {role: flags.DEFINE_string(role, None, f"Workdir of a trained {role} run.") for role in figure4.ROLES}
 _PLUGINS = cli.define_plugins()
+cli.define_compilation_cache()
 
 
 def main() -> None:

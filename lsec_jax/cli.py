@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from lsec_jax.config import ConfigError, RunConfig, from_dict, to_dict, unknown_key_message
 from lsec_jax.ranking import NanScoreError
 from lsec_jax.schema import DataError
+from lsec_jax.training import compilation
 from lsec_jax.training.checkpoints import CheckpointError
 from lsec_jax.training.loop import NonFiniteError
 
@@ -47,6 +48,8 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"unexpected argument '{argv[1]}'; flags start with --")
         _quiet_logging()
         try:
+            if "compilation_cache" in flags.FLAGS and flags.FLAGS.compilation_cache:
+                compilation.use_cache(Path(flags.FLAGS.compilation_cache))
             main()
         except USER_ERRORS as error:
             _fail(str(error))
@@ -193,6 +196,13 @@ def define_plugins() -> flags.FlagHolder[list[str]]:
     """The --plugin flag: packages besides lsec_jax whose classes a stored config may name."""
     return flags.DEFINE_multi_string(
         "plugin", [], "Package besides lsec_jax that the stored config may take classes from."
+    )
+
+
+def define_compilation_cache() -> None:
+    """The --compilation_cache flag of commands that compile; `run` reads it."""
+    flags.DEFINE_string(
+        "compilation_cache", None, "Directory that keeps compiled programs for later processes; default: none are kept."
     )
 
 

@@ -110,7 +110,10 @@ class TrainingConfig:
             edges there is nothing to pick by: patience must be 0 and the last checkpoint counts as the best.
         log_every: steps between lines of metrics.
         max_seconds: stop after this much training time (evaluation left out); 0 = no limit. A run that stops for
-            this reason is not reproducible step for step.
+            this reason is not reproducible step for step. Training time includes compilation, which metrics and
+            report give apart as `compile_seconds`.
+        prefetch: inputs of steps (batches, and neighbours drawn for sampled training) made ahead while the device works
+            on the steps before; 0 = each when its step needs it. Results do not depend on it.
         track_test: also measure the test split at each validation, for learning curves; never used to select anything.
     """
 
@@ -121,6 +124,7 @@ class TrainingConfig:
     metric: str = "auc"
     log_every: int = 20
     max_seconds: float = 0.0
+    prefetch: int = 2
     track_test: bool = False
 
 
@@ -347,7 +351,7 @@ def validate(config: RunConfig) -> None:
     training, optimizer, evaluation = config.training, config.optimizer, config.evaluation
     for name in ("num_steps", "batch_size", "evaluate_every", "log_every"):
         require_at_least(f"config.training.{name}", getattr(training, name), 1)
-    for name in ("patience", "max_seconds"):
+    for name in ("patience", "max_seconds", "prefetch"):
         require_at_least(f"config.training.{name}", getattr(training, name), 0)
     _check_optimizer(optimizer)
     if not evaluation.protocols:

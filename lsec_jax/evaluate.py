@@ -23,6 +23,7 @@ _PROTOCOL = flags.DEFINE_enum(
     "protocol", None, ["candidates", "full_ranking"], "Default: the first protocol of the run's config."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/evaluation_SPLIT_PROTOCOL.json.")
+cli.define_compilation_cache()
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Where to write: .parquet, .csv or
 _INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also recommend what a user has already bought.")
 _AT = flags.DEFINE_string("at", None, "Only items that are available at this time: a number or date as in the data.")
 _EXPORT = flags.DEFINE_string("export_embeddings", None, "Directory for vectors (.npy) and ids (.txt) per node type.")
+cli.define_compilation_cache()
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from lsec_jax.training import fit
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _AUDIT = flags.DEFINE_bool("audit", False, "Look for leaks between training and evaluation before training.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdirs/<config name>[-variant].")
+cli.define_compilation_cache()
 
 
 def main() -> None:

@@ -30,8 +30,9 @@ from jaxtyping import Array, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
-from lsec_jax.models.edge_tasks import TaskConfig, ids_by_type, task_loss
+from lsec_jax.models.edge_tasks import TaskConfig, task_loss
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges, quantile_fanouts
+from lsec_jax.models.step_draws import Drawn, draw_negatives, draw_neighbors
 from lsec_jax.nn.attention import AdditiveAttention
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
@@ -39,7 +40,6 @@ from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import exclude_edges
 from lsec_jax.nn.rows import Backend, check_backend
 from lsec_jax.nn.sampling import PositiveEdges
-from lsec_jax.nn.subgraphs import exclude_from_draws, select_ids
 from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.schema.needs import Needs
@@ -305,8 +305,27 @@ class LsecGnn(nnx.Module):
             return {node_type: self.attention[node_type](jnp.stack(vectors)) for node_type, vectors in parts.items()}
         return {node_type: jnp.concatenate(vectors, axis=1) for node_type, vectors in parts.items()}
 
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether `draw` has something to draw that `loss` can be given."""
+        return self.config.training_graph == "sampled"
+
+    def draw(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array) -> Drawn:
+        """Draws negatives and neighbours of a step of sampled training, which depend on no parameter."""
+        config = self.config
+        *task_keys, sampling_key = _keys(key, len(config.tasks))
+        negatives = draw_negatives(task_keys, config.tasks, inputs, batch)
+        own_edges, keeps_counts = self._own_edges(inputs, batch), config.aggregator == "gat"
+        of_model = config.tasks, self.ends, self.num_nodes, len(config.layer_dims), self._renormalizes, keeps_counts
+        return draw_neighbors(sampling_key, inputs, batch, negatives, own_edges, *of_model)
+
     def loss(
-        self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array
+        self,
+        tables: Tables,
+        inputs: Inputs,
+        batch: Mapping[str, Int[Array, " b"]],
+        key: Array,
+        drawn: Drawn | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted multi-task loss of one step (Eq. 11).
 
@@ -314,74 +333,71 @@ class LsecGnn(nnx.Module):
             tables: embedding tables by node type.
             inputs: graphs and positives.
             batch: for each task relation, positions of this step's positives in its PositiveEdges.
-            key: of this step's negatives.
+            key: of this step's draws.
+            drawn: what `draw` makes of them, if it was made ahead.
 
         Returns:
             (loss, metrics by name).
         """
-        *task_keys, sampling_key = _keys(key, len(self.config.tasks))
-        draws = {
-            task.relation: task.draw(own_key, inputs.positives[task.relation], len(batch[task.relation]))
-            for task, own_key in zip(self.config.tasks, task_keys, strict=True)
-        }
-        vectors, positions = self._encode_step(sampling_key, tables, inputs, batch, draws)
+        if self.draws_ahead:
+            drawn = self.draw(inputs, batch, key) if drawn is None else drawn
+            negatives, vectors = drawn.negatives, self._encode_sample(tables, drawn)
+            places = {name: selection.places for name, selection in drawn.asked_for.items()}
+        else:
+            negatives = draw_negatives(_keys(key, len(self.config.tasks))[:-1], self.config.tasks, inputs, batch)
+            vectors, places = self._encode_thinned(tables, inputs, batch), {}
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}
         for task in self.config.tasks:
-            own = inputs.positives[task.relation], batch[task.relation], draws[task.relation]
-            task_loss, task_metrics = self._task_loss(task, tables, vectors, positions, *own)
+            own = inputs.positives[task.relation], batch[task.relation], negatives[task.relation]
+            task_loss, task_metrics = self._task_loss(task, tables, vectors, places, *own)
             total += task.weight * task_loss
             metrics |= {f"{task.relation}/{name}": value for name, value in task_metrics.items()}
         return total, {"loss": total, **metrics}
 
-    def _encode_step(
-        self,
-        key: Array,
-        tables: Tables,
-        inputs: Inputs,
-        batch: Mapping[str, Int[Array, " b"]],
-        draws: Mapping[str, Int[Array, "_ _"]],
-    ) -> tuple[dict[str, Float[Array, "_ _"]], dict[str, Int[Array, " _"]] | None]:
-        """Vectors for a step's scores, without its own edges, and where each node stands in them (None: at its id)."""
-        renormalize = self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
-        own_edges = {
-            name: ids for name, ids in batch.items() if self.config.exclude_batch_edges and name in inputs.graphs
-        }
-        if self.config.training_graph == "full":
-            backend = cast(Backend, self.config.backend)
-            thinned = {
-                name: exclude_edges(inputs.graphs[name], ids, renormalize, backend) for name, ids in own_edges.items()
-            }
-            return self.encode(tables, inputs._replace(graphs={**inputs.graphs, **thinned})), None
-        excluded = {name: exclude_from_draws(inputs.graphs[name], ids, renormalize) for name, ids in own_edges.items()}
-        needed = ids_by_type(self.config.tasks, self.ends, inputs.positives, batch, draws)
-        asked_for = {name: select_ids(needed.get(name, []), count) for name, count in self.num_nodes.items()}
-        keys = dict(zip(self.config.relations, jax.random.split(key, len(self.config.relations)), strict=True))
+    @property
+    def _renormalizes(self) -> bool:
+        return self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
+
+    def _own_edges(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]) -> dict[str, Int[Array, " b"]]:
+        """The step's positives that its messages leave out, by relation."""
+        if not self.config.exclude_batch_edges:
+            return {}
+        return {name: ids for name, ids in batch.items() if name in inputs.graphs}
+
+    def _encode_thinned(
+        self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]
+    ) -> dict[str, Float[Array, "_ _"]]:
+        """Vectors of all nodes for a step's scores, without its own edges."""
+        backend = cast(Backend, self.config.backend)
+        graphs = dict(inputs.graphs)
+        for name, ids in self._own_edges(inputs, batch).items():
+            graphs[name] = exclude_edges(graphs[name], ids, self._renormalizes, backend)
+        return self.encode(tables, inputs._replace(graphs=graphs))
+
+    def _encode_sample(self, tables: Tables, drawn: Drawn) -> dict[str, Float[Array, "_ _"]]:
+        """Vectors of the nodes that a step's losses ask for."""
 
         def encode(relation: str) -> tuple[Array, Array]:
-            source, target = self.ends[relation]
-            selections, own_tables = (asked_for[source], asked_for[target]), (tables[source], tables[target])
-            drawn_from = inputs.graphs[relation], inputs.fanouts[relation], excluded.get(relation)
-            return self.stacks[relation].of_sample(keys[relation], *drawn_from, selections, own_tables)
+            own_tables = (tables[node_type] for node_type in self.ends[relation])
+            return self.stacks[relation].of_sample(drawn.samples[relation], *own_tables)
 
-        return self._combine(encode), {name: selection.position for name, selection in asked_for.items()}
+        return self._combine(encode)
 
     def _task_loss(
         self,
         task: TaskConfig,
         tables: Tables,
         vectors: Mapping[str, Float[Array, "_ _"]],
-        positions: Mapping[str, Int[Array, " _"]] | None,
+        places: Mapping[str, Callable[[Array], Array]],
         edges: PositiveEdges,
         edge_ids: Int[Array, " b"],
         draws: Int[Array, "g k"],
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         ends = self.ends[task.relation]
-        places: list[Callable[[Array], Array]] = [lambda ids: ids] * 2
-        if positions is not None:
-            places = [positions[end].__getitem__ for end in ends]
         predictor = self.predictors[task.relation]
-        loss, metrics, ids = task_loss(task, predictor, [vectors[end] for end in ends], places, edges, edge_ids, draws)
+        both = [vectors[end] for end in ends], [places.get(end, lambda ids: ids) for end in ends]
+        loss, metrics, ids = task_loss(task, predictor, *both, edges, edge_ids, draws)
         if self.config.l2:
             embeddings = [tables[end][own] for end, own in zip(ends, ids, strict=True)]
             loss += self.config.l2 * losses.mean_squared_norm(*embeddings, num_rows=len(edge_ids))

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENTION_SLOPE, Activation, Logits, Side, attend
 from lsec_jax.nn.propagation import BipartiteGraph, add_self
 from lsec_jax.nn.rows import Backend
-from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, gather_sum, neighbor_sums, receivers
+from lsec_jax.nn.slots import gather_sum
+from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, neighbor_sums, receivers
 
 Graph = BipartiteGraph | SampledGraph
 
@@ -209,7 +210,7 @@ class GatLayer(nnx.Module):
         weights, loop_weights = _slot_attention(neighbors, logits.own.T, logits.sender.T, loop_logits)
 
         def one_head(head: tuple[Array, Array]) -> Array:
-            return gather_sum(neighbors.senders, *head, True)
+            return gather_sum(neighbors.senders, *head, True, self.backend)
 
         arrived = lax.map(one_head, (jnp.moveaxis(weights, 2, 0), senders.swapaxes(0, 1))).swapaxes(0, 1)  # [r, h, d]
         if loop_weights is not None:
@@ -229,6 +230,7 @@ def _slot_attention(
     logits = jnp.where(is_there, logits, -jnp.inf)
     largest, loop_weights = _with_loops(logits.max(axis=1), loop_logits)
     weights = jnp.where(is_there, jnp.exp(jnp.where(is_there, logits, 0.0) - largest[:, None, :]), 0.0)
+    assert neighbors.counts is not None, "attention needs counts"
     weights *= neighbors.counts[:, :, None]
     total = weights.sum(axis=1)
     total = _nonzero(total if loop_weights is None else total + loop_weights)

@@ -8,9 +8,8 @@ from jaxtyping import Array, Float
 
 from lsec_jax.nn.graph_attention import Activation
 from lsec_jax.nn.graph_layers import GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
-from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
-from lsec_jax.nn.subgraphs import Excluded, Fanout, SampledGraph, Selection, receivers, rows_of, sample_layers
+from lsec_jax.nn.subgraphs import Sample, SampledGraph, receivers, rows_of
 
 AGGREGATORS = ("gcn", "lightgcn", "ngcf", "gat")
 LAYER_COMBINATIONS = ("last", "mean", "concat")
@@ -98,24 +97,13 @@ class GraphStack(nnx.Module):
         return source_vectors, target_vectors
 
     def of_sample(
-        self,
-        key: Array,
-        graph: BipartiteGraph,
-        fanout: Fanout,
-        excluded: Excluded | None,
-        asked_for: tuple[Selection, Selection],
-        tables: tuple[Float[Array, "m d"], Float[Array, "n d"]],
+        self, sample: Sample, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
     ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the vectors of some nodes only, from sampled neighbours.
 
         Args:
-            key: of the draws.
-            graph: to draw from.
-            fanout: neighbours per node and layer.
-            excluded: edges that send nothing, if any.
-            asked_for: the source nodes and the target nodes.
-            tables: input vectors of all source nodes and of all target nodes.
+            sample: the messages of all layers.
+            sources: input vectors of all source nodes.
+            targets: input vectors of all target nodes.
         """
-        layers, *needed = sample_layers(key, graph, *asked_for, fanout, len(self.layers), excluded)
-        sources, targets = (rows_of(table, selection) for table, selection in zip(tables, needed, strict=True))
-        return self(layers, sources, targets)
+        return self(sample.layers, rows_of(sources, sample.sources), rows_of(targets, sample.targets))

@@ -26,6 +26,7 @@ class Progress:
         misses: validations since then without improvement.
         train_seconds: training time so far, evaluation left out.
         last_value: the newest validation metric.
+        compile_seconds: how much of the training time went into compilation, in all processes that trained the run.
     """
 
     best_value: float | None = None
@@ -33,6 +34,7 @@ class Progress:
     misses: int = 0
     train_seconds: float = 0.0
     last_value: float | None = None
+    compile_seconds: float = 0.0
 
     def record(self, step: int, value: float) -> None:
         """Takes the metric of a validation at `step` into the record."""

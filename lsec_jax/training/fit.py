@@ -40,7 +40,7 @@ def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
-    report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress.train_seconds)
+    report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress)
     plots.draw(workdir, rows)
     return report
 
@@ -62,7 +62,7 @@ def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress, int]:
                 state,
                 progress,
                 run.step_function(),
-                run.batch_at(),
+                run.input_at(),
                 run.inputs,
                 validate,
                 checkpoints,

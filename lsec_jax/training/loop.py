@@ -10,8 +10,14 @@ import numpy as np
 
 from lsec_jax.config import TrainingConfig
 from lsec_jax.training.checkpoints import Checkpoints, Progress
+from lsec_jax.training.compilation import RecompilationGuard, log
 from lsec_jax.training.state import TrainState
+from lsec_jax.training.step_inputs import StepInput, StepInputs
 from lsec_jax.training.writers import MetricWriter
+
+# Steps that may wait for the device before the host waits for them.
+_MAX_QUEUED = 2
+_SHOWN = ("loss", "draw_seconds", "input_wait_share")
 
 Validate = Callable[[TrainState], Mapping[str, Mapping[str, float]]]
 
@@ -25,7 +31,7 @@ def train(
     state: TrainState,
     progress: Progress,
     step_function: Callable[..., Any],
-    batch_at: Callable[[int], Mapping[str, np.ndarray]],
+    input_at: Callable[[int], StepInput],
     inputs: Any,
     validate: Validate,
     checkpoints: Checkpoints,
@@ -37,8 +43,8 @@ def train(
         config: length and rhythm.
         state: where to start; its buffers are donated.
         progress: early-stopping record that belongs to it.
-        step_function: (state, inputs, batch) -> (state, metrics).
-        batch_at: step -> batch of numpy arrays, a pure function.
+        step_function: (state, inputs, batch, draws if there are any) -> (state, metrics).
+        input_at: step -> its batch and draws, a pure function; called ahead, by another thread.
         inputs: the model's big arrays.
         validate: state -> metrics by kind; those of kind "validation" hold `config.metric` and drive early stopping.
         checkpoints: where to save.
@@ -51,39 +57,54 @@ def train(
         NonFiniteError: if a loss or gradient norm is NaN or infinite; nothing of that step is saved.
     """
     step = int(state.step)
-    clock = _Clock(progress.train_seconds)
-    pending: list[dict[str, jax.Array]] = []
+    clock, guard = _Clock(progress.train_seconds, progress.compile_seconds), RecompilationGuard()
+    pending: list[dict[str, Any]] = []
     shown: dict[str, float] = {}
     if not is_finished(config, step, progress):
         writer.announce("compiling the training step")
-    while not is_finished(config, step, progress):
-        state, metrics = step_function(state, inputs, batch_at(step))
-        pending.append(metrics)
-        step += 1
-        clock.after_step(metrics)
-        is_validation = step % config.evaluate_every == 0 or step == config.num_steps
-        if step % config.log_every == 0 or is_validation:
-            with clock.waiting():
-                means = _fetch(pending, step, checkpoints)
-            progress.train_seconds = clock.seconds()
-            means |= clock.rates(len(pending))
-            pending = []
-            shown["loss"] = means["loss"]
-            writer.write(step, "train", means, progress.train_seconds)
-        # The limit is looked at where the loop waits for the device anyway.
-        out_of_time = not pending and 0 < config.max_seconds <= progress.train_seconds
-        if is_validation or out_of_time:
-            with clock.validating():
-                for kind, values in validate(state).items():
-                    writer.write(step, kind, values, progress.train_seconds)
-                    if kind == "validation":
-                        progress.record(step, values[config.metric])
-                        assert progress.best_value is not None
-                        shown |= {config.metric: values[config.metric], "best": progress.best_value}
-                checkpoints.save(state, progress)
-        if not pending:
-            writer.progress(step, clock.seconds_per_step, clock.seconds_left(config, step), shown)
+    with StepInputs(input_at, step, config.num_steps, config.prefetch) as stream:
+        while not is_finished(config, step, progress):
+            with guard.phase("the training step", step + 1):
+                own_input = clock.next_input(stream, pending)
+                drawn = () if own_input.drawn is None else (own_input.drawn,)
+                state, metrics = step_function(state, inputs, own_input.batch, *drawn)
+                del own_input, drawn  # or they would stay in memory until the next ones are there
+            pending.append(metrics)
+            step += 1
+            if clock.after_step(pending):
+                writer.announce(f"compiled the training step in {clock.compile_seconds():.1f} s")
+            is_validation = step % config.evaluate_every == 0 or step == config.num_steps
+            if step % config.log_every == 0 or is_validation:
+                with clock.waiting():
+                    means = _fetch(pending, step, checkpoints)
+                progress.train_seconds, progress.compile_seconds = clock.seconds(), clock.compile_seconds()
+                means |= clock.rates(len(pending))
+                pending = []
+                shown |= {name: means[name] for name in _SHOWN if name in means}
+                writer.write(step, "train", means, progress.train_seconds)
+            # The limit is looked at where the loop waits for the device anyway.
+            out_of_time = not pending and 0 < config.max_seconds <= progress.train_seconds
+            if is_validation or out_of_time:
+                with clock.validating(), guard.phase("validation", step):
+                    shown |= _validate(validate, state, step, config.metric, progress, writer)
+                    checkpoints.save(state, progress)
+            if not pending:
+                writer.progress(step, clock.seconds_per_step, clock.seconds_left(config, step), shown)
     return progress
+
+
+def _validate(
+    validate: Validate, state: TrainState, step: int, metric: str, progress: Progress, writer: MetricWriter
+) -> dict[str, float]:
+    """Validates, takes the result into the record and returns what to show of it."""
+    shown: dict[str, float] = {}
+    for kind, values in validate(state).items():
+        writer.write(step, kind, values, progress.train_seconds)
+        if kind == "validation":
+            progress.record(step, values[metric])
+            assert progress.best_value is not None
+            shown = {metric: values[metric], "best": progress.best_value}
+    return shown
 
 
 def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
@@ -93,7 +114,7 @@ def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
     return step >= config.num_steps or out_of_patience or out_of_time
 
 
-def _fetch(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints) -> dict[str, float]:
+def _fetch(pending: list[dict[str, Any]], step: int, checkpoints: Checkpoints) -> dict[str, float]:
     """Waits for the device, checks every step's numbers and returns their means."""
     fetched = jax.device_get(pending)
     first = step - len(fetched) + 1
@@ -112,25 +133,50 @@ def _fetch(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoi
 
 
 class _Clock:
-    """Training time without evaluation, and how much of it the host spent waiting for the device.
+    """Training time without evaluation, and what the host and the device spent waiting for each other.
 
     Rates leave out the first step, which compiles; training time does not.
     """
 
-    def __init__(self, seconds_before: float):
+    def __init__(self, seconds_before: float, compile_seconds_before: float = 0.0):
         self._before = seconds_before
         self.seconds_per_step = 0.0
         self._seconds_per_validation = 0.0
         self._is_warm = False
         self._uncounted = 0
         self._started = self._marked = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._starved = self._draw_seconds = 0.0
+        self._compiled_elsewhere = log().now().seconds - compile_seconds_before
 
-    def after_step(self, metrics: dict[str, jax.Array]) -> None:
-        """Waits for the first step, so that the rates start after it."""
-        if not self._is_warm:
-            jax.block_until_ready(metrics)
-            self._is_warm, self._uncounted, self._marked = True, 1, time.perf_counter()
+    def next_input(self, stream: StepInputs, pending: list[dict[str, Any]]) -> StepInput:
+        """Takes the next input; the wait for it counts if the device had nothing left to do at its end."""
+        found = stream.next()
+        self._draw_seconds += found.draw_seconds
+        if not pending or all(value.is_ready() for value in pending[-1].values()):
+            self._starved += stream.seconds_waited
+        return found
+
+    def after_step(self, pending: list[dict[str, Any]]) -> bool:
+        """Waits for the first step, so that the rates start after it, and later for all but the newest ones.
+
+        Without that, inputs of steps that were not begun would fill the memory.
+
+        Returns:
+            Whether it was the first.
+        """
+        if self._is_warm:
+            if len(pending) > _MAX_QUEUED:
+                with self.waiting():
+                    jax.block_until_ready(pending[-1 - _MAX_QUEUED])
+            return False
+        jax.block_until_ready(pending[-1])
+        self._is_warm, self._uncounted, self._marked = True, 1, time.perf_counter()
+        self._waited = self._starved = self._draw_seconds = 0.0
+        return True
+
+    def compile_seconds(self) -> float:
+        """How much of the training time so far went into compilation."""
+        return log().now().seconds - self._compiled_elsewhere
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -142,8 +188,9 @@ class _Clock:
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
         """Leaves the time inside out of training time and rates."""
-        started = time.perf_counter()
+        started, compiled = time.perf_counter(), log().now().seconds
         yield
+        self._compiled_elsewhere += log().now().seconds - compiled
         self._started = self._marked = time.perf_counter()
         self._seconds_per_validation = self._started - started
 
@@ -155,16 +202,27 @@ class _Clock:
         return self._before
 
     def rates(self, num_steps: int) -> dict[str, float]:
-        """Seconds per step and the waiting share of the last `num_steps` steps."""
+        """Costs of the last `num_steps` steps.
+
+        Returns:
+            "seconds_per_step"; "device_wait_share" and "input_wait_share" of that time, in which the host waited for
+            the device and the device for its input (at most: a wait counts whole where the device ended during it);
+            "draw_seconds" per step, where there is something to draw; "compile_seconds" of the run so far.
+        """
         now = time.perf_counter()
         counted, self._uncounted = num_steps - self._uncounted, 0
-        elapsed, waited = max(now - self._marked, 1e-9), self._waited
-        self._marked, self._waited = now, 0.0
+        elapsed = max(now - self._marked, 1e-9)
         if counted:
             self.seconds_per_step = elapsed / counted
         elif not self.seconds_per_step:  # only the step that compiled: all there is to go by
             self.seconds_per_step = self._before / num_steps
-        return {"seconds_per_step": self.seconds_per_step, "device_wait_share": min(waited / elapsed, 1.0)}
+        costs = {"seconds_per_step": self.seconds_per_step}
+        costs |= {"device_wait_share": self._waited / elapsed, "input_wait_share": self._starved / elapsed}
+        costs = {name: min(value, 1.0) if name.endswith("share") else value for name, value in costs.items()}
+        if self._draw_seconds:
+            costs["draw_seconds"] = self._draw_seconds / counted
+        self._marked, self._waited, self._starved, self._draw_seconds = now, 0.0, 0.0, 0.0
+        return {**costs, "compile_seconds": self.compile_seconds()}
 
     def seconds_left(self, config: TrainingConfig, step: int) -> float:
         """Until the last step at the present pace, with as many validations as are due."""

@@ -13,6 +13,7 @@ import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.ranking import Scorer
+from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run, describe_data
 
@@ -90,13 +91,14 @@ def table(report_rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_step: int, train_seconds: float) -> str:
+def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_step: int, progress: Progress) -> str:
     """Writes report.json and report.md; returns the latter."""
     content: dict[str, Any] = {
         "rows": report_rows,
         "best_step": best_step,
         "last_step": last_step,
-        "train_seconds": train_seconds,
+        "train_seconds": progress.train_seconds,
+        "compile_seconds": progress.compile_seconds,
         "data": describe_data(run.data),
         "environment": environment(),
     }
@@ -109,7 +111,7 @@ def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_
             f"# {model_name(run.config)} on {run.data.name}",
             "",
             f"{nodes}; edges: {edges}. Seed {run.config.seed}; checkpoint of step {best_step}; "
-            f"{train_seconds:.0f} s of training in all.",
+            f"{progress.train_seconds:.0f} s of training in all, {progress.compile_seconds:.0f} s of them compilation.",
             "",
             table(report_rows),
             *(f"- {text}: {count}" for text, count in sorted(data["counts"].items())),

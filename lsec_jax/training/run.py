@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerce
 from lsec_jax.training import optimizers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
-from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_train_step
+from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_draw, make_train_step
+from lsec_jax.training.step_inputs import StepInput
 from lsec_jax.training.tables import TablePlan, plan
 from lsec_jax.training.writers import make_directory
 
@@ -107,6 +109,21 @@ class Run:
             for i, (name, num_examples) in enumerate(self.config.model.streams(self.inputs).items())
         }
         return lambda step: {name: stream(step) for name, stream in streams.items()}
+
+    def input_at(self) -> Callable[[int], StepInput]:
+        """Returns step -> its batch on the device, with the draws of a model that draws ahead."""
+        batch_at, device = self.batch_at(), jax.devices()[0]
+        draw = make_draw(self.model, Keys.from_seed(self.config.seed).negatives) if self.model.draws_ahead else None
+
+        def make(step: int) -> StepInput:
+            batch = jax.device_put(batch_at(step), device)
+            if draw is None:
+                return StepInput(batch)
+            started = time.perf_counter()
+            drawn = jax.block_until_ready(draw(self.inputs, batch, np.int32(step)))
+            return StepInput(batch, drawn, time.perf_counter() - started)
+
+        return make
 
     def scorer_function(self) -> Callable[[TrainState], Scorer]:
         """Returns the jitted function from a state to the primary task's scorer."""

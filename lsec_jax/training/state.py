@@ -71,6 +71,15 @@ class TrainableModel:
         """Returns which rows of each table a step reads; only of a model that has lookups."""
         return self.module(self._initial).lookups(inputs, batch, key)
 
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether a step's draws can be made before it, by `draw`."""
+        return bool(getattr(self.module(self._initial), "draws_ahead", False))
+
+    def draw(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Any:
+        """Returns what a step draws; only of a model that draws ahead."""
+        return self.module(self._initial).draw(inputs, batch, key)
+
     def num_lookups(self, inputs: Any, batch: Any) -> dict[str, int] | None:
         """How many rows of each table a step looks up, duplicates counted; None if it reads whole tables."""
         if not self.has_lookups:
@@ -84,8 +93,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     negatives_key: Array,
     lazy_tables: Collection[str] = (),
-) -> Callable[[TrainState, Any, Mapping[str, Array]], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the jitted step (state, inputs, batch) -> (state, metrics). The state's buffers are donated.
+
+    A model that draws ahead takes what `make_draw` made as a fourth argument; without it, the step draws the same.
 
     Args:
         model: its pure functions.
@@ -94,7 +105,7 @@ def make_train_step(
         lazy_tables: names of the tables of which only the rows looked up are updated; see `training/tables.py`.
     """
 
-    def step(state: TrainState, inputs: Any, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, inputs: Any, batch: Mapping[str, Array], *drawn: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(negatives_key, state.step)
         params = state.params
         ids = model.lookups(inputs, batch, key) if lazy_tables else {}
@@ -103,7 +114,7 @@ def make_train_step(
         def loss(trained: Params) -> tuple[Array, Metrics]:
             module = model.module(trained.dense)
             if not ids:
-                return module.loss(trained.tables, inputs, batch, key)
+                return module.loss(trained.tables, inputs, batch, key, *drawn)
             read = {name: table if name in rows else table[ids[name]] for name, table in trained.tables.items()}
             return module.loss_of_rows(read, inputs, batch, key)
 
@@ -119,6 +130,15 @@ def make_train_step(
         return TrainState(state.step + 1, *new), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def make_draw(model: TrainableModel, negatives_key: Array) -> Callable[[Any, Mapping[str, Array], Any], Any]:
+    """Returns the jitted (inputs, batch, step) -> draws of that step, of a model that draws ahead."""
+
+    def draw(inputs: Any, batch: Mapping[str, Array], step: Array) -> Any:
+        return model.draw(inputs, batch, jax.random.fold_in(negatives_key, step))
+
+    return jax.jit(draw)
 
 
 def init_state(model: TrainableModel, optimizer: optax.GradientTransformation, keys: Keys) -> TrainState:

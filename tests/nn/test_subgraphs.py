@@ -43,7 +43,7 @@ def through_layers(graph, fanout, key, source_ids, target_ids, num_layers):
     vectors = tuple(rows_of(table, own) for table, own in zip(random_vectors(), needed, strict=True))
     for layer in layers:
         vectors = neighbor_sums(layer, *vectors)
-    return vectors[0][asked_for[0].position[source_ids]], vectors[1][asked_for[1].position[target_ids]]
+    return vectors[0][asked_for[0].places(source_ids)], vectors[1][asked_for[1].places(target_ids)]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
@@ -126,6 +126,26 @@ def test_leaving_edges_out_of_the_draws_equals_drawing_from_the_graph_without_th
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
 
 
+@pytest.mark.compiled
+def test_compiled_sums_over_slots_of_bfloat16_add_in_float32():
+    senders, values = jnp.array([[0, 1, 1], [1, 0, 0]]), jnp.full((2, 3), 1 / 3)
+    vectors = jax.random.normal(jax.random.key(0), (2, 40)).astype(jnp.bfloat16)
+
+    def total(vectors):
+        return gather_sum(senders, values, vectors, False, "compiled").astype(jnp.float32).sum()
+
+    expected = (values[:, :, None] * vectors.astype(jnp.float32)[senders]).sum(axis=1)
+    found = gather_sum(senders, values, vectors, False, "compiled")
+    np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(jax.grad(total)(vectors), jnp.ones((2, 40), jnp.bfloat16))
+
+
+def test_a_selection_that_needs_room_for_all_nodes_is_all_nodes():
+    found = select_ids([jnp.array([4, 1, 1]), jnp.array([0, 2])], 5)
+    assert found.position is None and found.ids.tolist() == [0, 1, 2, 3, 4]
+    assert found.places(jnp.array([3, 0])).tolist() == [3, 0]
+
+
 def test_a_node_without_edges_and_a_selection_without_nodes_receive_zeros():
     graph = bipartite_graph(graphs_tuple(np.array([0]), np.array([0]), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
     found = through_layers(graph, Fanout(2, 2), jax.random.key(0), jnp.array([5]), jnp.zeros(0, jnp.int32), 2)
@@ -159,19 +179,21 @@ def test_fanouts_are_quantiles_of_the_degrees_within_limits():
 
 
 @pytest.mark.parametrize("learnt_values", [False, True])
-def test_gradients_of_a_gathered_sum_equal_those_of_the_plain_formula(learnt_values):
+@pytest.mark.parametrize("width", [3, 16, 71, 150, 300])
+@pytest.mark.parametrize("backend", ["bcsr", pytest.param("compiled", marks=pytest.mark.compiled)])
+def test_gradients_of_a_gathered_sum_equal_those_of_the_plain_formula(learnt_values, width, backend):
     senders = jnp.array([[0, 3, 3], [2, 0, 1]])
     values = jnp.array([[0.5, -1.0, 2.0], [0.0, 1.0, 3.0]])
-    vectors = random_vectors()[1]
+    vectors = jax.random.normal(jax.random.key(0), (NUM_TARGETS, width))
 
     def gathered(values, vectors):
-        return jnp.sum(jnp.sin(gather_sum(senders, values, vectors, learnt_values)))
+        return jnp.sum(jnp.sin(gather_sum(senders, values, vectors, learnt_values, backend)))
 
     def plain(values, vectors):
         return jnp.sum(jnp.sin((values[:, :, None] * vectors[senders]).sum(axis=1)))
 
-    np.testing.assert_allclose(gathered(values, vectors), plain(values, vectors), rtol=1e-5)
+    np.testing.assert_allclose(gathered(values, vectors), plain(values, vectors), rtol=1e-5, atol=1e-5)
     found, wanted = jax.grad(gathered, (0, 1))(values, vectors), jax.grad(plain, (0, 1))(values, vectors)
-    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5, atol=1e-6)
     if learnt_values:
-        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-5)

@@ -10,9 +10,17 @@ from lsec_jax.data.sources import lightgcn_text
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, loop, run, state, writers
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from lsec_jax.training.step_inputs import StepInput
 from tests import runs
 
-TIMING = ("train_seconds", "seconds_per_step", "device_wait_share")
+TIMING = (
+    "train_seconds",
+    "compile_seconds",
+    "seconds_per_step",
+    "device_wait_share",
+    "input_wait_share",
+    "draw_seconds",
+)
 
 
 def lines_of(workdir, kind=None):
@@ -27,7 +35,7 @@ def stored(workdir, step):
     config = run.load_config(workdir, None, ())
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         found, progress = checkpoints.restore(run.prepare(config).initial_state(), step)
-    progress.train_seconds = 0.0
+    progress.train_seconds = progress.compile_seconds = 0.0
     return jax.device_get(found), progress
 
 
@@ -245,7 +253,7 @@ def train_counter(workdir, values, config, losses=(), progress=None):
             new_state(),
             progress,
             counter_step(losses),
-            lambda step: {},
+            lambda step: StepInput({}),
             None,
             lambda state: {"validation": {"auc": next(pending)}},
             checkpoints,
@@ -298,9 +306,9 @@ def test_the_time_left_counts_validations_but_not_compilation(monkeypatch):
     config = TrainingConfig(num_steps=40, evaluate_every=10)
     clock = loop._Clock(0.0)
     now[0] += 60.0  # the step that compiles
-    clock.after_step({})
+    assert clock.after_step([{}])
     now[0] += 9 * 0.5
-    clock.after_step({})
+    assert not clock.after_step([{}] * 10)
     assert clock.seconds() == 64.5
     assert clock.rates(10)["seconds_per_step"] == 0.5
     with clock.validating():

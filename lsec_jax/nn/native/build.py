@@ -30,7 +30,7 @@ FLAGS = (
     "-shared",
     "-w",
 )
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "attention.cc"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "attention.cc", "slots.cc"))
 _HEADERS = (Path(__file__).with_name("blocks.h"),)
 _COMPILER_SECONDS = 300
 _DIGEST_BYTES = hashlib.sha256().digest_size

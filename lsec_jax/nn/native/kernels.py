@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from lsec_jax.nn.native.build import NativeError, ensure_library
 
-_KERNELS = ("lsec_sum", "lsec_dot", "lsec_attend", "lsec_attend_backward")
+_KERNELS = ("lsec_sum", "lsec_dot", "lsec_attend", "lsec_attend_backward", "lsec_slot_sum", "lsec_slot_scatter")
 _LANES = 16  # the kernels' vectors are no longer than this, and their widths no shorter
 
 
@@ -68,6 +68,32 @@ def edge_dots(
     """The inner product of the two ends of each edge."""
     result = jax.ShapeDtypeStruct(senders.shape, jnp.float32)
     return _call("lsec_dot", result, indptr, senders, _padded(receivers), _padded(vectors))
+
+
+def slot_sum(
+    senders: Int[Array, "r f"], weights: Float[Array, "r f"], vectors: Float[Array, "n d"]
+) -> Float[Array, "r d"]:
+    """Each receiver's sum of weight * vectors[sender] over its slots; slots of weight 0 are not read."""
+    wide = _padded(vectors)
+    result = jax.ShapeDtypeStruct((senders.shape[0], wide.shape[1]), vectors.dtype)
+    return _call("lsec_slot_sum", result, senders, weights, wide)[:, : vectors.shape[1]]
+
+
+def slot_scatter(
+    senders: Int[Array, "r f"], weights: Float[Array, "r f"], vectors: Float[Array, "r d"], num_senders: int
+) -> Float[Array, "n d"]:
+    """Each sender's sum of weight * vectors[receiver] over the slots that name it."""
+    wide = _padded(vectors)
+    result = jax.ShapeDtypeStruct((num_senders, wide.shape[1]), jnp.float32)
+    return _call("lsec_slot_scatter", result, senders, weights, wide)[:, : vectors.shape[1]].astype(vectors.dtype)
+
+
+def slot_dots(
+    senders: Int[Array, "r f"], receivers: Float[Array, "r d"], vectors: Float[Array, "n d"]
+) -> Float[Array, "r f"]:
+    """The inner product of the two ends of each slot."""
+    indptr = senders.shape[1] * jnp.arange(senders.shape[0] + 1, dtype=jnp.int32)
+    return edge_dots(indptr, senders.ravel(), receivers, vectors).reshape(senders.shape)
 
 
 class Attention(NamedTuple):

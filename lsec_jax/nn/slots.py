@@ -1,0 +1,65 @@
+"""Weighted sums over a fixed number of slots per receiver: what sampled neighbours send."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lsec_jax.nn.native import kernels
+from lsec_jax.nn.rows import Backend, resolve
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def gather_sum(
+    senders: Int[Array, "r f"],
+    values: Float[Array, "r f"],
+    vectors: Float[Array, "n d"],
+    learnt_values: bool,
+    backend: Backend = "auto",
+) -> Float[Array, "r d"]:
+    """Sums each receiver's weighted messages, slot by slot: no [r, f, d] array in either direction.
+
+    Args:
+        senders: rows of `vectors`.
+        values: weights; slots of weight 0 send nothing.
+        vectors: of the senders.
+        learnt_values: whether the weights get a gradient; it costs a second gather.
+        backend: "compiled" kernels, which skip slots that send nothing; any other adds all slots in XLA.
+    """
+    if resolve(backend) == "compiled":
+        return kernels.slot_sum(senders, values, vectors)
+
+    def add_slot(slot: Array, total: Array) -> Array:
+        return total + values[:, slot][:, None] * vectors[senders[:, slot]]
+
+    start = jnp.zeros((senders.shape[0], vectors.shape[1]), vectors.dtype)
+    return jax.lax.fori_loop(0, senders.shape[1], add_slot, start)
+
+
+def _gather_sum_forward(
+    senders: Array, values: Array, vectors: Array, learnt_values: bool, backend: Backend
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return gather_sum(senders, values, vectors, learnt_values, backend), (senders, values, vectors)
+
+
+def _gather_sum_backward(
+    learnt_values: bool, backend: Backend, saved: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[None, Array | None, Array]:
+    senders, values, vectors = saved
+    if resolve(backend) == "compiled":
+        to_vectors = kernels.slot_scatter(senders, values, cotangent, len(vectors))
+        return None, kernels.slot_dots(senders, cotangent, vectors) if learnt_values else None, to_vectors
+
+    def add_slot(slot: Array, total: Array) -> Array:
+        return total.at[senders[:, slot]].add(values[:, slot][:, None] * cotangent)
+
+    def slot_dots(slot: Array) -> Array:
+        return jnp.sum(cotangent * vectors[senders[:, slot]], axis=1)
+
+    to_vectors = jax.lax.fori_loop(0, senders.shape[1], add_slot, jnp.zeros_like(vectors))
+    to_values = jax.lax.map(slot_dots, jnp.arange(senders.shape[1])).T if learnt_values else None
+    return None, to_values, to_vectors
+
+
+gather_sum.defvjp(_gather_sum_forward, _gather_sum_backward)
