@@ -6,7 +6,8 @@ A worker is a process of its own that does one row of the suite, on request, one
 
   says   {"ready": {"setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes"}}
   hears  run   says {"seconds": wall time, "cpu_seconds": processor time of the process}
-  hears  stop  says {"peak_gib": largest resident size}, and exits
+  hears  stop  says {"peak_gib": largest resident size, ...}, and exits
+  says   {"unavailable": "one line"}, and exits, if this row cannot be had here
   says   {"error": "one line"}, and exits with status 1, whenever it cannot go on
 
 This module needs the standard library only: peers run it in environments that have nothing of ours.
@@ -25,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 
+class Unavailable(Exception):  # noqa: N818, nothing went wrong
+    """A row cannot be had here, for example without a compiler; the message says why."""
+
+
 @dataclasses.dataclass
 class Work:
     """One row, set up and ready to be repeated.
@@ -35,8 +40,9 @@ class Work:
         edges: that a repetition propagates over, each counted once, or None.
         bytes: that it has to move at least, or None.
         fraction: of the whole work that a repetition does, in (0, 1].
-        compile_seconds: spent compiling, part of the set-up.
+        compile_seconds: spent compiling, no part of "setup_seconds".
         notes: what a reader of the numbers has to know.
+        finish: called after the last repetition, and after the peak of memory was read; adds to what "stop" says.
     """
 
     run: Callable[[], object]
@@ -46,10 +52,12 @@ class Work:
     fraction: float = 1.0
     compile_seconds: float = 0.0
     notes: str = ""
+    finish: Callable[[], Mapping[str, Any]] = dict
 
     def facts(self) -> dict[str, Any]:
-        """All but the work itself."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "run"}
+        """All that is JSON."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: getattr(self, name) for name in names if name not in ("run", "finish")}
 
 
 def serve(rows: Mapping[str, Callable[[Path, bool], Work]]) -> None:
@@ -66,12 +74,14 @@ def serve(rows: Mapping[str, Callable[[Path, bool], Work]]) -> None:
     say = _own_output()
     try:
         if options.row not in rows:
-            raise ValueError(f"row {options.row!r}: this worker has {', '.join(rows)}")
+            raise Unavailable(f"no row {options.row!r}; there are {', '.join(rows)}")
         start = time.perf_counter()
         work = rows[options.row](options.workload, options.quick)
         work.run()  # what is slow only the first time is no part of the repetitions
-        say({"ready": {"setup_seconds": time.perf_counter() - start, **work.facts()}})
+        say({"ready": {"setup_seconds": time.perf_counter() - start - work.compile_seconds, **work.facts()}})
         _obey(work, say)
+    except Unavailable as reason:
+        say({"unavailable": " ".join(str(reason).split())})
     except Exception as error:
         traceback.print_exc()
         say({"error": " ".join(f"{type(error).__name__}: {error}".split())})
@@ -82,7 +92,8 @@ def _obey(work: Work, say: Callable[[dict[str, Any]], None]) -> None:
     for line in sys.stdin:
         command = line.strip()
         if command == "stop":
-            say({"peak_gib": peak_gib()})
+            peak = peak_gib()
+            say({"peak_gib": peak, **work.finish()})
             return
         if command != "run":
             raise ValueError(f"command {command!r}: say 'run' or 'stop'")
