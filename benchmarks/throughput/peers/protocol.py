@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Unavailable(Exception):  # noqa: N818, nothing went wrong
+class Unavailable(Exception):
     """A row cannot be had here, for example without a compiler; the message says why."""
 
 

@@ -12,26 +12,21 @@ import functools
 import gzip
 import itertools
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.pop(0)  # this folder: names in it are those of packages
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
 import numpy as np
+import prepared
 import torch
+from protocol import Unavailable, Work, serve
 from torch import Tensor, nn
 from torch.nn import functional
-
-from benchmarks.throughput.peers import prepared
-from benchmarks.throughput.peers.protocol import Unavailable, Work, serve
+from training import POSITIVES, QUICK_POSITIVES, loss_report
 
 TASKS = ("buy", "follow")
 EMBEDDING_DIM, LAYER_DIMS, HIDDEN = 200, (128, 64), 128
-BATCH_PER_TASK, NEGATIVES = 2048, 4
-LEARNING_RATE, L2 = 1e-3, 1e-4
-TOP_K = 50
+NEGATIVES, LEARNING_RATE, L2 = 4, 1e-3, 1e-4
+GOWALLA_BATCH, TOP_K = 2048, 50
 NOTE = "the step's own edges stay in the graph; negatives are not masked"
 
 
@@ -81,9 +76,9 @@ def _csr(rows: np.ndarray, num_rows: int, columns: np.ndarray, num_columns: int,
 class Lsec(nn.Module):
     """LSEC-GCN (a weight matrix per layer, ReLU) or LSEC-LightGCN (two layers, no weights), with the MLP predictor."""
 
-    def __init__(self, workload: Path, is_gcn: bool) -> None:
+    def __init__(self, workload: Path, is_gcn: bool, batch_per_task: int) -> None:
         super().__init__()
-        self.is_gcn = is_gcn
+        self.is_gcn, self.batch = is_gcn, batch_per_task
         num_nodes = prepared.num_nodes(workload)
         self.edges = {name: prepared.edges(workload, name) for name in prepared.manifest(workload)["relations"]}
         self.positives = {
@@ -128,8 +123,8 @@ class Lsec(nn.Module):
     def task_loss(self, name: str, vectors: dict[str, Tensor]) -> Tensor:
         """Log loss of uniform positives of a task, with uniform negatives."""
         edges, (source_ids, target_ids) = self.edges[name], self.positives[name]
-        chosen = torch.randint(len(source_ids), (BATCH_PER_TASK,))
-        negatives = torch.randint(self.num_nodes[edges.target], (BATCH_PER_TASK, NEGATIVES))
+        chosen = torch.randint(len(source_ids), (self.batch,))
+        negatives = torch.randint(self.num_nodes[edges.target], (self.batch, NEGATIVES))
         pair_ids = torch.cat([target_ids[chosen, None], negatives], dim=1)
         sources = self.source_halves[name](vectors[edges.source][source_ids[chosen]])
         targets = self.target_halves[name](vectors[edges.target][pair_ids])
@@ -173,52 +168,50 @@ def _table(num_rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(0.1 * torch.randn(num_rows, width))
 
 
-def training_step(model: nn.Module) -> Callable[[], float]:
-    """Returns a function that trains one step and returns its loss."""
+def training(model: nn.Module, examples: int, num_edges: int, notes: str = NOTE) -> Work:
+    """One step of Adam a repetition."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    losses: list[float] = []
 
-    def step() -> float:
+    def step() -> None:
         optimizer.zero_grad()
         loss = model.loss()
         loss.backward()
         optimizer.step()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}")
-        return loss.item()
+        losses.append(loss.item())
 
-    return step
+    return Work(step, examples, num_edges, notes=notes, finish=lambda: loss_report(losses))
 
 
-def lsec_step(is_gcn: bool, workload: Path, _: bool) -> Work:
+def lsec_step(is_gcn: bool, workload: Path, is_quick: bool) -> Work:
     """A training step of LSEC-GCN or LSEC-LightGCN over all training edges."""
-    model = Lsec(workload, is_gcn)
-    num_edges = sum(len(edges.source_ids) for edges in model.edges.values())
-    return Work(training_step(model), examples=len(TASKS) * BATCH_PER_TASK, edges=num_edges, notes=NOTE)
+    positives = QUICK_POSITIVES if is_quick else POSITIVES
+    model = Lsec(workload, is_gcn, positives // len(TASKS))
+    return training(model, positives, sum(len(edges.source_ids) for edges in model.edges.values()))
 
 
-def lightgcn_step(workload: Path, _: bool) -> Work:
+def lightgcn_step(workload: Path, is_quick: bool) -> Work:
     """A training step of LightGCN on the first task's relation."""
     edges, num_nodes = prepared.edges(workload, TASKS[0]), prepared.num_nodes(workload)
-    batch = len(TASKS) * BATCH_PER_TASK
-    model = LightGcn(edges, num_nodes[edges.source], num_nodes[edges.target], EMBEDDING_DIM, batch)
-    return Work(training_step(model), examples=batch, edges=len(edges.source_ids), notes=NOTE)
+    positives = QUICK_POSITIVES if is_quick else POSITIVES
+    model = LightGcn(edges, num_nodes[edges.source], num_nodes[edges.target], EMBEDDING_DIM, positives)
+    return training(model, positives, len(edges.source_ids))
 
 
-def gowalla_step(_workload: Path, _: bool) -> Work:
+def gowalla_step(_workload: Path, _is_quick: bool) -> Work:
     """A training step of LightGCN as published: Gowalla, 64 wide, batch 2,048."""
     path = Path(os.environ.get("LSEC_JAX_DATA", "")) / "gowalla" / "train.txt.gz"
     if not path.exists():
         raise Unavailable(f"{path}: no such file; set LSEC_JAX_DATA to the folder that has gowalla/train.txt.gz")
     lines = gzip.decompress(path.read_bytes()).splitlines()  # user, then her items
-    counts = np.array([len(line.split()) - 1 for line in lines])
+    counts = np.array([line.strip().count(b" ") for line in lines])
     numbers = np.array(b" ".join(lines).split(), np.int64)
     is_user = np.zeros(len(numbers), bool)
     is_user[np.cumsum(counts + 1) - counts - 1] = True
     edges = prepared.Edges("user", "item", np.repeat(numbers[is_user], counts), numbers[~is_user])
-    batch = 2048
-    model = LightGcn(edges, edges.source_ids.max() + 1, edges.target_ids.max() + 1, 64, batch)
-    steps = -(-len(edges.source_ids) // batch)
-    return Work(training_step(model), batch, len(edges.source_ids), notes=f"an epoch is {steps} steps; {NOTE}")
+    model = LightGcn(edges, edges.source_ids.max() + 1, edges.target_ids.max() + 1, 64, GOWALLA_BATCH)
+    num_edges = len(edges.source_ids)
+    return training(model, GOWALLA_BATCH, num_edges, f"an epoch is {-(-num_edges // GOWALLA_BATCH)} steps; {NOTE}")
 
 
 def ranking(workload: Path, is_quick: bool, share: int, rank: Callable[[int, int], Callable[[], object]]) -> Work:
@@ -226,7 +219,7 @@ def ranking(workload: Path, is_quick: bool, share: int, rank: Callable[[int, int
     edges, num_nodes = prepared.edges(workload, TASKS[0]), prepared.num_nodes(workload)
     num_users, num_items = num_nodes[edges.source], num_nodes[edges.target]
     chosen = max(1, num_users // (8 * share if is_quick else share))
-    note = f"{chosen} of {num_users} users; their vectors are there beforehand"
+    note = f"{chosen} of {num_users} users; their vectors are there beforehand; training items are not left out"
     return Work(rank(chosen, num_items), chosen, fraction=chosen / num_users, notes=note)
 
 
