@@ -44,19 +44,20 @@ class Lockstep:
         if self._error is not None:
             raise RuntimeError(f"the peer's training loop: {self._error!r}") from self._error
 
-    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """The batches of a loader, over and over, each when a step begins."""
-        endless = self._over_and_over(loader)
+    def batches(self, loader: Iterable[Any], is_wanted: Callable[[Any], bool] = lambda batch: True) -> Iterator[Any]:
+        """The wanted batches of a loader, over and over, each made when a step begins."""
+        endless = _over_and_over(loader, is_wanted)
         while True:
             self._go.acquire()
             yield next(endless)
             self._done.release()
 
-    def _over_and_over(self, loader: Iterable[Any]) -> Iterator[Any]:
-        while True:
-            is_empty = True
-            for batch in loader:
-                is_empty = False
-                yield batch
-            if is_empty:
-                raise ValueError("the peer's loader has no whole batch")
+
+def _over_and_over(loader: Iterable[Any], is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
+    while True:
+        count = 0
+        for batch in filter(is_wanted, loader):
+            count += 1
+            yield batch
+        if not count:
+            raise ValueError("the peer's loader has no whole batch; the workload is too small for it")
