@@ -21,7 +21,7 @@ import torch
 from protocol import Unavailable, Work, serve
 from torch import Tensor, nn
 from torch.nn import functional
-from training import POSITIVES, QUICK_POSITIVES, loss_report
+from training import POSITIVES, QUICK_POSITIVES, loss_report, num_threads
 
 TASKS = ("buy", "follow")
 EMBEDDING_DIM, LAYER_DIMS, HIDDEN = 200, (128, 64), 128
@@ -256,6 +256,6 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads())
     torch.manual_seed(0)
     serve(ROWS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import prepared
 from protocol import Work, serve
-from training import POSITIVES, QUICK_POSITIVES, Lockstep, loss_report
+from training import POSITIVES, QUICK_POSITIVES, Lockstep, loss_report, num_threads
 
 sys.path.pop(0)  # this folder, in which "recbole" is this file
 
@@ -104,5 +104,5 @@ def ranking(workload: Path, _is_quick: bool) -> Work:
 ROWS = {"step/lightgcn_bpr": step, "ranking/dot": ranking}
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads())
     serve(ROWS)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import prepared
 from protocol import Work, serve
-from training import POSITIVES, QUICK_POSITIVES, Lockstep, loss_report
+from training import POSITIVES, QUICK_POSITIVES, Lockstep, loss_report, num_threads
 
 sys.path.pop(0)  # this folder, in which "rechub" is this file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "quality" / "peers"))
@@ -30,6 +30,7 @@ TASKS = ("user-item-buy", "user-streamer-follow")
 DIMS = ("200", "128", "64")
 NUM_CANDIDATES, TOP_K = 100, 50
 AUC_USERS, RANKED_USERS = 1024, 32
+SCORED_TOGETHER = 2048  # pairs; 1.6 times as fast here as the 32,768 of their evaluation
 
 
 def write_training_files(workload: Path, directory: Path) -> None:
@@ -64,7 +65,7 @@ def start(workload: Path, model: str, batch_size: int) -> tuple[ModuleType, Modu
     arguments = rechub_startup.training_arguments(
         Path(directory.name), model, TASKS, ("0.5", "0.5"), DIMS, str(batch_size)
     )
-    train, other, _ = rechub_startup.import_rechub([*arguments, "--num_epochs_validate", "1000000"], threads=1)
+    train, other, _ = rechub_startup.import_rechub([*arguments, "--num_epochs_validate", "1000000"], num_threads())
     return train, other, directory
 
 
@@ -119,7 +120,7 @@ class Batches:
 
 def auc(workload: Path, is_quick: bool) -> Work:
     """Their per-user AUC of 100 candidates with given scores."""
-    _, _, metrics = rechub_startup.import_rechub(rechub_startup.NO_DATA, threads=1)
+    _, _, metrics = rechub_startup.import_rechub(rechub_startup.NO_DATA, num_threads())
     num_users = prepared.num_nodes(workload)["user"]
     chosen = min(num_users, AUC_USERS // 8 if is_quick else AUC_USERS)
     scores = np.random.default_rng(0).random((chosen, NUM_CANDIDATES), np.float32)
@@ -132,7 +133,7 @@ def auc(workload: Path, is_quick: bool) -> Work:
 
 
 def ranking(workload: Path, is_quick: bool) -> Work:
-    """All items for some users, scored as their evaluation scores pairs, and the best 50 of each."""
+    """All items for some users, scored pair by pair as in their evaluation, and the best 50 of each."""
     train, other, directory = start(workload, "HET-GCN", POSITIVES)
 
     import torch
@@ -146,17 +147,17 @@ def ranking(workload: Path, is_quick: bool) -> Work:
     num_users, num_items = model.graph.num_nodes("user"), model.graph.num_nodes("item")
     chosen = min(num_users, RANKED_USERS // 8 if is_quick else RANKED_USERS)
     note = f"{chosen} of {num_users} users; all vectors are there beforehand; training items are not left out"
-    run = torch.no_grad()(lambda: best_items(model, vectors, chosen, num_items, 8 * train.args.batch_size))
+    run = torch.no_grad()(lambda: best_items(model, vectors, chosen, num_items))
     return Work(run, examples=chosen, fraction=chosen / num_users, notes=note)
 
 
-def best_items(model: Callable[..., Any], vectors: Any, num_users: int, num_items: int, pairs: int) -> Any:
-    """Scores user by item in blocks of pairs, as many as in the authors' evaluation, and takes the best."""
+def best_items(model: Callable[..., Any], vectors: Any, num_users: int, num_items: int) -> Any:
+    """Scores user by item in blocks of pairs and takes the best, ids [u, 50]."""
     import torch
 
     users = torch.arange(num_users).repeat_interleave(num_items)
     items = torch.arange(num_items).repeat(num_users)
-    blocks = zip(users.split(pairs), items.split(pairs), strict=True)
+    blocks = zip(users.split(SCORED_TOGETHER), items.split(SCORED_TOGETHER), strict=True)
     scores = [
         model({"name": "user", "index": block[0]}, {"name": "item", "index": block[1]}, TASKS[0], vectors)
         for block in blocks

@@ -1,11 +1,17 @@
-"""What peers share to have one training step at a time, and to say how the loss went. Standard library only."""
+"""What peers share: threads, one training step at a time, and how the loss went. Standard library only."""
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 POSITIVES, QUICK_POSITIVES = 4096, 64
+
+
+def num_threads() -> int:
+    """Threads that a peer may use: OMP_NUM_THREADS, which the suite sets, or 1."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def loss_report(losses: list[float]) -> dict[str, float]:
