@@ -10,26 +10,23 @@ LSEC-GCN (the authors' `HET-GCN`) on a data set in the LSEC on-disk format, or t
   python rechub_lsec_gcn.py --metrics-only --scores scores.npy --labels-tsv DIR/val/user-item-buy.tsv --output m.json
 
 Hooked from outside, without changing a number: the edge loader (counts steps and positives, ends training when the
-budget is spent), the evaluation (keeps metrics and scores) and the TensorBoard writer (keeps losses). `rechub`
-predates NumPy 2 and DGL 1: `import_rechub` and `Recorder.edge_loader` restore what it expects.
+budget is spent), the evaluation (keeps metrics and scores) and the TensorBoard writer (keeps losses). `rechub_startup`
+restores what `rechub` expects of older packages.
 """
 
 import argparse
-import importlib
 import json
-import logging
 import math
 import os
 import sys
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import rechub_startup
 
 METRICS = ("AUC", "MRR", "NDCG@10", "NDCG@50", "Recall@10", "Recall@50")
 
@@ -71,47 +68,14 @@ def parse_options() -> argparse.Namespace:
 def rechub_arguments(options: argparse.Namespace) -> list[str]:
     """The command line that rechub parses for itself, on import, from sys.argv."""
     if options.metrics_only:
-        return ["--dataset_path", ".", "--metadata_path", "."]
-    metadata_path = options.data / "metadata.json"
-    listed = [Path(task["filename"]).stem for task in json.loads(metadata_path.read_text())["task"]]
-    if not set(options.tasks) <= set(listed):
-        sys.exit(f"{metadata_path} lists the tasks {listed}, not all of {options.tasks}")
-    choice = [str(listed.index(task)) for task in options.tasks]
+        return list(rechub_startup.NO_DATA)
+    dims, batch_size = options.dims, options.batch_size
     return [
-        *("--dataset_path", str(options.data), "--metadata_path", str(metadata_path), "--save_checkpoint", "False"),
-        *("--model_name", options.model, "--embedding_aggregator", "concat", "--predictor", "dnn"),
-        *("--graph_embedding_dims", *options.dims, "--negative_sampling_ratio", "4", "--learning_rate", "0.0005"),
-        *("--batch_size", options.batch_size, "--num_workers", "0", "--num_epochs", "1000000"),
+        *rechub_startup.training_arguments(
+            options.data, options.model, options.tasks, options.task_weights, dims, batch_size
+        ),
         *("--num_epochs_validate", str(options.eval_every), "--early_stop_patience", str(options.patience)),
-        *("--training_task_choice", *choice, "--evaluation_task_choice", choice[0]),
-        *("--task_weight_overwrite", *options.task_weights),
     ]
-
-
-def import_rechub(options: argparse.Namespace) -> tuple[ModuleType, ModuleType, ModuleType]:
-    """Imports rechub and patches it; returns its modules `train`, `utils.other` and `utils.metrics`."""
-    os.environ |= {
-        "OMP_NUM_THREADS": str(options.threads),
-        "MKL_NUM_THREADS": str(options.threads),
-        "DGLBACKEND": "pytorch",
-    }
-    warnings.simplefilter("ignore")
-    sys.argv = [sys.argv[0], *rechub_arguments(options)]
-
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(options.threads)
-    quantile = np.quantile
-    np.quantile = lambda *a, interpolation="linear", **more: quantile(*a, **({"method": interpolation} | more))
-    vars(np).setdefault("Inf", np.inf)  # gone in NumPy 2
-    # rechub's packages re-export functions under the names of modules, hence import_module
-    train, other, metrics = map(importlib.import_module, ("rechub.train", "rechub.utils.other", "rechub.utils.metrics"))
-    metrics.Pool = lambda processes: ThreadPool(1)  # per-user AUC in this process, not in `processes` others
-    for name, layer in (("gcn", "GraphConv"), ("gat", "GATConv")):
-        module = importlib.import_module(f"rechub.model.heterogeneous.aggregator.{name}")
-        setattr(module, layer, partial(getattr(module, layer), allow_zero_in_degree=True))
-    return train, other, metrics
 
 
 class Recorder:
@@ -120,37 +84,23 @@ class Recorder:
     def __init__(self, options: argparse.Namespace, train: ModuleType, other: ModuleType) -> None:
         import dgl
 
-        self.options, self.task, self.dgl, self.other = options, options.tasks[0], dgl, other
+        self.options, self.task, self.other = options, options.tasks[0], other
         self.epochs, self.steps, self.positives = 0, 0, Counter()
         self.losses, self.history = defaultdict(list), []
         self.started = self.evaluation_seconds = 0.0
         self.authors_evaluate, self.authors_mrr = train.evaluate, other.mrr
         dgl.dataloading.EdgeDataLoader, train.SummaryWriter = self.edge_loader, lambda **_: self
-        other.mrr, train.evaluate, train.logger = self.mrr, self.evaluate, logging.getLogger("rechub")
+        other.mrr, train.evaluate = self.mrr, self.evaluate
 
-    def edge_loader(
-        self,
-        graph: Any,
-        eids: Any,
-        sampler: Any,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        drop_last: bool,
-        num_workers: int,
-        pin_memory: bool,
-        **how: Any,
-    ) -> "CountingLoader":
-        """DGL's loader of old, rebuilt on today's; the trainer makes one per epoch."""
+    def edge_loader(self, *graph_and_sampler: Any, **how: Any) -> "CountingLoader":
+        """The trainer's loader, one per epoch."""
         seen = min(self.positives[task] for task in self.options.tasks)
         if self.epochs == self.options.epochs or seen >= (self.options.positives_per_task or math.inf):
             if self.history[-1]["steps"] != self.steps:  # the trainer evaluates every k epochs only
                 self.model.eval()
                 self.evaluate(self.model, self.tasks, "val")
             raise KeyboardInterrupt  # which the trainer catches, to go on to testing
-        sampler = self.dgl.dataloading.as_edge_prediction_sampler(sampler, **how)
-        how = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last, "num_workers": num_workers}
-        return CountingLoader(self.dgl.dataloading.DataLoader(graph, eids, sampler, **how), self)
+        return CountingLoader(rechub_startup.edge_loader(*graph_and_sampler, **how), self)
 
     def count(self, positive_graph: Any) -> None:
         """Counts a step and, for each relation, the positives in its batch."""
@@ -224,7 +174,7 @@ class CountingLoader:
 
 def run_training(options: argparse.Namespace) -> dict[str, Any]:
     """The authors' trainer from start to end; the scores written are those of the history's last row."""
-    train, other, _ = import_rechub(options)
+    train, other, _ = rechub_startup.import_rechub(rechub_arguments(options), options.threads)
 
     import dgl
     import numpy as np
@@ -245,7 +195,7 @@ def run_training(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_metrics(options: argparse.Namespace) -> dict[str, Any]:
     """The authors' metric functions on given scores, rows sorted and grouped by user as their evaluation does."""
-    _, _, metrics = import_rechub(options)
+    _, _, metrics = rechub_startup.import_rechub(rechub_arguments(options), options.threads)
 
     import numpy as np
     import pandas as pd
