@@ -1,97 +1,116 @@
-"""What a worker of the throughput suite hears and says: one row of work in a process of its own, in lines of JSON.
+"""What a worker of the throughput suite says and hears: JSON lines on its standard output and input.
 
-Standard library alone: peers read this file in environments without lsec_jax.
+A worker is a process of its own that does one row of the suite, on request, one repetition at a time:
 
-  PYTHON WORKER.py ROW WORKLOAD_DIR [--quick]
+  PYTHON worker.py ROW WORKLOAD_DIR [--quick]
 
-The worker sets the row up, compiles it, runs it once and says {"ready": {"setup_seconds", "compile_seconds", ...}}.
-For each line "run" it does one repetition and says {"seconds", "cpu_seconds"}; for "stop", or when its input ends, it
-says {"peak_gib", ...} and exits. What it cannot do ends it with {"unavailable": WHY} or {"error": WHY}.
+  says   {"ready": {"setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes"}}
+  hears  run   says {"seconds": wall time, "cpu_seconds": processor time of the process}
+  hears  stop  says {"peak_gib": largest resident size, ...}, and exits
+  says   {"unavailable": "one line"}, and exits, if this row cannot be had here
+  says   {"error": "one line"}, and exits with status 1, whenever it cannot go on
+
+This module needs the standard library only: peers run it in environments that have nothing of ours.
 """
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
-import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-class Unavailable(Exception):  # noqa: N818, it is no fault
-    """This row cannot be had here; the message says why, in one line."""
+class Unavailable(Exception):  # noqa: N818, nothing went wrong
+    """A row cannot be had here, for example without a compiler; the message says why."""
 
 
 @dataclasses.dataclass
 class Work:
-    """A row that is set up and compiled.
+    """One row, set up and ready to be repeated.
 
     Attributes:
-        run: does one repetition, and returns when all of it is done.
-        facts: "examples", "edges" and "bytes" of one repetition, where they mean something; "fraction" of the work that
-            one repetition does, where it is not all of it; "notes".
-        compile_seconds: how long compilation took.
-        finish: called at the end; says more, JSON.
+        run: does one repetition, and returns when it is really done.
+        examples: how many a repetition processes (positives of a training step, users of an evaluation), or None.
+        edges: that a repetition propagates over, each counted once, or None.
+        bytes: that it has to move at least, or None.
+        fraction: of the whole work that a repetition does, in (0, 1].
+        compile_seconds: spent compiling, no part of "setup_seconds".
+        notes: what a reader of the numbers has to know.
+        finish: called after the last repetition, and after the peak of memory was read; adds to what "stop" says.
     """
 
-    run: Callable[[], Any]
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    run: Callable[[], object]
+    examples: int | None = None
+    edges: int | None = None
+    bytes: int | None = None
+    fraction: float = 1.0
     compile_seconds: float = 0.0
+    notes: str = ""
     finish: Callable[[], Mapping[str, Any]] = dict
 
+    def facts(self) -> dict[str, Any]:
+        """All that is JSON."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: getattr(self, name) for name in names if name not in ("run", "finish")}
 
-Make = Callable[[Path, bool], Work]  # (folder of the workload, whether a quick trial is enough)
 
-
-def serve(rows: Mapping[str, Make]) -> None:
-    """Is a worker of one of these rows, as the command line says, and ends the process.
+def serve(rows: Mapping[str, Callable[[Path, bool], Work]]) -> None:
+    """Runs this process as a worker, to its end.
 
     Args:
-        rows: by name. Making one may raise `Unavailable`.
+        rows: by name; called with the workload's directory and whether a quick, smaller measurement is enough.
     """
-    say = _Answers()
-    parser = argparse.ArgumentParser(description="A worker of the throughput suite.")
+    parser = argparse.ArgumentParser(description=f"One worker of the throughput suite; rows: {', '.join(rows)}.")
     parser.add_argument("row")
-    parser.add_argument("workload", type=Path)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("workload", type=Path, help="directory that lsec_jax.prepare wrote")
+    parser.add_argument("--quick", action="store_true", help="less work where that makes a row short")
     options = parser.parse_args()
+    say = _own_output()
     try:
         if options.row not in rows:
-            raise Unavailable(f"no row '{options.row}'; valid: {', '.join(rows)}")
+            raise Unavailable(f"no row {options.row!r}; there are {', '.join(rows)}")
         start = time.perf_counter()
         work = rows[options.row](options.workload, options.quick)
-        work.run()
-        setup_seconds = time.perf_counter() - start - work.compile_seconds
-        say({"ready": {"setup_seconds": setup_seconds, "compile_seconds": work.compile_seconds, **work.facts}})
-        for line in sys.stdin:
-            if line.strip() == "stop":
-                break
-            say(_repetition(work))
-        say({"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, **work.finish()})
+        work.run()  # what is slow only the first time is no part of the repetitions
+        say({"ready": {"setup_seconds": time.perf_counter() - start - work.compile_seconds, **work.facts()}})
+        _obey(work, say)
     except Unavailable as reason:
-        say({"unavailable": str(reason)})
-        sys.exit(0)
-    except Exception as error:  # whatever it is, the driver has to hear of it
-        say({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
-        raise
+        say({"unavailable": " ".join(str(reason).split())})
+    except Exception as error:
+        traceback.print_exc()
+        say({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+        sys.exit(1)
 
 
-def _repetition(work: Work) -> dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work.run()
-    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+def _obey(work: Work, say: Callable[[dict[str, Any]], None]) -> None:
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "stop":
+            peak = peak_gib()
+            say({"peak_gib": peak, **work.finish()})
+            return
+        if command != "run":
+            raise ValueError(f"command {command!r}: say 'run' or 'stop'")
+        gc.collect()  # garbage of the last repetition is not this one's
+        start, cpu_start = time.perf_counter(), time.process_time()
+        work.run()
+        say({"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start})
 
 
-class _Answers:
-    """Writes JSON lines to what was standard output; from now on that is standard error, for libraries that print."""
+def peak_gib() -> float:
+    """The largest resident size of this process so far; unlike getrusage's, never that of the process it came from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
 
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._file = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
 
-    def __call__(self, answer: Mapping[str, Any]) -> None:
-        print(json.dumps(answer), file=self._file, flush=True)
+def _own_output() -> Callable[[dict[str, Any]], None]:
+    """Keeps the standard output for the protocol alone: what libraries print goes to the standard error."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return lambda message: print(json.dumps(message), file=channel, flush=True)
