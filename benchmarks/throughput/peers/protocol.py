@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Unavailable(Exception):  # noqa: N818, nothing went wrong
+class Unavailable(Exception):
     """A row cannot be had here, for example without a compiler; the message says why."""
 
 
@@ -40,7 +40,7 @@ class Work:
         edges: that a repetition propagates over, each counted once, or None.
         bytes: that it has to move at least, or None.
         fraction: of the whole work that a repetition does, in (0, 1].
-        compile_seconds: spent compiling, no part of "setup_seconds".
+        compile_seconds: spent compiling, no part of "setup_seconds"; may be set by the first run.
         notes: what a reader of the numbers has to know.
         finish: called after the last repetition, and after the peak of memory was read; adds to what "stop" says.
     """
@@ -60,11 +60,14 @@ class Work:
         return {name: getattr(self, name) for name in names if name not in ("run", "finish")}
 
 
-def serve(rows: Mapping[str, Callable[[Path, bool], Work]]) -> None:
+Make = Callable[[Path, bool], Work]  # the workload's directory, and whether a quick, smaller measurement is enough
+
+
+def serve(rows: Mapping[str, Make]) -> None:
     """Runs this process as a worker, to its end.
 
     Args:
-        rows: by name; called with the workload's directory and whether a quick, smaller measurement is enough.
+        rows: by name.
     """
     parser = argparse.ArgumentParser(description=f"One worker of the throughput suite; rows: {', '.join(rows)}.")
     parser.add_argument("row")
