@@ -13,7 +13,7 @@ _LOWERING, _COMPILING = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax
 
 
 def copy_bandwidth(repeats: int = 10) -> float:
-    """Bytes per second, read and written, of the best of some copies: on the host if jax runs there, else on the device.
+    """Bytes per second, read and written, of the best of some copies in the memory of jax's default device.
 
     Args:
         repeats: copies, after one that is not counted.

@@ -132,7 +132,7 @@ def _counts(folder: Path) -> dict[str, Any]:
 
 def command() -> str:
     """The command line, without the places of this machine's environments."""
-    return re.sub(r"\b(%s)=[^\s,']+" % "|".join(contestants.PEERS), r"\1=\1/bin/python", runs.command())
+    return re.sub(rf"\b({'|'.join(contestants.PEERS)})=[^\s,']+", r"\1=\1/bin/python", runs.command())
 
 
 def main() -> None:

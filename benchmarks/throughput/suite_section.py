@@ -51,10 +51,10 @@ def section(result: Result) -> str:
     return "\n".join(
         [
             "LSEC-Small's proportions, simulated: `small` has its nodes and edges, `quarter` and `double` a quarter "
-            "and twice as many, `large` those of LSEC-Large; events: 1 M impressions at `small`. A process each for ours, "
-            "for each peer and for the earlier revision; all repeat a row in turns after one run each that is not "
-            'counted. "k/s": thousand examples, or edges of `propagate`, a second. "Floor": the time to move a '
-            "row's bytes at the copy bandwidth of the same process.\n",
+            "and twice as many, `large` those of LSEC-Large; events: 1 M impressions at `small`. A process each for "
+            "ours, for each peer and for the earlier revision; all repeat a row in turns, after one run each that does "
+            "not count. k/s: thousand examples, or edges of `propagate`, a second. Floor: the time to move a row's "
+            "bytes at the copy bandwidth of the same process.\n",
             "### Targets\n",
             targets_table(result),
             *([] if not result["before"] else [f'"{BEFORE}" is revision {result["before"][:12]}.\n']),
