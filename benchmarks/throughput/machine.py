@@ -7,8 +7,10 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 _COPIED_BYTES = 2**27  # an array beyond any cache, small beside the models
+_AT_ONCE = 32
 _LOWERING, _COMPILING = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
 
 
@@ -33,14 +35,15 @@ def _host_copies(repeats: int) -> float:
 
 
 def _device_copies(repeats: int) -> float:
-    source = jnp.ones(4 * _COPIED_BYTES // 4, jnp.float32)
-    add = jax.jit(lambda values: values + 1)  # a plain copy might be left out
+    values = jnp.ones(_COPIED_BYTES // 4, jnp.float32)
+    # Additions, as a plain copy might be left out; many of them, as starting a program takes its time.
+    add = jax.jit(lambda values: lax.fori_loop(0, _AT_ONCE, lambda _, last: last + 1, values))
     times = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        add(source).block_until_ready()
+        add(values).block_until_ready()
         times.append(time.perf_counter() - start)
-    return 2 * source.nbytes / min(times[1:])
+    return 2 * values.nbytes * _AT_ONCE / min(times[1:])
 
 
 def device_peak_gib() -> float | None:

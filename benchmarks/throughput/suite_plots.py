@@ -39,7 +39,8 @@ def _floors(axes: Axes, result: Result) -> None:
         axes.axhline(1, color="black", linewidth=0.8)
         for most in (targets.TIMES_FLOOR, targets.TIMES_FLOOR_WITHOUT):
             axes.axhline(most, color="#c03028", linewidth=0.8, linestyle=":")
-        axes.legend(fontsize=8)
+        axes.set_ylim(top=2 * axes.get_ylim()[1])
+        axes.legend(fontsize=8, ncols=4, loc="upper center")
     axes.set_xticks(range(len(found)), list(found), rotation=60, fontsize=8)
     axes.set(title=f"propagate, {size}: time over the floor\n(dotted: targets)", ylabel="times the floor")
 
@@ -53,7 +54,7 @@ def _targets(axes: Axes, result: Result) -> None:
         bars = axes.barh(range(len(measured)), shares, color=colors)
         axes.bar_label(bars, [(of.measured or "").partition(" (")[0] for of in measured], padding=3, fontsize=8)
         axes.set_xscale("log")
-        axes.set_xlim(min(0.3, *shares) / 1.2, max(2.0, *shares) * 2)
+        axes.set_xlim(min(0.3, *shares) / 1.2, max(2.0, *shares) * 4)
         axes.axvline(1, color="black", linewidth=0.8)
     else:
         _nothing(axes)

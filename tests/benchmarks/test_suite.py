@@ -228,6 +228,13 @@ def test_rows_run_and_run_again_without_compiling(name, folders):
     json.dumps(work.finish())
 
 
+def test_the_bandwidth_of_a_device_is_that_of_its_own_copies(monkeypatch):
+    monkeypatch.setattr(machine, "_COPIED_BYTES", 2**20)
+    host = machine.copy_bandwidth(2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert 1e6 < machine.copy_bandwidth(2) < 100 * host
+
+
 def test_sizes_multiply_nodes_and_edges():
     small, double, quarter = (workloads.world_of("graph", size) for size in ("small", "double", "quarter"))
     assert double.num_users == 2 * small.num_users and double.num_sell == 2 * small.num_sell

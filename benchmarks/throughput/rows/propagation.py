@@ -10,13 +10,13 @@ from benchmarks.throughput.peers.protocol import Unavailable, Work
 from benchmarks.throughput.rows.row import Row
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import prepared
+from lsec_jax.models import lsec_gnn
 from lsec_jax.nn.propagation import BipartiteGraph, bipartite_graph, graphs_tuple, propagate
-from lsec_jax.nn.rows import Backend, check_backend
 from lsec_jax.schema import TRAIN
 
 RELATIONS = ("buy", "follow", "sell")
 WIDTHS = (64, 128, 200)
-BACKENDS: tuple[Backend, ...] = ("segment", "bcsr", "chunked", "compiled")
+BACKENDS = ("segment", "bcsr", "chunked", "compiled")
 BYTES = "one vector read per edge and one written per node, forward and backward"
 
 
@@ -27,12 +27,17 @@ def moved_bytes(graph: BipartiteGraph, width: int, item_bytes: int = 4) -> int:
     return 2 * (num_edges + num_nodes) * width * item_bytes
 
 
-def make(folder: Path, quick: bool, relation: str, width: int, backend: Backend) -> Work:
-    """One repetition is one forward and backward pass over the training edges of a relation."""
+def require_backend(model: Any) -> None:
+    """Raises Unavailable where a model's backend cannot be had; a model is asked, as earlier revisions have no more."""
     try:
-        check_backend("backend", backend)
+        model.validate()
     except ConfigError as reason:
         raise Unavailable(str(reason)) from None
+
+
+def make(folder: Path, quick: bool, relation: str, width: int, backend: Any) -> Work:
+    """One repetition is one forward and backward pass over the training edges of a relation."""
+    require_backend(lsec_gnn.Config(backend=backend))
     data = prepared.Config(str(folder)).load()
     of = data.relation(relation)
     num_sources, num_targets = len(data.nodes[of.source]), len(data.nodes[of.target])
@@ -48,7 +53,7 @@ def make(folder: Path, quick: bool, relation: str, width: int, backend: Backend)
     )
 
 
-def _forward_and_backward(backend: Backend) -> Any:
+def _forward_and_backward(backend: Any) -> Any:
     def run(graph: BipartiteGraph, sources: jax.Array, targets: jax.Array) -> Any:
         arrived, backward = jax.vjp(lambda *vectors: propagate(graph, *vectors, backend), sources, targets)
         return arrived, backward(arrived)

@@ -18,10 +18,9 @@ import numpy as np
 from benchmarks.throughput.peers.protocol import Unavailable, Work
 from benchmarks.throughput.rows import propagation
 from benchmarks.throughput.rows.row import Row
-from lsec_jax.config import ConfigError, EvaluationConfig, RunConfig, SplitConfig, TrainingConfig
+from lsec_jax.config import EvaluationConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.sources import prepared
 from lsec_jax.models import lsec_gnn, ncf
-from lsec_jax.nn.rows import check_backend
 from lsec_jax.training.run import Run, prepare
 
 POSITIVES, QUICK_POSITIVES = 4096, 64
@@ -95,14 +94,10 @@ def make(folder: Path, quick: bool, model: str) -> Work:
 
 def check_available(model: Any) -> None:
     """Raises Unavailable where this device has not what the model's backend needs."""
-    if not hasattr(model, "backend"):
-        return
-    if model.backend != "auto" and jax.default_backend() != "cpu":
-        raise Unavailable(f"backend '{model.backend}' is compared with the compiled kernels on CPU only")
-    try:
-        check_backend("config.model.backend", model.backend)
-    except ConfigError as reason:
-        raise Unavailable(str(reason)) from None
+    backend = getattr(model, "backend", "auto")
+    if backend != "auto" and jax.default_backend() != "cpu":
+        raise Unavailable(f"backend '{backend}' is compared with the compiled kernels on CPU only")
+    propagation.require_backend(model)
 
 
 def _sums(run: Run) -> int | None:
