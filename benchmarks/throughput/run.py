@@ -72,10 +72,11 @@ def measure_row(
             workers.append(stack.enter_context(Worker(of, called, folder, effort.is_quick, log)))
         found, reasons = contestants.measure(workers, effort)
     results = {who: summary.summarize(found[who]) for who in contestants.sides(found)}
-    for who, reason in reasons.items():
+    why = {who: str(reason).replace(f"{workdir}/", "") for who, reason in reasons.items()}
+    for who, reason in why.items():
         logging.warning("%s, %s, %s: %s", name, size, who, reason)
     if OURS in reasons and reasons[OURS].is_fault:
-        raise RowFailedError(f"{name}, {size}: {reasons[OURS]}")
+        raise RowFailedError(f"{name}, {size}: {why[OURS]}")
     logging.info("%s", summary.described(name, size, results))
     return {
         "row": name,
@@ -83,7 +84,7 @@ def measure_row(
         "workload": _counts(folder),
         "results": results,
         "ratios": summary.ratios(results),
-        "unavailable": {who: str(reason) for who, reason in reasons.items()},
+        "unavailable": why,
     }
 
 
