@@ -14,7 +14,7 @@ ENVIRONMENT = {
     "python": "3.11.7",
     "device": "cpu",
     "cpu": "a cpu",
-    "cores": 1,
+    "cores": 2,
     "commit": "0123456789abcdef",
     "uncommitted_changes": False,
 }
