@@ -13,9 +13,9 @@ from benchmarks.throughput.sections import (
     embedding_tables_table,
     preparation_section,
     preparation_table,
-    training_step_section,
-    training_step_table,
 )
+from benchmarks.throughput.suite_section import section as suite_section
+from benchmarks.throughput.suite_section import targets_table
 
 NOT_MEASURED = "not measured\n"
 
@@ -315,7 +315,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
     "world": ("The live world beside published statistics", world_section, world_table),
-    "training_step": ("One training step at the published sizes", training_step_section, training_step_table),
+    "suite": ("How fast each kind of work is", suite_section, targets_table),
+    "suite_gpu": ("How fast each kind of work is on a GPU", suite_section, targets_table),
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),

@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import runs
+from benchmarks.throughput import machine
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, HistoryConfig
 from lsec_jax.data import store
@@ -134,7 +135,7 @@ def measure(directory: str, layout: str, seed: int) -> dict[str, Any]:
         "bytes_on_disk": sum(path.stat().st_size for path in folder.rglob("*.npy")),
         "batch_bytes": batch_bytes,
         "batches": {name: len(of.wall) for name, of in seconds.items()},
-        "impressions_per_second": rates | {"memory": _copy_bandwidth() / batch_bytes * BATCH_SIZE},
+        "impressions_per_second": rates | {"memory": machine.copy_bandwidth() / 2 / batch_bytes * BATCH_SIZE},
         "impressions_per_core_second": {
             name: BATCH_SIZE * len(of.wall) / of.core for name, of in seconds.items() if name != "cold"
         },
@@ -228,17 +229,6 @@ def _streamed(
             waits.append(stream.seconds_waited - before)
         core = time.process_time() - begin
     return _Seconds(wall, core), waits
-
-
-def _copy_bandwidth(size: int = 2**28) -> float:
-    """Bytes per second that are copied from memory to memory."""
-    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
-    best = np.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best = min(best, time.perf_counter() - start)
-    return size / best
 
 
 def measure_size(num_rows: int, seeds: list[int], workdir: Path) -> list[dict[str, Any]]:

@@ -10,56 +10,6 @@ _STAGES = ("reading", "sorting", "histories", "writing")
 _CORE, _CLOCK = "impressions_per_core_second", "impressions_per_second"
 
 
-def training_step_table(result: Result) -> str:
-    """Seconds and memory by size and mode."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for row in result["rows"]:
-        groups.setdefault((row["size"], row["mode"]), []).append(row)
-    rows = []
-    for (size, mode), of in groups.items():
-        steps = sorted(seconds for row in of for seconds in row["step_seconds"])
-        medians = [sorted(row["step_seconds"])[len(row["step_seconds"]) // 2] for row in of]
-        edges = sum(of[0]["train_edges"].values())
-        rows.append(
-            [
-                size,
-                mode,
-                f"{edges / 1e6:.2f} M",
-                f"{steps[len(steps) // 2]:.2f} ({markdown.joined([f'{median:.2f}' for median in medians])})",
-                f"{steps[0]:.2f} to {steps[-1]:.2f}",
-                f"{max(row['compile_seconds'] for row in of):.1f}",
-                f"{max(row['peak_gib'] for row in of):.1f}",
-            ]
-        )
-    header = ["size", "training graph", "training edges", "s a step, median (of each process)", "smallest to largest"]
-    return markdown.table([*header, "compilation, s", "peak memory, GiB"], rows)
-
-
-def training_step_section(result: Result) -> str:
-    """All about training steps at the published sizes."""
-    largest = max(row["peak_gib"] for row in result["rows"])
-    verdict = "below" if largest < result["limit_gib"] else "ABOVE"
-    fanouts = {row["size"]: row["fanouts"] for row in result["rows"] if row["fanouts"]}
-    lines = []
-    for size, by_relation in fanouts.items():
-        counts = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in by_relation.items()]
-        lines.append(
-            f"- {size}: neighbours drawn per node and layer: {markdown.joined(counts)} (to a source / a target)."
-        )
-    return "\n".join(
-        [
-            "LSEC-GCN of the paper on simulated worlds, batch 4,096 of each of two tasks with 4 negatives; a fresh "
-            "process for each row, twice, modes alternating.\n",
-            training_step_table(result),
-            f"- The largest peak, with the world and its graphs, is {largest:.1f} GiB: {verdict} "
-            f"{result['limit_gib']:.0f} GiB.",
-            *lines,
-            "",
-            markdown.circumstances(result),
-        ]
-    )
-
-
 def embedding_tables_table(result: Result) -> str:
     """Milliseconds of a step with dense and with lazy updates by the tables' rows."""
     rows = []

@@ -10,18 +10,9 @@ from benchmarks import runs, statistics, tables
 from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
 from tests.benchmarks.test_world import world_result
 
-ENVIRONMENT = {
-    "lsec_jax": "0.1.0",
-    "jax": "0.10.2",
-    "python": "3.11.7",
-    "device": "cpu",
-    "cpu": "a cpu",
-    "cores": 2,
-    "commit": "0123456789abcdef",
-    "uncommitted_changes": False,
-}
 CIRCUMSTANCES = {"environments": [ENVIRONMENT], "command": "python -m x"}
 
 
@@ -97,22 +88,6 @@ def influence_result():
     return {**CIRCUMSTANCES, "size": "tiny", "seeds": [0, 1], "worlds": influence.collect(outcomes)}
 
 
-def training_step_result():
-    def row(mode, seconds, gib):
-        return {
-            "size": "lsec_large",
-            "mode": mode,
-            "train_edges": {"buy": 1_000_000, "sell": 500_000},
-            "fanouts": {} if mode == "full" else {"buy": {"to_source": 5, "to_target": 7}},
-            "step_seconds": seconds,
-            "compile_seconds": 3.0,
-            "peak_gib": gib,
-        }
-
-    rows = [row("full", [2.0, 3.0, 1.0], 9.0), row("sampled", [1.0, 1.5, 1.25], 17.0)]
-    return {**CIRCUMSTANCES, "limit_gib": 16.0, "rows": rows}
-
-
 def sweep_outcomes():
     def outcome(values):
         return {
@@ -159,7 +134,8 @@ def preparation_result():
 def all_results():
     return {
         "influence": influence_result(),
-        "training_step": training_step_result(),
+        "suite": suite_result(),
+        "suite_gpu": {**suite_result(), "environments": [{**ENVIRONMENT, "device": "a GPU"}]},
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
@@ -258,10 +234,10 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "| lsec-gcn - gcn | auc | +0.0950 [+0.0315, +0.1585] | 2 of 2 |" in text
     assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
     assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text
-    assert "| lsec_large | full | 1.50 M | 2.00 (2.00) | 1.00 to 3.00 | 3.0 | 9.0 |" in text
+    assert "| LSEC-GCN step, compiled kernels | pytorch_csr | 2 x | 1.50 x | NOT reached |" in text
     assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
     assert "| 10 | 20 | 6.0 (4.0 to 8.0) | 1.5 (1.0 to 2.0) | 4.00 | 1 | 1 | both |" in text
-    assert "| not shown |" in text and "is 17.0 GiB: ABOVE 16 GiB" in text and "buy 5/7" in text
+    assert "| not shown |" in text
     assert "2 cores of a cpu" in text and "0123456789ab," in text
 
 
