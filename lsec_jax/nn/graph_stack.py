@@ -7,7 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lsec_jax.nn.graph_attention import Activation
-from lsec_jax.nn.graph_layers import GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.gat_layer import GatLayer, attention_stack
+from lsec_jax.nn.graph_layers import GcnLayer, Graph, LightGcnLayer, NgcfLayer
 from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Excluded, Fanout, SampledGraph, Selection, receivers, rows_of, sample_layers
@@ -70,6 +71,7 @@ class GraphStack(nnx.Module):
                     layers.append(GatLayer(widths[-1], out_dim, num_heads, **common, **directed))
             widths.append(num_heads * out_dim if aggregator == "gat" else out_dim)
         self.layers = nnx.List(layers)
+        self.is_attention = aggregator == "gat"
         self.layer_combination = layer_combination
         self.width = sum(widths) if layer_combination == "concat" else widths[-1]
 
@@ -83,6 +85,8 @@ class GraphStack(nnx.Module):
             sources: input vectors of all source nodes, or of those that the first layer needs.
             targets: likewise.
         """
+        if self.is_attention and isinstance(graphs, BipartiteGraph) and self.layer_combination == "last":
+            return attention_stack(list(self.layers), graphs, sources, targets)
         per_layer: list[Any] = graphs if isinstance(graphs, list) else [graphs] * len(self.layers)
         outputs: list[Any] = [(sources, targets)]
         for layer, graph in zip(self.layers, per_layer, strict=True):
