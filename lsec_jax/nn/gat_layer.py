@@ -5,6 +5,7 @@ heads therefore come one after the other: each is projected, attended with and, 
 by that layer's weights, so that no array of all heads exists between two layers. The backward pass does that again.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENTION_SLOPE, Activation
 from lsec_jax.nn.graph_layers import Graph
 from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
-from lsec_jax.nn.subgraphs import Neighbors, SampledGraph, gather_sum, receivers
+from lsec_jax.nn.subgraphs import Neighbors, gather_sum, receivers
 
 
 class Projected(NamedTuple):
@@ -180,14 +181,13 @@ class _Heads(NamedTuple):
     """What all heads of one layer and direction read over a whole graph, stacked by head; inside a loop, of one head.
 
     Attributes:
-        weights: [h, in, d], or None if the vectors are projected already.
-        sources, targets: projected vectors, [h, m, d] and [h, n, d], or None.
+        sources: projected vectors, [h, m, d], or the weights that project, [h, in, d].
+        targets: likewise, [h, n, d] or [h, in, d].
         logit_vectors: [h, d, 2], as in `_AttentionHeads`.
     """
 
-    weights: Array | None
-    sources: Array | None
-    targets: Array | None
+    sources: Array
+    targets: Array
     logit_vectors: Array
 
 
@@ -195,12 +195,14 @@ def attention_stack(
     layers: list[GatLayer], graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"]
 ) -> tuple[Float[Array, "m f"], Float[Array, "n f"]]:
     """Returns the last of several attention layers' vectors, over a whole graph."""
-    inputs = [_Heads(of.by_head(of.weights[...]), None, None, of.logit_vectors) for of in layers[0].heads]
-    for layer, following in zip(layers[:-1], layers[1:], strict=True):
-        inputs = _project_for(following, layer, graph, inputs, (sources, targets))
+    weights = [of.by_head(of.weights[...]) for of in layers[0].heads]
+    inputs = [_Heads(own, own, of.logit_vectors) for own, of in zip(weights, layers[0].heads, strict=True)]
+    tables: tuple[Array, Array] | None = (sources, targets)
+    for layer, following in itertools.pairwise(layers):
+        inputs, tables = _project_for(following, layer, graph, inputs, tables), None
 
     def one_head(_: None, inputs: list[_Heads]) -> tuple[None, tuple[Array, Array]]:
-        return None, _attend_both_ways(layers[-1], graph, inputs, (sources, targets))
+        return None, _attend_both_ways(layers[-1], graph, inputs, tables)
 
     _, outputs = lax.scan(jax.checkpoint(one_head, prevent_cse=False), None, inputs)
     to_sources, to_targets = (side.swapaxes(0, 1).reshape(side.shape[1], -1) for side in outputs)
@@ -208,9 +210,13 @@ def attention_stack(
 
 
 def _project_for(
-    following: GatLayer, layer: GatLayer, graph: BipartiteGraph, inputs: list[_Heads], tables: tuple[Array, Array]
+    following: GatLayer,
+    layer: GatLayer,
+    graph: BipartiteGraph,
+    inputs: list[_Heads],
+    tables: tuple[Array, Array] | None,
 ) -> list[_Heads]:
-    """What the heads of the following layer read: its weights times a layer's output, a head of which exists at a time."""
+    """What the heads of the following layer read: its weights times a layer's output, never more of it than a head."""
     weights = jnp.concatenate([of.weights[...] for of in following.heads], axis=1)
     num_heads, width, _ = inputs[0].logit_vectors.shape
 
@@ -219,23 +225,27 @@ def _project_for(
         outputs = _attend_both_ways(layer, graph, inputs, tables)
         return (totals[0] + outputs[0] @ own_weights, totals[1] + outputs[1] @ own_weights), None
 
-    start = tuple(jnp.zeros((len(side), weights.shape[1]), side.dtype) for side in tables)
+    num_nodes = len(graph.source_degrees), len(graph.target_degrees)
+    dtype = jnp.result_type(weights, *jax.tree.leaves((inputs, tables)))
+    start = tuple(jnp.zeros((count, weights.shape[1]), dtype) for count in num_nodes)
     by_head = inputs, weights.reshape(num_heads, width, -1)
     totals, _ = lax.scan(jax.checkpoint(one_head, prevent_cse=False), start, by_head)
     parts = [jnp.split(side, len(following.heads), axis=1) for side in totals]
     return [
-        _Heads(None, of.by_head(of_sources), of.by_head(of_targets), of.logit_vectors)
+        _Heads(of.by_head(of_sources), of.by_head(of_targets), of.logit_vectors)
         for of, of_sources, of_targets in zip(following.heads, *parts, strict=True)
     ]
 
 
 def _attend_both_ways(
-    layer: GatLayer, graph: BipartiteGraph, inputs: list[_Heads], tables: tuple[Array, Array]
+    layer: GatLayer, graph: BipartiteGraph, inputs: list[_Heads], tables: tuple[Array, Array] | None
 ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
-    """What one head of a layer gives to sources and to targets."""
+    """What one head of a layer gives to sources and to targets; `tables` are what is still to be projected."""
     projected = []
     for of in inputs:
-        sides = (of.sources, of.targets) if of.weights is None else tuple(side @ of.weights for side in tables)
+        sides = (of.sources, of.targets)
+        if tables is not None:
+            sides = tables[0] @ of.sources, tables[1] @ of.targets
         projected.append([(side, side @ of.logit_vectors) for side in sides])
 
     def attend_to(receiver: Side, own: tuple[Array, Array], senders: tuple[Array, Array]) -> Array:

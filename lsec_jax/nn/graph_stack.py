@@ -1,13 +1,13 @@
 """A stack of message-passing layers over one bipartite graph, by the name of its aggregator."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.graph_attention import Activation
 from lsec_jax.nn.gat_layer import GatLayer, attention_stack
+from lsec_jax.nn.graph_attention import Activation
 from lsec_jax.nn.graph_layers import GcnLayer, Graph, LightGcnLayer, NgcfLayer
 from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
@@ -86,7 +86,7 @@ class GraphStack(nnx.Module):
             targets: likewise.
         """
         if self.is_attention and isinstance(graphs, BipartiteGraph) and self.layer_combination == "last":
-            return attention_stack(list(self.layers), graphs, sources, targets)
+            return attention_stack(cast(list[GatLayer], list(self.layers)), graphs, sources, targets)
         per_layer: list[Any] = graphs if isinstance(graphs, list) else [graphs] * len(self.layers)
         outputs: list[Any] = [(sources, targets)]
         for layer, graph in zip(self.layers, per_layer, strict=True):

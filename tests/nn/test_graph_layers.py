@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lsec_jax.nn.graph_attention import ACTIVATIONS
 from lsec_jax.nn.gat_layer import GatLayer
+from lsec_jax.nn.graph_attention import ACTIVATIONS
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
 from lsec_jax.nn.subgraphs import Fanout, rows_of, sample_layers, select_ids
 
