@@ -2,7 +2,7 @@
 
 The vectors of all heads side by side are wide: 8 times 128 in LSEC-GAT, against 200 of the tables. Over a whole graph
 heads therefore come one after the other: each is projected, attended with and, where another layer follows, multiplied
-by that layer's weights, so that no array of all heads exists between two layers. The backward pass does that again.
+by that layer's weights. The backward pass projects again, and of all heads only their outputs are kept.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENTION_SLOPE, Activation, Logits, Side, attend
+from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENDED, ATTENTION_SLOPE, Activation, Logits, Side, attend
 from lsec_jax.nn.graph_layers import Graph
 from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
@@ -201,11 +201,11 @@ def attention_stack(
     for layer, following in itertools.pairwise(layers):
         inputs, tables = _project_for(following, layer, graph, inputs, tables), None
 
-    def one_head(_: None, inputs: list[_Heads]) -> tuple[None, tuple[Array, Array]]:
-        return None, _attend_both_ways(layers[-1], graph, inputs, tables)
-
-    _, outputs = lax.scan(jax.checkpoint(one_head, prevent_cse=False), None, inputs)
-    to_sources, to_targets = (side.swapaxes(0, 1).reshape(side.shape[1], -1) for side in outputs)
+    # A loop would put the heads of input, output and gradients behind each other, and then copy all side by side.
+    num_heads = len(inputs[0].logit_vectors)
+    of_heads = [jax.tree.map(lambda of, head=head: of[head], inputs) for head in range(num_heads)]
+    outputs = [_attend_both_ways(layers[-1], graph, of_head, tables) for of_head in of_heads]
+    to_sources, to_targets = (jnp.concatenate(side, axis=1) for side in zip(*outputs, strict=True))
     return to_sources, to_targets
 
 
@@ -229,7 +229,8 @@ def _project_for(
     dtype = jnp.result_type(weights, *jax.tree.leaves((inputs, tables)))
     start = tuple(jnp.zeros((count, weights.shape[1]), dtype) for count in num_nodes)
     by_head = inputs, weights.reshape(num_heads, width, -1)
-    totals, _ = lax.scan(jax.checkpoint(one_head, prevent_cse=False), start, by_head)
+    keep = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    totals, _ = lax.scan(jax.checkpoint(one_head, prevent_cse=False, policy=keep), start, by_head)
     parts = [jnp.split(side, len(following.heads), axis=1) for side in totals]
     return [
         _Heads(of.by_head(of_sources), of.by_head(of_targets), of.logit_vectors)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from lsec_jax.nn.native import kernels
@@ -21,6 +22,7 @@ from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
 Side = Literal["source", "target"]
 Activation = Literal["relu", "elu", "leaky_relu", "none"]
 
+ATTENDED = "attended"  # for policies of jax.checkpoint: what the backward pass would have to attend again for
 ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
 _ACTIVATION_SLOPE = 0.2  # of the leaky ReLU as an activation
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -87,6 +89,7 @@ def _attend_forward(
     else:
         arrived, log_totals = _attend_by_sums(graph, logits, own, senders, receiver, backend)
         output = ACTIVATIONS[activation](arrived)
+    output, log_totals = (checkpoint_name(of, ATTENDED) for of in (output, log_totals))
     return output, (graph, logits, own, senders, log_totals, output)
 
 
