@@ -160,4 +160,7 @@ def _whole(vectors: Float[Array, "n d"]) -> Float[Array, "n f"]:
 
 def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
     load()
-    return jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
+    made = jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
+    # Inside jax.shard_map, results differ between devices along each axis along which an operand does.
+    axes = tuple(frozenset[str]().union(*(jax.typeof(operand).manual_axis_type.varying for operand in operands)))
+    return jax.tree.map(lambda of: jax.lax.pcast(of, axes, to="varying"), made) if axes else made
