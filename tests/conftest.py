@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def data_dir() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if shutil.which(os.environ.get("CXX") or "g++") is None:
+    if shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) is None:
         for item in items:
             if "compiled" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a C++ compiler: g++, or the one that CXX names"))

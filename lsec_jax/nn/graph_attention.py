@@ -1,4 +1,4 @@
-"""Softmax attention of nodes over their neighbours, without an array of edges times heads.
+"""Softmax attention of nodes over their neighbours, one head.
 
 What an edge weighs follows from two numbers per node and head, so nothing is kept per edge: the backward pass computes
 the weights again, from the logarithms of the softmax's sums. A head's gradient with respect to an edge's logit is
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from lsec_jax.nn.native import kernels
@@ -22,6 +22,7 @@ from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
 Side = Literal["source", "target"]
 Activation = Literal["relu", "elu", "leaky_relu", "none"]
 
+ATTENDED = "attended"  # for policies of jax.checkpoint: what the backward pass would have to attend again for
 ATTENTION_SLOPE = 0.2  # of the leaky ReLU in the logits
 _ACTIVATION_SLOPE = 0.2  # of the leaky ReLU as an activation
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -36,26 +37,26 @@ class Logits(NamedTuple):
     """What an edge's logit is made of: leaky_relu(own[receiver] + sender[sender]).
 
     Attributes:
-        own: of the receivers, [h, m].
-        sender: of the senders, [h, n].
-        loop: of the receivers' messages to themselves, after the leaky ReLU, [h, m]; None for no such messages.
+        own: of the receivers, [m].
+        sender: of the senders, [n].
+        loop: of the receivers' messages to themselves, after the leaky ReLU, [m]; None for no such messages.
     """
 
-    own: Float[Array, "h m"]
-    sender: Float[Array, "h n"]
-    loop: Float[Array, "h m"] | None
+    own: Float[Array, " m"]
+    sender: Float[Array, " n"]
+    loop: Float[Array, " m"] | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def attend(
     graph: BipartiteGraph,
     logits: Logits,
-    own: Float[Array, "m h d"],
-    senders: Float[Array, "n h d"],
+    own: Float[Array, "m d"],
+    senders: Float[Array, "n d"],
     receiver: Side,
     activation: Activation = "none",
     backend: Backend = "auto",
-) -> Float[Array, "m h d"]:
+) -> Float[Array, "m d"]:
     """Returns act(sum of weight * sender over each receiver's edges and itself), weights a softmax over those.
 
     The activation is part of it so that one array per layer is kept for the backward pass: its own output.
@@ -67,7 +68,7 @@ def attend(
         senders: vectors of the senders.
         receiver: which side receives.
         activation: of the result.
-        backend: "compiled" is one kernel; the others are `weighted_sum`'s, a head at a time.
+        backend: "compiled" is one kernel; the others are `weighted_sum`'s.
     """
     return _attend_forward(graph, logits, own, senders, receiver, activation, backend)[0]
 
@@ -86,8 +87,9 @@ def _attend_forward(
         attention = _native_attention(logits, own, senders, activation)
         output, log_totals = kernels.attend(rows.indptr, rows.senders, rows.values, attention)
     else:
-        arrived, log_totals = _attend_by_head(graph, logits, own, senders, receiver, backend)
+        arrived, log_totals = _attend_by_sums(graph, logits, own, senders, receiver, backend)
         output = ACTIVATIONS[activation](arrived)
+    output, log_totals = (checkpoint_name(of, ATTENDED) for of in (output, log_totals))
     return output, (graph, logits, own, senders, log_totals, output)
 
 
@@ -108,14 +110,14 @@ def _attend_backward(
     slopes, inputs_times_slopes = _of_output(activation, output)
     means = _inner_products(cotangent, inputs_times_slopes)
     cotangent = cotangent * slopes
-    to_own, to_sender, to_senders = _gradients_by_head(
+    to_own, to_sender, to_senders = _gradients_by_sums(
         graph, logits, log_totals, means, cotangent, senders, receiver, backend
     )
     if logits.loop is None:
         return None, Logits(to_own, to_sender, None), jnp.zeros_like(own), to_senders
     weights = jnp.exp(logits.loop - log_totals)
     to_loop = weights * (_inner_products(cotangent, own) - means)
-    to_vectors = (weights.T[:, :, None] * cotangent).astype(own.dtype)
+    to_vectors = (weights[:, None] * cotangent).astype(own.dtype)
     return None, Logits(to_own, to_sender, to_loop), to_vectors, to_senders
 
 
@@ -127,9 +129,8 @@ def _native_attention(logits: Logits, own: Array, senders: Array, activation: Ac
     return kernels.Attention(*logits, own, senders, ATTENTION_SLOPE, activation == "elu", below)
 
 
-def _inner_products(some: Float[Array, "m h d"], others: Float[Array, "m h d"]) -> Float[Array, "h m"]:
-    """By node and head; as a product of matrices it would first copy both into another order."""
-    return jnp.sum(some * others, axis=2, dtype=jnp.float32).T
+def _inner_products(some: Float[Array, "m d"], others: Float[Array, "m d"]) -> Float[Array, " m"]:
+    return jnp.sum(some * others, axis=1, dtype=jnp.float32)
 
 
 def _of_output(activation: Activation, output: Array) -> tuple[Array, Array]:
@@ -150,33 +151,26 @@ def _of_output(activation: Activation, output: Array) -> tuple[Array, Array]:
             return jnp.ones_like(output), output
 
 
-def _attend_by_head(
+def _attend_by_sums(
     graph: BipartiteGraph, logits: Logits, own: Array, senders: Array, receiver: Side, backend: Backend
-) -> tuple[Float[Array, "m h d"], Float[Array, "h m"]]:
+) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
     """What arrives, and the logarithms of the softmax's sums."""
     rows, _ = both_ways(graph, receiver)
-
-    def one_head(head: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        arrived, log_totals = state
-        loop = None if logits.loop is None else logits.loop[head]
-        edge_logits, _ = _edge_logits(rows, logits.own[head], logits.sender[head])
-        largest = reduce_edges(rows, edge_logits, jnp.max, -jnp.inf)
-        largest = largest if loop is None else jnp.maximum(largest, loop)
-        largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-        total = reduce_edges(rows, jnp.exp(edge_logits - largest[rows.receivers]), jnp.sum, 0.0)
-        total = total if loop is None else total + jnp.exp(loop - largest)
-        log_total = jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
-        weights = jnp.exp(edge_logits - log_total[rows.receivers])
-        result = weighted_sum(graph, weights, _of_head(senders, head), receiver, backend)
-        if loop is not None:
-            result += (jnp.exp(loop - log_total)[:, None] * _of_head(own, head)).astype(result.dtype)
-        return arrived.at[:, head].set(result), log_totals.at[head].set(log_total)
-
-    start = (jnp.zeros((own.shape[0], *senders.shape[1:]), senders.dtype), jnp.zeros_like(logits.own))
-    return lax.fori_loop(0, logits.own.shape[0], one_head, start)
+    edge_logits, _ = _edge_logits(rows, logits)
+    largest = reduce_edges(rows, edge_logits, jnp.max, -jnp.inf)
+    largest = largest if logits.loop is None else jnp.maximum(largest, logits.loop)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    total = reduce_edges(rows, jnp.exp(edge_logits - largest[rows.receivers]), jnp.sum, 0.0)
+    total = total if logits.loop is None else total + jnp.exp(logits.loop - largest)
+    log_totals = jnp.where(total > 0, largest + jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
+    weights = jnp.exp(edge_logits - log_totals[rows.receivers])
+    arrived = weighted_sum(graph, weights, senders, receiver, backend)
+    if logits.loop is not None:
+        arrived += (jnp.exp(logits.loop - log_totals)[:, None] * own).astype(arrived.dtype)
+    return arrived, log_totals
 
 
-def _gradients_by_head(
+def _gradients_by_sums(
     graph: BipartiteGraph,
     logits: Logits,
     log_totals: Array,
@@ -185,41 +179,24 @@ def _gradients_by_head(
     senders: Array,
     receiver: Side,
     backend: Backend,
-) -> tuple[Float[Array, "h m"], Float[Array, "h n"], Float[Array, "n h d"]]:
+) -> tuple[Float[Array, " m"], Float[Array, " n"], Float[Array, "n d"]]:
     """Of the two logits and the senders' vectors, through the edges."""
     rows, transposed = both_ways(graph, receiver)
+    edge_logits, slopes = _edge_logits(rows, logits)
+    weights = jnp.exp(edge_logits - log_totals[rows.receivers])
 
-    def one_head(head: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        to_own, to_sender, to_senders = state
-        edge_logits, slopes = _edge_logits(rows, logits.own[head], logits.sender[head])
-        weights = jnp.exp(edge_logits - log_totals[head][rows.receivers])
+    def arriving(weights: Array, vectors: Array) -> Array:
+        return weighted_sum(graph, weights, vectors, receiver, backend)
 
-        def arriving(weights: Array, vectors: Array) -> Array:
-            return weighted_sum(graph, weights, vectors, receiver, backend)
-
-        _, backward = jax.vjp(arriving, weights, _of_head(senders, head))
-        to_weights, to_vectors = backward(_of_head(cotangent, head))
-        to_logits = weights * (to_weights - means[head][rows.receivers]) * slopes
-        own_part = reduce_edges(rows, to_logits, jnp.sum, 0.0)
-        sender_part = reduce_edges(transposed, to_logits[transposed.twins], jnp.sum, 0.0)
-        return (
-            to_own.at[head].set(own_part),
-            to_sender.at[head].set(sender_part),
-            to_senders.at[:, head].set(to_vectors),
-        )
-
-    start = (jnp.zeros_like(logits.own), jnp.zeros_like(logits.sender), jnp.zeros_like(senders))
-    return lax.fori_loop(0, logits.own.shape[0], one_head, start)
+    _, backward = jax.vjp(arriving, weights, senders)
+    to_weights, to_vectors = backward(cotangent)
+    to_logits = weights * (to_weights - means[rows.receivers]) * slopes
+    to_own = reduce_edges(rows, to_logits, jnp.sum, 0.0)
+    return to_own, reduce_edges(transposed, to_logits[transposed.twins], jnp.sum, 0.0), to_vectors
 
 
-def _edge_logits(
-    rows: Rows, own: Float[Array, " m"], sender: Float[Array, " n"]
-) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
-    """Logits of one head, -inf for excluded edges, and the slope of the leaky ReLU at each."""
-    added = own[rows.receivers] + sender[rows.senders]
+def _edge_logits(rows: Rows, logits: Logits) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
+    """The logits of edges, -inf for excluded ones, and the slope of the leaky ReLU at each."""
+    added = logits.own[rows.receivers] + logits.sender[rows.senders]
     slopes = jnp.where(added > 0, 1.0, ATTENTION_SLOPE)
     return jnp.where(rows.values != 0, added * slopes, -jnp.inf), slopes
-
-
-def _of_head(vectors: Float[Array, "n h d"], head: Array) -> Float[Array, "n d"]:
-    return lax.dynamic_index_in_dim(vectors, head, axis=1, keepdims=False)

@@ -1,13 +1,15 @@
 """A stack of message-passing layers over one bipartite graph, by the name of its aggregator."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lsec_jax.nn.gat_layer import GatLayer, attention_stack
 from lsec_jax.nn.graph_attention import Activation
-from lsec_jax.nn.graph_layers import GatLayer, GcnLayer, Graph, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.graph_layers import GcnLayer, Graph, LightGcnLayer, NgcfLayer
+from lsec_jax.nn.propagation import BipartiteGraph
 from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Sample, SampledGraph, receivers, rows_of
 
@@ -69,6 +71,7 @@ class GraphStack(nnx.Module):
                     layers.append(GatLayer(widths[-1], out_dim, num_heads, **common, **directed))
             widths.append(num_heads * out_dim if aggregator == "gat" else out_dim)
         self.layers = nnx.List(layers)
+        self.is_attention = aggregator == "gat"
         self.layer_combination = layer_combination
         self.width = sum(widths) if layer_combination == "concat" else widths[-1]
 
@@ -82,6 +85,8 @@ class GraphStack(nnx.Module):
             sources: input vectors of all source nodes, or of those that the first layer needs.
             targets: likewise.
         """
+        if self.is_attention and isinstance(graphs, BipartiteGraph) and self.layer_combination == "last":
+            return attention_stack(cast(list[GatLayer], list(self.layers)), graphs, sources, targets)
         per_layer: list[Any] = graphs if isinstance(graphs, list) else [graphs] * len(self.layers)
         outputs: list[Any] = [(sources, targets)]
         for layer, graph in zip(self.layers, per_layer, strict=True):

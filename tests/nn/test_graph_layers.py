@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lsec_jax.nn.gat_layer import GatLayer
 from lsec_jax.nn.graph_attention import ACTIVATIONS
-from lsec_jax.nn.graph_layers import GatLayer
+from lsec_jax.nn.graph_stack import GraphStack
 from lsec_jax.nn.propagation import bipartite_graph, exclude_edges, graphs_tuple
 from lsec_jax.nn.subgraphs import Fanout, rows_of, sample_layers, select_ids
 
@@ -79,6 +80,31 @@ def test_gradients_of_gat_equal_those_of_dense_attention(backend, activation, se
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found_gradients, wanted_gradients)
+
+
+@pytest.mark.parametrize("backend", ["bcsr", pytest.param("compiled", marks=pytest.mark.compiled)])
+@pytest.mark.parametrize("weights_per_direction", [False, True])
+def test_a_stack_of_gat_layers_equals_one_layer_after_the_other(backend, weights_per_direction):
+    whole = bipartite_graph(graphs_tuple(SOURCE_IDS, TARGET_IDS, NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    graph = exclude_edges(whole, jnp.asarray(EXCLUDED))
+    options = {"rngs": nnx.Rngs(0), "backend": backend, "weights_per_direction": weights_per_direction}
+    graphdef, state = nnx.split(GraphStack("gat", WIDTH, (4, 6, 5), num_heads=2, **options))
+    inputs = jnp.ones((NUM_SOURCES, WIDTH)).at[2].set(3.0), jnp.ones((NUM_TARGETS, WIDTH)).at[1].set(-2.0)
+
+    def value(outputs):
+        # Of some nodes only, as in a training step: the others' cotangents are zero.
+        return jnp.sum(jnp.sin(3 * outputs[0][np.array([0, 3, 6])])) + jnp.sum(jnp.sin(3 * outputs[1][2]))
+
+    def together(state, inputs):
+        return value(nnx.merge(graphdef, state)(graph, *inputs))
+
+    def one_by_one(state, inputs):
+        for layer in nnx.merge(graphdef, state).layers:
+            inputs = layer(graph, *inputs)
+        return value(inputs)
+
+    found, wanted = (jax.value_and_grad(function, (0, 1))(state, inputs) for function in (together, one_by_one))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, wanted)
 
 
 @pytest.mark.parametrize(("fanout", "bias"), [(8, 0.03), (64, 0.003)])

@@ -1,5 +1,6 @@
 """The compiled kernels: how they are made, kept and done without."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,51 @@ def test_a_compiler_that_fails_is_reported_with_its_first_error(cache, monkeypat
     with pytest.raises(build.NativeError, match=r"failed on .*: x\.cc:1: error: no such thing"):
         build.ensure_library()
     assert list((cache / "lsec_jax").iterdir()) == []
+
+
+@pytest.mark.compiled
+def test_a_compiler_that_does_not_know_the_processor_builds_for_any(cache):
+    """In a process of its own, because a process keeps the kernels that it has registered."""
+    compiler = cache / "compiler"
+    refuse = "case \"$*\" in *-march=native*) echo 'error: bad value for -march' >&2; exit 1;; esac"
+    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {os.environ.get("CXX") or "g++"} "$@"\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", _SUM_BY_TWO_BACKENDS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "slower than they could be" in done.stderr
+    np.testing.assert_allclose(*json.loads(done.stdout), rtol=1e-5, atol=1e-5)
+
+
+# 20 wide: with and without AVX-512 the last vector overlaps the one before.
+_SUM_BY_TWO_BACKENDS = """
+import json
+import jax
+import numpy as np
+from lsec_jax.nn.propagation import bipartite_graph, graphs_tuple, propagate
+ids = np.arange(60) % 7, np.arange(60) % 5
+graph = bipartite_graph(graphs_tuple(*ids, 7, 5), 7)
+vectors = jax.random.normal(jax.random.key(0), (7, 20)), jax.random.normal(jax.random.key(1), (5, 20))
+print(json.dumps([propagate(graph, *vectors, backend)[0].tolist() for backend in ("compiled", "segment")]))
+"""
+
+
+@pytest.mark.compiled
+def test_a_compiler_may_be_named_with_arguments(cache, monkeypatch):
+    monkeypatch.setenv("CXX", f"env {os.environ.get('CXX') or 'g++'}")
+    assert build.is_intact(build.ensure_library())
+
+
+def test_a_user_without_a_home_gets_no_library_and_a_remedy(cache, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(build.Path, "home", no_home)
+    with pytest.raises(build.NativeError, match=r"home directory.*set XDG_CACHE_HOME"):
+        build.ensure_library()
+    assert rows.default_backend() == "bcsr"
 
 
 def test_another_processor_or_compiler_has_a_library_of_its_own(cache, monkeypatch):

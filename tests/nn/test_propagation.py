@@ -237,6 +237,33 @@ def test_graphs_without_edges_or_with_one_node_a_side_work(backend, num_sources,
     assert jax.tree.map(jnp.shape, backward(total)) == ((edges,), vectors[1].shape)
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("transform", ["vmap", "pmap", "shard_map"])
+def test_the_compiled_kernels_give_each_replica_its_own_sums_and_gradients(transform):
+    num_replicas = jax.device_count()
+    graph = bipartite_graph(graphs_tuple(*random_edges(), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
+    sources = jax.random.normal(jax.random.key(0), (num_replicas, NUM_SOURCES, WIDTH))
+    targets = jax.random.normal(jax.random.key(1), (num_replicas, NUM_TARGETS, WIDTH))
+
+    def gradients(backend):
+        def loss(sources, targets):
+            return sum(jnp.sum(jnp.sin(side)) for side in propagate(graph, sources, targets, backend))
+
+        return jax.value_and_grad(loss, (0, 1))
+
+    own = gradients("compiled")
+    if transform == "vmap":
+        found = jax.jit(jax.vmap(own))(sources, targets)
+    elif transform == "pmap":
+        found = jax.pmap(own)(sources, targets)
+    else:
+        mesh = jax.make_mesh((num_replicas,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        spec = jax.sharding.PartitionSpec("data")
+        found = jax.jit(jax.shard_map(jax.vmap(own), mesh=mesh, in_specs=spec, out_specs=spec))(sources, targets)
+    wanted = jax.vmap(gradients("segment"))(sources, targets)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
+
+
 def test_edges_of_a_graph_are_arguments_of_the_compiled_function():
     graph = bipartite_graph(graphs_tuple(*random_edges(), NUM_SOURCES, NUM_TARGETS), NUM_SOURCES)
     for backend in ("segment", "bcsr", "chunked"):

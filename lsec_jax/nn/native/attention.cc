@@ -1,7 +1,7 @@
 // Softmax attention over compressed rows and its gradients, for XLA's CPU backend; kernels.py says what they compute.
 //
-// Logits are by head, [heads, nodes]; a node's vector holds one head after the other, padded to a multiple of kLanes. Each head's columns of the table
-// that is read at random are first copied together: 4 KB apart, rows would cost a page and a corner of the cache each.
+// One head: with the vectors of all heads side by side, rows would lie 4 KB apart, and each cost a page and a corner of
+// the cache. Widths are padded to a multiple of kLanes.
 
 #include <cstdlib>
 #include <vector>
@@ -83,25 +83,21 @@ class Columns {
 ffi::Error Attend(ffi::ThreadPool pool, float slope, bool is_elu, float below, Ints indptr, Ints senders, Floats values,
                   Floats own_logits, Floats sender_logits, Floats loop_logits, ffi::AnyBuffer receivers,
                   ffi::AnyBuffer vectors, ffi::Result<ffi::AnyBuffer> out, ffi::Result<Floats> log_totals) {
-  Index heads = own_logits.dimensions()[0], rows = own_logits.dimensions()[1], nodes = sender_logits.dimensions()[1];
-  Index stride = vectors.dimensions()[1], width = stride / heads, num_edges = senders.element_count();
+  Index width = vectors.dimensions()[1], num_edges = senders.element_count();
   const std::int32_t *starts = indptr.typed_data(), *ids = senders.typed_data();
-  const float* present = values.typed_data();
+  const float *present = values.typed_data(), *own_logit = own_logits.typed_data(), *logit = sender_logits.typed_data();
   bool has_loops = loop_logits.element_count() > 0;
   Activation activation{is_elu, below};
-  auto run_head = [&](auto zero, Index head) {
+  return with_type(vectors.element_type(), [&](auto zero) {
     using T = decltype(zero);
     const T *own = static_cast<const T*>(receivers.untyped_data()), *table = static_cast<const T*>(vectors.untyped_data());
-    const float *own_logit = own_logits.typed_data() + head * rows, *logit = sender_logits.typed_data() + head * nodes;
-    Columns<T> slice(nodes, width);
-    for (Index s = 0; s < nodes; ++s) std::memcpy(slice.row(s), table + s * stride + head * width, width * sizeof(T));
     over_rows(pool, indptr, [&](Index first, Index last) {
       std::vector<float> weights;
       for (Index r = first; r < last; ++r) {
         Index begin = starts[r], count = starts[r + 1] - begin;
         weights.resize(count);
         float* weight = weights.data();  // loops over a local pointer vectorise
-        float loop = has_loops ? loop_logits.typed_data()[head * rows + r] : -INFINITY, largest = loop, sum = 0.0f;
+        float loop = has_loops ? loop_logits.typed_data()[r] : -INFINITY, largest = loop, sum = 0.0f;
         for (Index i = 0; i < count; ++i) {
           float x = own_logit[r] + logit[ids[begin + i]];
           weight[i] = present[begin + i] != 0.0f ? std::max(x, slope * x) : -INFINITY;
@@ -114,66 +110,70 @@ ffi::Error Attend(ffi::ThreadPool pool, float slope, bool is_elu, float below, I
         sum += loop_weight;
         float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
         for (Index i = 0; i < count; ++i) weight[i] *= scale;
-        log_totals->typed_data()[head * rows + r] = sum > 0.0f ? shift + std::log(sum) : 0.0f;
+        log_totals->typed_data()[r] = sum > 0.0f ? shift + std::log(sum) : 0.0f;
         over_width(width, [&](auto n, Index at) {
           constexpr int N = decltype(n)::value;
           Vector sums[N] = {};
-          Index here = r * stride + head * width + at;
-          if (has_loops) load_row<N>(sums, own + here, width - at, false);
+          if (has_loops) load_row<N>(sums, own + r * width + at, width - at, false);
           for (int v = 0; v < N; ++v) sums[v] *= loop_weight * scale;
-          sum_row<N>(begin, begin + count, num_edges, ids, weight, slice.row(0) + at, width, width - at, sums);
+          sum_row<N>(begin, begin + count, num_edges, ids, weight, table + at, width, width - at, sums);
           float* lanes = reinterpret_cast<float*>(sums);
           for (int lane = 0; lane < N * kLanes; ++lane) lanes[lane] = activation.of(lanes[lane]);
-          store_row<N>(static_cast<T*>(out->untyped_data()) + here, sums, width - at);
+          store_row<N>(static_cast<T*>(out->untyped_data()) + r * width + at, sums, width - at);
         });
       }
     });
-  };
-  return with_type(vectors.element_type(), [&](auto zero) {
-    for (Index head = 0; head < heads; ++head) run_head(zero, head);
   });
 }
 
+// What the senders' gradients read of receivers: the cotangents of their sums (before the activation), and the means of
+// the gradients of their weights.
+template <typename T>
+struct Receivers {
+  Receivers(Index rows, Index width) : cotangents(rows, width), means(rows), is_active(rows) {}
+  Columns<T> cotangents;
+  std::vector<float> means;
+  std::vector<unsigned char> is_active;  // whether its cotangent is not all zero; else it adds nothing to any gradient
+};
+
 // Over the senders' rows (`receivers` are their edges' other ends): one read of a receiver's cotangent gives both the
-// gradient of an edge's weight and that of its sender. A head's receivers are written to by many rows, so that a thread
-// takes a head.
+// gradient of an edge's weight and that of its sender. Many rows write to a receiver: each of kParts ranges has sums of
+// its own, which are added in their order, so that the result does not depend on the number of threads.
 ffi::Error AttendBackward(ffi::ThreadPool pool, float slope, bool is_elu, float below, Ints indptr, Ints receivers,
                           Floats values, Floats own_logits, Floats sender_logits, Floats loop_logits,
                           ffi::AnyBuffer own_vectors, ffi::AnyBuffer vectors, Floats log_totals, ffi::AnyBuffer outputs,
                           ffi::AnyBuffer cotangents, ffi::Result<Floats> to_own_logits,
                           ffi::Result<Floats> to_sender_logits, ffi::Result<Floats> to_loop_logits,
                           ffi::Result<ffi::AnyBuffer> to_own, ffi::Result<ffi::AnyBuffer> to_vectors) {
-  Index heads = own_logits.dimensions()[0], rows = own_logits.dimensions()[1], nodes = sender_logits.dimensions()[1];
-  Index stride = vectors.dimensions()[1], width = stride / heads, num_edges = receivers.element_count();
+  constexpr Index kParts = 8;
+  Index rows = own_logits.element_count(), width = vectors.dimensions()[1];
   const std::int32_t *starts = indptr.typed_data(), *ids = receivers.typed_data();
-  const float* present = values.typed_data();
+  const float *present = values.typed_data(), *own_logit = own_logits.typed_data(), *logit = sender_logits.typed_data();
+  const float* log_total = log_totals.typed_data();
   bool has_loops = loop_logits.element_count() > 0;
   Activation activation{is_elu, below};
-  auto run_head = [&](auto zero, Index head) {
+  return with_type(vectors.element_type(), [&](auto zero) {
     using T = decltype(zero);
-    auto at_head = [&](const void* table, Index node) { return static_cast<const T*>(table) + node * stride + head * width; };
-    const float *own_logit = own_logits.typed_data() + head * rows, *logit = sender_logits.typed_data() + head * nodes;
-    const float* log_total = log_totals.typed_data() + head * rows;
-    float* to_receivers = to_own_logits->typed_data() + head * rows;
-    std::fill(to_receivers, to_receivers + rows, 0.0f);
-    Columns<T> slice(rows, width);  // cotangents of the sums
-    std::vector<float> means(rows);  // of the gradients of a receiver's weights
-    for (Index r = 0; r < rows; ++r) {
-      const T *output = at_head(outputs.untyped_data(), r), *cotangent = at_head(cotangents.untyped_data(), r);
-      float mean[kLanes] = {};
-      T* copied = slice.row(r);
+    Receivers<T> of(rows, width);
+    auto at_receiver = [&](Index r) {
+      const T *output = static_cast<const T*>(outputs.untyped_data()) + r * width;
+      const T *cotangent = static_cast<const T*>(cotangents.untyped_data()) + r * width;
+      float mean[kLanes] = {}, any[kLanes] = {};
+      T* copied = of.cotangents.row(r);
       for (Index at = 0; at < width; at += kLanes) {
         for (int lane = 0; lane < kLanes; ++lane) {
           float y = value(output[at + lane]), gradient = value(cotangent[at + lane]);
           put(copied + at + lane, gradient * activation.slope(y));
           mean[lane] += gradient * activation.slope_times_input(y);
+          any[lane] = gradient != 0.0f ? 1.0f : any[lane];
         }
       }
-      for (float part : mean) means[r] += part;
-      if (!has_loops) continue;
-      const T* own = at_head(own_vectors.untyped_data(), r);
-      T* result = const_cast<T*>(at_head(to_own->untyped_data(), r));
-      float weight = exponential<false>(loop_logits.typed_data()[head * rows + r] - log_total[r]), dots[kLanes] = {}, dot = 0;
+      for (float part : mean) of.means[r] += part;
+      for (float part : any) of.is_active[r] |= part != 0.0f;
+      if (!has_loops) return;
+      const T* own = static_cast<const T*>(own_vectors.untyped_data()) + r * width;
+      T* result = static_cast<T*>(to_own->untyped_data()) + r * width;
+      float weight = exponential<false>(loop_logits.typed_data()[r] - log_total[r]), dots[kLanes] = {}, dot = 0;
       for (Index at = 0; at < width; at += kLanes) {
         for (int lane = 0; lane < kLanes; ++lane) {
           float gradient = value(copied[at + lane]);
@@ -182,48 +182,65 @@ ffi::Error AttendBackward(ffi::ThreadPool pool, float slope, bool is_elu, float 
         }
       }
       for (float part : dots) dot += part;
-      to_loop_logits->typed_data()[head * rows + r] = weight * (dot - means[r]);
-    }
-    std::vector<float> buffers[3];
-    for (Index s = 0; s < nodes; ++s) {
-      Index begin = starts[s], count = starts[s + 1] - begin;
-      for (auto& buffer : buffers) buffer.assign(count, 0.0f);
-      float *weights = buffers[0].data(), *slopes = buffers[1].data(), *gradients = buffers[2].data();
-      for (Index i = 0; i < count; ++i) {
-        Index r = ids[begin + i];
-        float x = own_logit[r] + logit[s];
-        slopes[i] = x > 0.0f ? 1.0f : slope;
-        weights[i] = present[begin + i] != 0.0f ? x * slopes[i] - log_total[r] : -INFINITY;
-      }
-      for (Index i = 0; i < count; ++i) weights[i] = exponential<false>(weights[i]);
-      over_width(width, [&](auto n, Index at) {
-        constexpr int N = decltype(n)::value;
-        Vector held[N], sums[N] = {};
-        load_row<N>(held, at_head(vectors.untyped_data(), s) + at, width - at, true);
-        for (Index i = 0; i < count; ++i) {
-          fetch<N>(slice.row(ids[std::min(begin + i + kAhead, num_edges - 1)]) + at);
-          const T* row = slice.row(ids[begin + i]) + at;
-          Vector products = {};
-          for (int v = 0; v < N; ++v) {
-            Vector cotangent = load(row + offset<N>(v, width - at));
-            products += held[v] * cotangent;
-            sums[v] += weights[i] * cotangent;
-          }
-          gradients[i] += total(products);
+      to_loop_logits->typed_data()[r] = weight * (dot - of.means[r]);
+    };
+    in_parallel(pool, kParts, [&](Index part) {
+      for (Index r = rows * part / kParts; r < rows * (part + 1) / kParts; ++r) at_receiver(r);
+    });
+    std::vector<float> to_receivers(kParts * rows);
+    over_parts(pool, indptr, kParts, [&](Index first, Index last, Index part) {
+      // The range's edges to active receivers, one row after the other.
+      std::vector<std::int32_t> active(starts[last] - starts[first] + 1);
+      std::vector<Index> begins{0};
+      for (Index s = first, count = 0; s < last; ++s, begins.push_back(count)) {
+        for (Index i = starts[s]; i < starts[s + 1]; ++i) {
+          active[count] = ids[i];
+          count += of.is_active[ids[i]] && present[i] != 0.0f;
         }
-        store_row<N>(const_cast<T*>(at_head(to_vectors->untyped_data(), s)) + at, sums, width - at);
-      });
-      float sum = 0.0f;
-      for (Index i = 0; i < count; ++i) {
-        float gradient = weights[i] * (gradients[i] - means[ids[begin + i]]) * slopes[i];
-        to_receivers[ids[begin + i]] += gradient;
-        sum += gradient;
       }
-      to_sender_logits->typed_data()[head * nodes + s] = sum;
+      std::vector<float> buffers[3];
+      for (Index s = first; s < last; ++s) {
+        Index begin = begins[s - first], count = begins[s - first + 1] - begin, end = begins.back();
+        const std::int32_t* edges = active.data() + begin;
+        for (auto& buffer : buffers) buffer.assign(count, 0.0f);
+        float *weights = buffers[0].data(), *slopes = buffers[1].data(), *gradients = buffers[2].data();
+        for (Index i = 0; i < count; ++i) {
+          float x = own_logit[edges[i]] + logit[s];
+          slopes[i] = x > 0.0f ? 1.0f : slope;
+          weights[i] = x * slopes[i] - log_total[edges[i]];
+        }
+        for (Index i = 0; i < count; ++i) weights[i] = exponential<false>(weights[i]);
+        over_width(width, [&](auto n, Index at) {
+          constexpr int N = decltype(n)::value;
+          Vector held[N], sums[N] = {};
+          load_row<N>(held, static_cast<const T*>(vectors.untyped_data()) + s * width + at, width - at, true);
+          for (Index i = 0; i < count; ++i) {
+            fetch<N>(of.cotangents.row(active[std::min(begin + i + kAhead, end - 1)]) + at);
+            const T* row = of.cotangents.row(edges[i]) + at;
+            Vector products = {};
+            for (int v = 0; v < N; ++v) {
+              Vector cotangent = load(row + offset<N>(v, width - at));
+              products += held[v] * cotangent;
+              sums[v] += weights[i] * cotangent;
+            }
+            gradients[i] += total(products);
+          }
+          store_row<N>(static_cast<T*>(to_vectors->untyped_data()) + s * width + at, sums, width - at);
+        });
+        float sum = 0.0f;
+        for (Index i = 0; i < count; ++i) {
+          float gradient = weights[i] * (gradients[i] - of.means[edges[i]]) * slopes[i];
+          to_receivers[part * rows + edges[i]] += gradient;
+          sum += gradient;
+        }
+        to_sender_logits->typed_data()[s] = sum;
+      }
+    });
+    for (Index r = 0; r < rows; ++r) {
+      float sum = 0.0f;
+      for (Index part = 0; part < kParts; ++part) sum += to_receivers[part * rows + r];
+      to_own_logits->typed_data()[r] = sum;
     }
-  };
-  return with_type(vectors.element_type(), [&](auto zero) {
-    in_parallel(pool, heads, [&](Index head) { run_head(zero, head); });
   });
 }
 }  // namespace

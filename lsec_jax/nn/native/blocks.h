@@ -67,11 +67,11 @@ void in_parallel(ffi::ThreadPool& pool, Index count, const Task& task) {
   state->all_done.wait(lock, [&] { return state->done == count; });
 }
 
-// Cuts rows into ranges of about equal work (an edge or a row each) and runs task(begin, end) on them.
+// Cuts rows into ranges of about equal work (an edge or a row each) and runs task(begin, end, which range) on them.
 template <typename Task>
-void over_rows(ffi::ThreadPool& pool, const Ints& indptr, const Task& task) {
+void over_parts(ffi::ThreadPool& pool, const Ints& indptr, Index parts, const Task& task) {
   const std::int32_t* starts = indptr.typed_data();
-  Index rows = indptr.element_count() - 1, parts = pool.num_threads() > 1 ? 4 * pool.num_threads() : 1;
+  Index rows = indptr.element_count() - 1;
   auto cut = [&](Index part) {  // the first row before which lies at least this share of the work
     Index low = 0, high = rows, wanted = (starts[rows] + rows) * part / parts;
     while (low < high) {
@@ -80,7 +80,14 @@ void over_rows(ffi::ThreadPool& pool, const Ints& indptr, const Task& task) {
     }
     return part == parts ? rows : low;
   };
-  in_parallel(pool, parts, [&](Index part) { task(cut(part), cut(part + 1)); });
+  in_parallel(pool, parts, [&](Index part) { task(cut(part), cut(part + 1), part); });
+}
+
+// The same in as many ranges as keep the threads busy: for tasks that do not share sums.
+template <typename Task>
+void over_rows(ffi::ThreadPool& pool, const Ints& indptr, const Task& task) {
+  Index parts = pool.num_threads() > 1 ? 4 * pool.num_threads() : 1;
+  over_parts(pool, indptr, parts, [&](Index first, Index last, Index) { task(first, last); });
 }
 
 template <int N = 1, typename Run>
@@ -111,7 +118,16 @@ template <int N, typename T> LSEC_INLINE void load_row(Vector* to, const T* row,
 template <int N, typename T> LSEC_INLINE void store_row(T* row, const Vector* from, Index left) {
   for (int i = 0; i < N; ++i) store(row + offset<N>(i, left), from[i]);
 }
-LSEC_INLINE float total(Vector v) { float sum = 0; for (int i = 0; i < kLanes; ++i) sum += v[i]; return sum; }
+template <int N> struct Lanes { typedef float Type __attribute__((vector_size(4 * N))); };
+// By halves: lane after lane, every addition would wait for the one before.
+template <int N = kLanes> LSEC_INLINE float total(typename Lanes<N>::Type v) {
+  if constexpr (N == 2) return v[0] + v[1];
+  else {
+    typename Lanes<N / 2>::Type half[2];
+    std::memcpy(half, &v, sizeof v);
+    return total<N / 2>(half[0] + half[1]);
+  }
+}
 
 // Adds weight * vectors[sender] over edges to the sums of a block; `left` columns of the table remain from there.
 template <int N, typename T>

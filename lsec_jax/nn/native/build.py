@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from absl import logging
 FLAGS = (
     "-std=c++17",
     "-O3",
-    "-march=native",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fno-signed-zeros",
@@ -30,6 +30,7 @@ FLAGS = (
     "-shared",
     "-w",
 )
+_FOR_THIS_PROCESSOR = "-march=native"  # left out where a compiler does not know it
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("csr.cc", "attention.cc", "slots.cc"))
 _HEADERS = (Path(__file__).with_name("blocks.h"),)
 _COMPILER_SECONDS = 300
@@ -41,12 +42,25 @@ class NativeError(Exception):
 
 
 def library_path() -> Path:
-    """Where the library for this machine lies, whether it exists or not."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where the library for this machine lies, whether it exists or not.
+
+    Raises:
+        NativeError: if there is no cache directory, because the user has no home.
+    """
     sources = [source.read_text(encoding="utf-8") for source in (*_SOURCES, *_HEADERS)]
-    parts = (*sources, *FLAGS, _compiler(), metadata.version("jaxlib"), _processor())
+    parts = (*sources, *FLAGS, _FOR_THIS_PROCESSOR, *_compiler(), metadata.version("jaxlib"), _processor())
     digest = hashlib.sha256("\0".join(parts).encode())
-    return Path(base) / "lsec_jax" / f"csr-{digest.hexdigest()[:24]}.so"
+    return _cache_directory() / "lsec_jax" / f"csr-{digest.hexdigest()[:24]}.so"
+
+
+def _cache_directory() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home directory, as in some containers
+        raise NativeError(f"no directory for the library: {error}; set XDG_CACHE_HOME") from None
 
 
 def ensure_library() -> Path:
@@ -82,22 +96,33 @@ def is_intact(path: Path) -> bool:
 
 
 def _compile(output: Path) -> None:
-    compiler = shutil.which(_compiler())
+    name, *arguments = _compiler()
+    compiler = shutil.which(name)
     if compiler is None:
-        raise NativeError(f"no C++ compiler '{_compiler()}' on PATH; install one, or name it in the variable CXX")
-    command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", "-o", str(output), *map(str, _SOURCES)]
+        raise NativeError(f"no C++ compiler '{name}' on PATH; install one, or name it in the variable CXX")
+    command = [compiler, *arguments, *FLAGS, f"-I{jax.ffi.include_dir()}", "-o", str(output), *map(str, _SOURCES)]
     logging.info("compiling the kernels of %s for this machine (once)", _SOURCES[0].parent)
+    error = _first_error([*command, _FOR_THIS_PROCESSOR])
+    if error and _first_error(command):
+        raise NativeError(f"{compiler} failed on {_SOURCES[0].parent}: {error}")
+    if error:
+        logging.warning("the kernels are slower than they could be: %s %s: %s", compiler, _FOR_THIS_PROCESSOR, error)
+
+
+def _first_error(command: list[str]) -> str | None:
+    """Runs a compiler; returns the first error that it prints, or None if it succeeds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise NativeError(f"{compiler} took more than {_COMPILER_SECONDS} s") from None
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-        raise NativeError(f"{compiler} failed on {_SOURCES[0].parent}: {errors[0]}")
+        raise NativeError(f"{command[0]} took more than {_COMPILER_SECONDS} s") from None
+    if not done.returncode:
+        return None
+    return next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.partition("\n")[0] or "?")
 
 
-def _compiler() -> str:
-    return os.environ.get("CXX") or "g++"
+def _compiler() -> list[str]:
+    """The compiler's name, and arguments, as in CXX="ccache g++"."""
+    return shlex.split(os.environ.get("CXX") or "") or ["g++"]
 
 
 @functools.cache

@@ -97,32 +97,32 @@ def slot_dots(
 
 
 class Attention(NamedTuple):
-    """What the kernels of graph attention read.
+    """What the kernels of graph attention read, of one head.
 
     Attributes:
-        own_logits: of the receivers, [h, m].
-        sender_logits: of the senders, [h, n].
-        loop_logits: of the receivers' messages to themselves, as they are, [h, m]; None for no such messages.
-        own: vectors of the receivers, read if there are such messages, [m, h, d].
-        senders: vectors of the senders, [n, h, d].
+        own_logits: of the receivers, [m].
+        sender_logits: of the senders, [n].
+        loop_logits: of the receivers' messages to themselves, as they are, [m]; None for no such messages.
+        own: vectors of the receivers, read if there are such messages, [m, d].
+        senders: vectors of the senders, [n, d].
         slope: of the leaky ReLU that the sum of an edge's two logits goes through.
         is_elu: whether the activation is ELU.
         below: if not, its slope below 0.
     """
 
-    own_logits: Float[Array, "h m"]
-    sender_logits: Float[Array, "h n"]
-    loop_logits: Float[Array, "h m"] | None
-    own: Float[Array, "m h d"]
-    senders: Float[Array, "n h d"]
+    own_logits: Float[Array, " m"]
+    sender_logits: Float[Array, " n"]
+    loop_logits: Float[Array, " m"] | None
+    own: Float[Array, "m d"]
+    senders: Float[Array, "n d"]
     slope: float
     is_elu: bool
     below: float
 
     def operands(self) -> tuple[Array, ...]:
         """All arrays as the kernels take them."""
-        loops = jnp.zeros((self.own_logits.shape[0], 0)) if self.loop_logits is None else self.loop_logits
-        return (self.own_logits, self.sender_logits, loops, _flat(self.own), _flat(self.senders))
+        loops = jnp.zeros(0) if self.loop_logits is None else self.loop_logits
+        return (self.own_logits, self.sender_logits, loops, _whole(self.own), _whole(self.senders))
 
     def attributes(self) -> dict[str, Any]:
         """All settings likewise."""
@@ -131,19 +131,19 @@ class Attention(NamedTuple):
 
 def attend(
     indptr: Int[Array, " rows_plus_1"], senders: Int[Array, " e"], values: Float[Array, " e"], attention: Attention
-) -> tuple[Float[Array, "m h d"], Float[Array, "h m"]]:
+) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
     """Graph attention over the receivers' rows; edges of value 0 are not there.
 
     Returns:
         (the output, the logarithms of the softmax's sums).
     """
-    operands, (heads, rows) = attention.operands(), attention.own_logits.shape
+    operands = attention.operands()
     shapes = (
-        jax.ShapeDtypeStruct((rows, operands[-1].shape[1]), attention.senders.dtype),
-        jax.ShapeDtypeStruct((heads, rows), jnp.float32),
+        jax.ShapeDtypeStruct((len(attention.own), operands[-1].shape[1]), attention.senders.dtype),
+        jax.ShapeDtypeStruct(attention.own_logits.shape, jnp.float32),
     )
     output, log_totals = _call("lsec_attend", shapes, indptr, senders, values, *operands, **attention.attributes())
-    return _by_head(output, attention.senders), log_totals
+    return output[:, : attention.senders.shape[1]], log_totals
 
 
 def attend_backward(
@@ -151,46 +151,42 @@ def attend_backward(
     receivers: Int[Array, " e"],
     values: Float[Array, " e"],
     attention: Attention,
-    log_totals: Float[Array, "h m"],
-    output: Float[Array, "m h d"],
-    cotangent: Float[Array, "m h d"],
-) -> tuple[
-    Float[Array, "h m"], Float[Array, "h n"], Float[Array, "h m"] | None, Float[Array, "m h d"], Float[Array, "n h d"]
-]:
+    log_totals: Float[Array, " m"],
+    output: Float[Array, "m d"],
+    cotangent: Float[Array, "m d"],
+) -> tuple[Float[Array, " m"], Float[Array, " n"], Float[Array, " m"] | None, Float[Array, "m d"], Float[Array, "n d"]]:
     """The gradients of `attend`, over the senders' rows.
 
     Returns:
         Those of own_logits, sender_logits, loop_logits, own and senders.
     """
-    operands = attention.operands()
+    operands, width = attention.operands(), attention.senders.shape[1]
     own_logits, sender_logits, loops, own, senders = operands
     logits = (jax.ShapeDtypeStruct(of.shape, jnp.float32) for of in (own_logits, sender_logits, loops))
     shapes = (*logits, *(jax.ShapeDtypeStruct(of.shape, senders.dtype) for of in (own, senders)))
-    operands = (indptr, receivers, values, *operands, log_totals, _flat(output), _flat(cotangent))
+    operands = (indptr, receivers, values, *operands, log_totals, _whole(output), _whole(cotangent))
     *to_logits, to_own, to_senders = _call("lsec_attend_backward", shapes, *operands, **attention.attributes())
     to_own_logits, to_sender_logits, to_loop_logits = to_logits
-    to_senders = _by_head(to_senders, attention.senders)
+    to_senders = to_senders[:, :width]
     if attention.loop_logits is None:  # then the kernel writes neither of the two
         return to_own_logits, to_sender_logits, None, jnp.zeros_like(attention.own), to_senders
-    return to_own_logits, to_sender_logits, to_loop_logits, _by_head(to_own, attention.own), to_senders
+    return to_own_logits, to_sender_logits, to_loop_logits, to_own[:, :width], to_senders
 
 
-def _padded(vectors: Float[Array, "*n d"], width: int = _LANES) -> Float[Array, "*n f"]:
+def _padded(vectors: Float[Array, "n d"], width: int = _LANES) -> Float[Array, "n f"]:
     """With zeros up to the kernels' least width, or another."""
-    missing = max(0, width - vectors.shape[-1])
-    return jnp.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)]) if missing else vectors
+    missing = max(0, width - vectors.shape[1])
+    return jnp.pad(vectors, [(0, 0), (0, missing)]) if missing else vectors
 
 
-def _flat(vectors: Float[Array, "n h d"]) -> Float[Array, "n f"]:
-    wide = _padded(vectors, -(-vectors.shape[2] // _LANES) * _LANES)
-    return wide.reshape(wide.shape[0], wide.shape[1] * wide.shape[2])
-
-
-def _by_head(flat: Float[Array, "m f"], like: Float[Array, "n h d"]) -> Float[Array, "m h d"]:
-    heads, width = like.shape[1:]
-    return flat.reshape(flat.shape[0], heads, flat.shape[1] // heads)[:, :, :width]
+def _whole(vectors: Float[Array, "n d"]) -> Float[Array, "n f"]:
+    """With zeros up to a multiple of the kernels' least width."""
+    return _padded(vectors, -(-vectors.shape[1] // _LANES) * _LANES)
 
 
 def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
     load()
-    return jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
+    made = jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
+    # Inside jax.shard_map, results differ between devices along each axis along which an operand does.
+    axes = tuple(frozenset[str]().union(*(jax.typeof(operand).manual_axis_type.varying for operand in operands)))
+    return jax.tree.map(lambda of: jax.lax.pcast(of, axes, to="varying"), made) if axes else made
