@@ -81,7 +81,8 @@ def make(folder: Path, quick: bool, model: str) -> Work:
         state, metrics = jax.block_until_ready(step(state, run.inputs, batch_at(next(numbers))))
         losses.append(metrics["loss"])
 
-    moved, notes = _sums(run), _described(run)
+    moved = _sums(run)
+    notes = [*_fanouts(run), *([] if moved is None else [f"bytes: neighbour sums alone, {propagation.BYTES}"])]
     return Work(
         run=one,
         examples=config.training.batch_size * len(config.model.task_relations),
@@ -110,11 +111,10 @@ def _sums(run: Run) -> int | None:
     return sum(propagation.moved_bytes(graph, narrow) for graph in run.inputs.graphs.values())
 
 
-def _described(run: Run) -> list[str]:
+def _fanouts(run: Run) -> list[str]:
     fanouts = {name: dataclasses.asdict(of) for name, of in run.inputs.fanouts.items()}
     drawn = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in fanouts.items()]
-    notes = [f"neighbours drawn per node and layer, to a source / a target: {', '.join(drawn)}"] if drawn else []
-    return [*notes, f"bytes: neighbour sums alone, {propagation.BYTES}"]
+    return [f"neighbours drawn per node and layer, to a source / a target: {', '.join(drawn)}"] if drawn else []
 
 
 def _checked(losses: np.ndarray) -> Mapping[str, Any]:
