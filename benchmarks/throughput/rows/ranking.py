@@ -20,7 +20,7 @@ from lsec_jax.data.sources import prepared
 from lsec_jax.schema import TRAIN, LiveCommerceData, Relation
 from lsec_jax.training.evaluation import Evaluator
 
-NUM_CANDIDATES, NUM_BEST, HIDDEN, WIDTH = 100, 50, 128, 192
+NUM_CANDIDATES, NUM_BEST, HIDDEN, WIDTH = 100, 50, 128, 200
 CUTOFFS = (10, 50)
 _CONFIG = EvaluationConfig(num_candidates=NUM_CANDIDATES, cutoffs=CUTOFFS)
 
