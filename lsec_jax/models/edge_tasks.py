@@ -102,11 +102,19 @@ def task_loss(
     of_source, of_target = places
     source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
     sources = predictor.source_half(vectors[0][of_source(source_ids)])
-    targets = predictor.target_half(vectors[1])
-    drawn = targets[of_target(draws)] if task.hardest_of > 1 else None
+    is_choice = task.hardest_of > 1
+    num_looked_up = (draws.size if is_choice else 0) + len(edge_ids) * (1 + task.num_negatives)
+    # Each node's half once, unless that is more than the batch looks up.
+    halves = predictor.target_half(vectors[1]) if num_looked_up >= len(vectors[1]) else None
+
+    def target_halves(ids: Int[Array, "..."]) -> Float[Array, "... h"]:
+        places = of_target(ids)
+        return predictor.target_half(vectors[1][places]) if halves is None else halves[places]
+
+    drawn = target_halves(draws) if is_choice else None
     negative_ids = hardest_targets(predictor, sources, draws, drawn, task.num_negatives, task.rows_per_draw)
     mask, shares = negative_mask(edges, edge_ids, negative_ids)
     pair_ids = jnp.concatenate([positive_ids[:, None], negative_ids], axis=1)
-    scores = predictor(sources[:, None], targets[of_target(pair_ids)])[:, 0]
+    scores = predictor(sources[:, None], target_halves(pair_ids))[:, 0]
     loss = _LOSSES[task.loss](scores[:, 0], scores[:, 1:], mask)
     return loss, {"loss": loss, **shares}, (source_ids, pair_ids)

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
-from lsec_jax.models.edge_tasks import TaskConfig, task_loss
+from lsec_jax.models.edge_tasks import TaskConfig, ids_by_type, task_loss
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges, quantile_fanouts
 from lsec_jax.models.step_draws import Drawn, draw_negatives, draw_neighbors
 from lsec_jax.nn.attention import AdditiveAttention
@@ -286,12 +286,21 @@ class LsecGnn(nnx.Module):
         """Draws the embedding tables of Eq. 4, one per node type."""
         return normal_tables(key, self.num_nodes, self.config.embedding_dim, self.config.embedding_std)
 
-    def encode(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
-        """Propagates over every relation and combines per node type (Eq. 5-7)."""
+    def encode(
+        self, tables: Tables, inputs: Inputs, wanted: Mapping[str, Bool[Array, " _"]] | None = None
+    ) -> dict[str, Float[Array, "_ _"]]:
+        """Propagates over every relation and combines per node type (Eq. 5-7).
+
+        Args:
+            tables: embedding tables by node type.
+            inputs: gives the graphs.
+            wanted: by node type, which vectors are needed; the others may be anything. None = all.
+        """
 
         def encode(relation: str) -> tuple[Array, Array]:
             source, target = self.ends[relation]
-            return self.stacks[relation](inputs.graphs[relation], tables[source], tables[target])
+            of_relation = None if wanted is None else (wanted[source], wanted[target])
+            return self.stacks[relation](inputs.graphs[relation], tables[source], tables[target], of_relation)
 
         return self._combine(encode)
 
@@ -345,7 +354,7 @@ class LsecGnn(nnx.Module):
             places = {name: selection.places for name, selection in drawn.asked_for.items()}
         else:
             negatives = draw_negatives(_keys(key, len(self.config.tasks))[:-1], self.config.tasks, inputs, batch)
-            vectors, places = self._encode_thinned(tables, inputs, batch), {}
+            vectors, places = self._encode_thinned(tables, inputs, batch, negatives), {}
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}
         for task in self.config.tasks:
@@ -366,14 +375,21 @@ class LsecGnn(nnx.Module):
         return {name: ids for name, ids in batch.items() if name in inputs.graphs}
 
     def _encode_thinned(
-        self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]
+        self,
+        tables: Tables,
+        inputs: Inputs,
+        batch: Mapping[str, Int[Array, " b"]],
+        negatives: Mapping[str, Int[Array, "_ _"]],
     ) -> dict[str, Float[Array, "_ _"]]:
-        """Vectors of all nodes for a step's scores, without its own edges."""
+        """Vectors for a step's scores from the whole graph without its own edges, at the nodes' ids."""
         backend = cast(Backend, self.config.backend)
         graphs = dict(inputs.graphs)
         for name, ids in self._own_edges(inputs, batch).items():
             graphs[name] = exclude_edges(graphs[name], ids, self._renormalizes, backend)
-        return self.encode(tables, inputs._replace(graphs=graphs))
+        needed = ids_by_type(self.config.tasks, self.ends, inputs.positives, batch, negatives)
+        nowhere = {name: jnp.zeros(count, bool) for name, count in self.num_nodes.items()}
+        wanted = nowhere | {name: nowhere[name].at[jnp.concatenate(ids)].set(True) for name, ids in needed.items()}
+        return self.encode(tables, inputs._replace(graphs=graphs), wanted)
 
     def _encode_sample(self, tables: Tables, drawn: Drawn) -> dict[str, Float[Array, "_ _"]]:
         """Vectors of the nodes that a step's losses ask for."""

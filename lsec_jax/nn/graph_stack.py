@@ -4,12 +4,12 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lsec_jax.nn.gat_layer import GatLayer, attention_stack
 from lsec_jax.nn.graph_attention import Activation
 from lsec_jax.nn.graph_layers import GcnLayer, Graph, LightGcnLayer, NgcfLayer
-from lsec_jax.nn.propagation import BipartiteGraph
+from lsec_jax.nn.propagation import BipartiteGraph, with_wanted
 from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.subgraphs import Sample, SampledGraph, receivers, rows_of
 
@@ -76,7 +76,11 @@ class GraphStack(nnx.Module):
         self.width = sum(widths) if layer_combination == "concat" else widths[-1]
 
     def __call__(
-        self, graphs: Graph | list[SampledGraph], sources: Float[Array, "m d"], targets: Float[Array, "n d"]
+        self,
+        graphs: Graph | list[SampledGraph],
+        sources: Float[Array, "m d"],
+        targets: Float[Array, "n d"],
+        wanted: tuple[Bool[Array, " m"], Bool[Array, " n"]] | None = None,
     ) -> tuple[Float[Array, "r f"], Float[Array, "q f"]]:
         """Returns the vectors of the graph's source and target nodes.
 
@@ -84,10 +88,14 @@ class GraphStack(nnx.Module):
             graphs: one whole graph for all layers, or a SampledGraph for each.
             sources: input vectors of all source nodes, or of those that the first layer needs.
             targets: likewise.
+            wanted: over a whole graph, the source and target nodes whose vectors are needed; None = all. Those of the
+                others may be anything: the last layer can leave their sums out.
         """
         if self.is_attention and isinstance(graphs, BipartiteGraph) and self.layer_combination == "last":
             return attention_stack(cast(list[GatLayer], list(self.layers)), graphs, sources, targets)
         per_layer: list[Any] = graphs if isinstance(graphs, list) else [graphs] * len(self.layers)
+        if wanted is not None:
+            per_layer[-1] = with_wanted(per_layer[-1], *wanted)
         outputs: list[Any] = [(sources, targets)]
         for layer, graph in zip(self.layers, per_layer, strict=True):
             arrived = layer(graph, *outputs[-1])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax.nn.rows import Backend, Rows, compressed_rows, edge_dots, neighbor_sum
 
@@ -147,6 +147,18 @@ def exclude_edges(
     return _renormalized(thinned, backend) if renormalize else thinned
 
 
+def with_wanted(
+    graph: BipartiteGraph, sources: Bool[Array, " m"] | None, targets: Bool[Array, " n"] | None
+) -> BipartiteGraph:
+    """Returns the graph for which only some nodes' sums are wanted; None = all. Those of the others may be anything.
+
+    They must have no influence on a loss: its gradient would be that of the sums which were left out.
+    """
+    return graph._replace(
+        to_source=graph.to_source._replace(wanted=sources), to_target=graph.to_target._replace(wanted=targets)
+    )
+
+
 def _renormalized(graph: BipartiteGraph, backend: Backend) -> BipartiteGraph:
     """Scales the factors from the stored degrees to the degrees of the edges that still carry weight."""
     source_roots, target_roots = jnp.sqrt(graph.source_degrees), jnp.sqrt(graph.target_degrees)
@@ -217,6 +229,8 @@ def _propagate_backward(
     backend: Backend, graph: BipartiteGraph, cotangents: tuple[Array, Array]
 ) -> tuple[None, Array, Array]:
     arriving_at_sources, arriving_at_targets = cotangents
+    # Who receives in the forward pass sends here.
+    graph = with_wanted(graph, None, None)
     to_sources, to_targets = propagate(graph, arriving_at_sources, arriving_at_targets, backend)
     return None, to_sources, to_targets
 

@@ -14,7 +14,7 @@ import jraph
 import numpy as np
 from jax import lax
 from jax.experimental import sparse
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax.config import ConfigError, require_choice
 from lsec_jax.nn.native import kernels
@@ -52,6 +52,8 @@ class Rows(NamedTuple):
         values: [e] float32, the normalised edge weights.
         twins: [e] int32, where the same edges stand in the other direction.
         levels: how the rows are cut into sums of few items; it depends on `indptr` alone, so values may change.
+        wanted: [m] bool, the rows whose sums are wanted; None = all. Those of the others may be anything: the compiled
+            backend leaves them out, for which the others would need shapes that depend on values.
     """
 
     indptr: Int[Array, " rows_plus_1"]
@@ -60,6 +62,7 @@ class Rows(NamedTuple):
     values: Float[Array, " e"]
     twins: Int[Array, " e"]
     levels: tuple[Level, ...]
+    wanted: Bool[Array, " m"] | None = None
 
 
 def compressed_rows(
@@ -193,7 +196,7 @@ def _bcsr(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
 
 
 def _compiled(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:
-    return kernels.neighbor_sum(rows.indptr, rows.senders, rows.values, vectors)
+    return kernels.neighbor_sum(rows.indptr, rows.senders, rows.values, vectors, rows.wanted)
 
 
 def _chunked(rows: Rows, vectors: Float[Array, "n d"]) -> Float[Array, "m d"]:

@@ -261,6 +261,24 @@ def test_sampled_training_with_wide_fanouts_equals_training_on_the_full_graph(ch
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6), *found)
 
 
+@pytest.mark.parametrize("backend", ["bcsr", "chunked", pytest.param("compiled", marks=pytest.mark.compiled)])
+@pytest.mark.parametrize("aggregator", ["gcn", "lightgcn", "ngcf", "gat"])
+@pytest.mark.parametrize("layer_combination", ["last", "mean"])
+def test_every_backend_gives_the_reference_loss_and_gradients(backend, aggregator, layer_combination):
+    layer_dims = (3, 3) if aggregator == "gat" else (6, 6)
+    changes = {"aggregator": aggregator, "layer_dims": layer_dims, "layer_combination": layer_combination}
+    found = []
+    for name in (backend, "segment"):
+        config, model, params = build(backend=name, num_heads=2, exclude_batch_edges=True, l2=0.1, **changes)
+        arguments = config.inputs(world()), batch_of(config, [5]), jax.random.key(0)
+
+        def loss(params, model=model, arguments=arguments):
+            return model.module(params.dense).loss(params.tables, *arguments)[0]
+
+        found.append(jax.jit(jax.value_and_grad(loss))(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
+
+
 @pytest.mark.parametrize("aggregator", ["gcn", "gat"])
 def test_the_memory_of_a_sampled_step_does_not_grow_with_the_edges(aggregator):
     changes = {"exclude_batch_edges": True, "training_graph": "sampled", "fanout_limits": (4, 4), "num_heads": 2}

@@ -6,7 +6,15 @@ import jraph
 import numpy as np
 import pytest
 
-from lsec_jax.nn.propagation import add_self, bipartite_graph, exclude_edges, graphs_tuple, propagate, weighted_sum
+from lsec_jax.nn.propagation import (
+    add_self,
+    bipartite_graph,
+    exclude_edges,
+    graphs_tuple,
+    propagate,
+    weighted_sum,
+    with_wanted,
+)
 
 NUM_SOURCES, NUM_TARGETS, WIDTH = 7, 5, 3
 BACKENDS = ["segment", "bcsr", "chunked", pytest.param("compiled", marks=pytest.mark.compiled)]
@@ -235,6 +243,33 @@ def test_graphs_without_edges_or_with_one_node_a_side_work(backend, num_sources,
     weights = jnp.ones(edges)
     total, backward = jax.vjp(lambda *of: weighted_sum(graph, *of, "source", backend), weights, vectors[1])
     assert jax.tree.map(jnp.shape, backward(total)) == ((edges,), vectors[1].shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("share", [0.9, 0.1])
+def test_sums_that_are_not_wanted_change_neither_the_others_nor_gradients(backend, dtype, share):
+    generator = np.random.default_rng(0)
+    sources, targets = generator.integers(0, 40, 3000), generator.integers(0, 700, 3000)
+    sources[:1000], targets[1000:1600] = 7, 3  # two nodes with many edges
+    graph = bipartite_graph(graphs_tuple(sources, targets, 40, 700), 40)
+    vectors = [jnp.asarray(generator.normal(size=(count, 20)), dtype) for count in (40, 700)]
+    wanted = [jnp.asarray(generator.random(count) < share).at[:8].set(True) for count in (40, 700)]
+    cotangents = [jnp.where(of[:, None], of_side[::-1], 0) for of, of_side in zip(wanted, vectors, strict=True)]
+
+    def both(graph, backend):
+        arrived, backward = jax.vjp(lambda *sides: propagate(graph, *sides, backend), *vectors)
+        kept = [jnp.where(of[:, None], side, 0) for of, side in zip(wanted, arrived, strict=True)]
+        return arrived, [*kept, *backward(tuple(cotangents))]
+
+    arrived, found = both(with_wanted(graph, *wanted), backend)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for own, expected in zip(found, both(graph, "segment")[1], strict=True):
+        np.testing.assert_allclose(
+            own.astype(jnp.float32), expected.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        )
+    if backend == "compiled":  # the others have no use for it
+        assert not arrived[1][~wanted[1]].any()
 
 
 @pytest.mark.compiled

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax.nn.native.build import NativeError, ensure_library
 
@@ -52,11 +52,16 @@ def neighbor_sum(
     senders: Int[Array, " e"],
     weights: Float[Array, " e"],
     vectors: Float[Array, "n d"],
+    wanted: Bool[Array, " m"] | None = None,
 ) -> Float[Array, "m d"]:
-    """Each row's sum of weight * vectors[sender] over its edges."""
+    """Each row's sum of weight * vectors[sender] over its edges; zeros for rows that are not wanted.
+
+    Where most vectors are zero, as cotangents of a batch's few nodes are, edges from these are passed over.
+    """
     wide = _padded(vectors)
     result = jax.ShapeDtypeStruct((indptr.shape[0] - 1, wide.shape[1]), vectors.dtype)
-    return _call("lsec_sum", result, indptr, senders, weights, wide)[:, : vectors.shape[1]]
+    mask = jnp.zeros(0, bool) if wanted is None else wanted
+    return _call("lsec_sum", result, indptr, senders, weights, mask, wide)[:, : vectors.shape[1]]
 
 
 def edge_dots(
