@@ -24,25 +24,20 @@ def targets_table(result: Result) -> str:
 
 
 def tables(result: Result) -> str:
-    """Our numbers by kind of row, then those of the others beside ours."""
+    """Our numbers by kind of row, then those of the earlier revision and of peers beside ours."""
     parts = []
     for kind, title in _KINDS.items():
         rows = [_own(row) for row in result["rows"] if row["row"].split("/")[0] == kind and OURS in row["results"]]
         if rows:
             header = ["row", "size", "ms, p50 / p90 / p99", "k/s", "times the floor", "peak GiB"]
             parts += [f"### {title}\n", markdown.table([*header, "set-up, s", "compilation, s"], rows)]
-    others = [line for row in result["rows"] for line in _others(row)]
-    if others:
-        header = [
-            "row",
-            "size",
-            "beside",
-            "its ms, p50 / p90",
-            "ours, p50 / p90",
-            "its time / ours",
-            "its memory / ours",
-        ]
-        parts += ["### Beside others, in turns\n", markdown.table([*header, "its set-up, s"], others)]
+    if changes := [_change(row) for row in result["rows"] if BEFORE in row["ratios"]]:
+        header = ["row", "size", "ms before, p50 / p90", "now, p50 / p90", "times faster"]
+        header += ["peak GiB before", "now", "times less"]
+        parts += [f"### Before and after: {result['before'][:12]} and now, in turns\n", markdown.table(header, changes)]
+    if others := [line for row in result["rows"] for line in _others(row)]:
+        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90", "its time / ours"]
+        parts += ["### Beside peers, in turns\n", markdown.table([*header, "its memory / ours", "its set-up, s"], others)]
     return "\n".join(parts)
 
 
@@ -57,7 +52,6 @@ def section(result: Result) -> str:
             "bytes at the copy bandwidth of the same process.\n",
             "### Targets\n",
             targets_table(result),
-            *([] if not result["before"] else [f'"{BEFORE}" is revision {result["before"][:12]}.\n']),
             "![Times the floor, ratios and growth](../benchmarks/throughput/results/"
             f"{'suite' if targets.is_on_cpu(result) else 'suite_gpu'}.png)\n",
             tables(result),
@@ -83,12 +77,19 @@ def _own(row: Result) -> list[str]:
     ]
 
 
+def _change(row: Result) -> list[str]:
+    """What the revision before and the one of now take."""
+    both = [row["results"][side] for side in (BEFORE, OURS)]
+    times, peaks = [_milliseconds(of, "p50", "p90") for of in both], [f"{of['peak_gib']:.2f}" for of in both]
+    faster, less = (f"{row['ratios'][BEFORE][measure]:.2f}" for measure in ("seconds", "memory"))
+    return [row["row"], row["size"], *times, faster, *peaks, less]
+
+
 def _others(row: Result) -> list[list[str]]:
-    if OURS not in row["results"]:
-        return []
-    own = _milliseconds(row["results"][OURS], "p50", "p90")
+    """What each peer takes."""
     found = []
-    for name in sides(row["ratios"]):
+    for name in sides(row["ratios"].keys() - {BEFORE}):
+        own = _milliseconds(row["results"][OURS], "p50", "p90")
         of, ratio = row["results"][name], row["ratios"][name]
         part = f" ({of['fraction']:.3g} of it a run)" if of.get("fraction", 1.0) < 1 else ""
         numbers = [_milliseconds(of, "p50", "p90") + part, own, f"{ratio['seconds']:.2f}", f"{ratio['memory']:.2f}"]

@@ -107,10 +107,20 @@ def test_on_a_gpu_the_target_is_a_share_of_the_bandwidth_and_elsewhere_it_is_not
 def test_the_section_shows_our_numbers_and_those_of_the_others_beside_them():
     text = suite_section.section(suite_result())
     assert "| buy/200/compiled | small | 1,500 / 1,500 / 1,500 | 0.6667 | 1.50 | 1.50 | 4.0 | 3.0 |" in text
-    assert "| step/lsec_gcn | small | before | 2,000 / 2,000 | 1,000 / 1,080 | 2.00 | 1.00 | 7.0 |" in text
+    assert "| step/lsec_gcn | small | rechub | 2,500 / 2,580 | 1,000 / 1,080 | 2.50 | 4.00 | 7.0 |" in text
     assert "20,000 / 20,000 (0.1 of it a run)" in text and "step/lsec_gcn, small and the like: a note" in text
     assert "is 1.5 GiB (propagate/buy/200/compiled, small): below 16 GiB" in text
-    assert "after the first run: nothing." in text and "fedcba987654" in text
+    assert "after the first run: nothing." in text
+
+
+def test_what_changed_since_the_earlier_revision_has_a_table_of_its_own():
+    peers = {"lsec_jax": said([1.0, 0.9, 1.1]), "before": said([2.0, 2.0, 2.0], peak_gib=6.0)}
+    result = suite_result() | {"rows": [row("step/lsec_gat", "small", peers), suite_result()["rows"][5]]}
+    text = suite_section.tables(result)
+    changes, others = text.partition("### Before and after: fedcba987654 and now")[2].split("### Beside peers")
+    assert "| step/lsec_gat | small | 2,000 / 2,000 | 1,000 / 1,080 | 2.00 | 6.00 | 1.50 | 4.00 |" in changes
+    assert "lsec_gcn_bcsr" not in changes and "lsec_gcn_bcsr" in others and "lsec_gat" not in others
+    assert "Before and after" not in suite_section.tables(suite_result() | {"rows": suite_result()["rows"][:4]})
 
 
 def test_the_section_does_not_hide_what_went_wrong():
