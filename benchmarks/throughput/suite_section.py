@@ -2,7 +2,7 @@
 
 from benchmarks import markdown
 from benchmarks.markdown import Result
-from benchmarks.throughput import targets
+from benchmarks.throughput import summary, targets
 from benchmarks.throughput.contestants import BEFORE, OURS, sides
 
 LIMIT_GIB = 16.0
@@ -32,11 +32,11 @@ def tables(result: Result) -> str:
             header = ["row", "size", "ms, p50 / p90 / p99", "k/s", "times the floor", "peak GiB"]
             parts += [f"### {title}\n", markdown.table([*header, "set-up, s", "compilation, s"], rows)]
     if changes := [_change(row) for row in result["rows"] if BEFORE in row["ratios"]]:
-        header = ["row", "size", "ms before, p50 / p90", "now, p50 / p90", "times faster"]
+        header = ["row", "size", "ms before, p50 / p90", "now, p50 / p90", "times faster", "of processor time"]
         header += ["peak GiB before", "now", "times less"]
         parts += [f"### Before and after: {result['before'][:12]} and now, in turns\n", markdown.table(header, changes)]
     if others := [line for row in result["rows"] for line in _others(row)]:
-        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90", "its time / ours"]
+        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90", "its time / ours", "of processor time"]
         parts += ["### Beside peers, in turns\n", markdown.table([*header, "its memory / ours", "its set-up, s"], others)]
     return "\n".join(parts)
 
@@ -48,8 +48,10 @@ def section(result: Result) -> str:
             "LSEC-Small's proportions, simulated: `small` has its nodes and edges, `quarter` and `double` a quarter "
             "and twice as many, `large` those of LSEC-Large; events: 1 M impressions at `small`. A process each for "
             "ours, for each peer and for the earlier revision; all repeat a row in turns, after one run each that does "
-            "not count. k/s: thousand examples, or edges of `propagate`, a second. Floor: the time to move a row's "
-            "bytes at the copy bandwidth of the same process.\n",
+            "not count. k/s: thousand examples, or edges of `propagate`, a second. Times are by the clock, of 5 to 20 "
+            "repetitions; \"of processor time\": the ratio of the time that the processes had a core, which other work "
+            "on the machine changes less. Floor: the time to move a row's bytes as fast as the machine copied in the "
+            "same minutes.\n",
             "### Targets\n",
             targets_table(result),
             "![Times the floor, ratios and growth](../benchmarks/throughput/results/"
@@ -82,7 +84,7 @@ def _change(row: Result) -> list[str]:
     both = [row["results"][side] for side in (BEFORE, OURS)]
     times, peaks = [_milliseconds(of, "p50", "p90") for of in both], [f"{of['peak_gib']:.2f}" for of in both]
     faster, less = (f"{row['ratios'][BEFORE][measure]:.2f}" for measure in ("seconds", "memory"))
-    return [row["row"], row["size"], *times, faster, *peaks, less]
+    return [row["row"], row["size"], *times, faster, f"{summary.cpu_ratio(row, BEFORE):.2f}", *peaks, less]
 
 
 def _others(row: Result) -> list[list[str]]:
@@ -92,7 +94,8 @@ def _others(row: Result) -> list[list[str]]:
         own = _milliseconds(row["results"][OURS], "p50", "p90")
         of, ratio = row["results"][name], row["ratios"][name]
         part = f" ({of['fraction']:.3g} of it a run)" if of.get("fraction", 1.0) < 1 else ""
-        numbers = [_milliseconds(of, "p50", "p90") + part, own, f"{ratio['seconds']:.2f}", f"{ratio['memory']:.2f}"]
+        shares = [ratio["seconds"], summary.cpu_ratio(row, name), ratio["memory"]]
+        numbers = [_milliseconds(of, "p50", "p90") + part, own, *(f"{share:.2f}" for share in shares)]
         found.append([row["row"], row["size"], name, *numbers, f"{of['setup_seconds'] + of['compile_seconds']:.1f}"])
     return found
 

@@ -39,6 +39,16 @@ def summarize(said: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "seconds": list(said["seconds"]), "cpu_seconds": list(said["cpu_seconds"])}
 
 
+def cpu_median(result: Mapping[str, Any]) -> float:
+    """Median seconds of a contestant's processor time for the whole work; others on its core do not count in it."""
+    return float(np.median(result["cpu_seconds"])) / result.get("fraction", 1.0)
+
+
+def cpu_ratio(row: Mapping[str, Any], name: str) -> float:
+    """A contestant's median processor time by ours."""
+    return cpu_median(row["results"][name]) / cpu_median(row["results"][OURS])
+
+
 def ratios(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each other contestant to ours: of median seconds, and of peaks of memory; above 1, ours needs less."""
     if OURS not in results:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmarks.throughput import summary
 from benchmarks.throughput.contestants import OURS
 
 SIZE = "small"
@@ -122,12 +123,15 @@ def worst_times_floor(rows: Rows, backends: Iterable[str] | None) -> tuple[float
 
 def _beside(target: PeerTarget, peer: str, rows: Rows) -> Verdict:
     wanted = f"{target.factor:g} x"
-    ratios = rows.get((target.row, SIZE), {}).get("ratios", {})
-    if peer not in ratios:
+    row = rows.get((target.row, SIZE), {})
+    if peer not in row.get("ratios", {}):
         return Verdict(target.work, peer, wanted)
-    ratio = ratios[peer][target.measure]
+    ratio = row["ratios"][peer][target.measure]
+    measured = f"{ratio:.2f} x"
+    if target.measure == "seconds":
+        measured += f" ({summary.cpu_ratio(row, peer):.2f} x of processor time)"
     share = ratio / target.factor
-    return Verdict(target.work, peer, wanted, f"{ratio:.2f} x", share >= 1, share)
+    return Verdict(target.work, peer, wanted, measured, share >= 1, share)
 
 
 def _over_floor(

@@ -86,7 +86,7 @@ def make(folder: Path, quick: bool, model: str) -> Work:
     return Work(
         run=one,
         examples=config.training.batch_size * len(config.model.task_relations),
-        edges=sum(graph.to_source.senders.shape[0] for graph in run.inputs.graphs.values()) or None,
+        edges=_edges(run),
         bytes=moved,
         notes="; ".join(notes),
         finish=lambda: _checked(np.asarray(jax.device_get(losses))),
@@ -99,6 +99,13 @@ def check_available(model: Any) -> None:
     if backend != "auto" and jax.default_backend() != "cpu":
         raise Unavailable(f"backend '{backend}' is compared with the compiled kernels on CPU only")
     propagation.require_backend(model)
+
+
+def _edges(run: Run) -> int | None:
+    """Edges that a step propagates over; how many it samples differs from step to step."""
+    if getattr(run.config.model, "training_graph", "full") != "full":
+        return None
+    return sum(graph.to_source.senders.shape[0] for graph in run.inputs.graphs.values()) or None
 
 
 def _sums(run: Run) -> int | None:
