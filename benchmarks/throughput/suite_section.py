@@ -36,8 +36,9 @@ def tables(result: Result) -> str:
         header += ["peak GiB before", "now", "times less"]
         parts += [f"### Before and after: {result['before'][:12]} and now, in turns\n", markdown.table(header, changes)]
     if others := [line for row in result["rows"] for line in _others(row)]:
-        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90", "its time / ours", "of processor time"]
-        parts += ["### Beside peers, in turns\n", markdown.table([*header, "its memory / ours", "its set-up, s"], others)]
+        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90"]
+        header += ["its time / ours", "of processor time", "its memory / ours", "its set-up, s"]
+        parts += ["### Beside peers, in turns\n", markdown.table(header, others)]
     return "\n".join(parts)
 
 
@@ -49,7 +50,7 @@ def section(result: Result) -> str:
             "and twice as many, `large` those of LSEC-Large; events: 1 M impressions at `small`. A process each for "
             "ours, for each peer and for the earlier revision; all repeat a row in turns, after one run each that does "
             "not count. k/s: thousand examples, or edges of `propagate`, a second. Times are by the clock, of 5 to 20 "
-            "repetitions; \"of processor time\": the ratio of the time that the processes had a core, which other work "
+            'repetitions; "of processor time": the ratio of the time that the processes had a core, which other work '
             "on the machine changes less. Floor: the time to move a row's bytes as fast as the machine copied in the "
             "same minutes.\n",
             "### Targets\n",

@@ -32,7 +32,7 @@ def row(name, size, answers):
 
 def suite_result():
     """Small numbers that are easy to follow."""
-    moved = {"edges": 1000, "bytes": 8 * 10**9, "copy_bytes_per_second": [4e9, 8e9]}
+    moved = {"edges": 1000, "bytes": 8 * 10**9, "copy_bytes_per_second": [4e9, 8e9, 9e9]}
     rows = [
         row("propagate/buy/200/compiled", "small", {"lsec_jax": said([1.5], **moved)}),
         row("propagate/buy/200/bcsr", "small", {"lsec_jax": said([5.0], **moved)}),
@@ -60,8 +60,10 @@ def verdict_of(work, against, result=None):
     return found
 
 
-def test_rates_are_those_of_the_median_and_the_floor_that_of_the_better_bandwidth():
-    of = summary.summarize(said([1.0, 2.0, 4.0], edges=10, bytes=8e9, copy_bytes_per_second=[4e9, 16e9]))
+def test_rates_are_those_of_the_median_and_the_floor_that_of_the_median_bandwidth():
+    copied = summary.copy_rates({"bytes": 16e9, "seconds": [4.0, 1.0, 0.5]})
+    of = summary.summarize(said([1.0, 2.0, 4.0], edges=10, bytes=8e9) | copied)
+    assert copied == {"copy_bytes_per_second": [4e9, 16e9, 32e9]} and summary.copy_rates(None) == {}
     assert (of["p50"], of["examples_per_second"], of["edges_per_second"]) == (2.0, 2048.0, 5.0)
     assert of["p90"] == pytest.approx(3.6) and of["p99"] == pytest.approx(3.96)
     assert (of["floor_seconds"], of["bandwidth_share"], of["bytes_per_second"]) == (0.5, 0.25, 4e9)
