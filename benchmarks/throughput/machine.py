@@ -1,5 +1,6 @@
 """What the machine can do and did: copies, the peak of a device's memory, compilations."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,17 @@ def _device_copies() -> tuple[Callable[[], object], int]:
     # Additions, as a plain copy might be left out; many of them, as starting a program takes its time.
     add = jax.jit(lambda values: lax.fori_loop(0, _DEVICE_COPIES, lambda _, last: last + 1, values))
     return lambda: add(values).block_until_ready(), 2 * values.nbytes * _DEVICE_COPIES
+
+
+def copy_bandwidth(repeats: int = 5) -> float:
+    """Bytes per second, read and written, of the best repetition of `copies`, after one that is not counted."""
+    run, num_bytes = copies()
+    times = []
+    for _ in range(1 + repeats):  # the first one also maps the target's pages
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return num_bytes / min(times[1:])
 
 
 def device_peak_gib() -> float | None:

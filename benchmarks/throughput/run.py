@@ -172,7 +172,9 @@ def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_list("only", [], "Rows, or paths above them: propagate,step/lsec_gcn. Default: all.")
     flags.DEFINE_list("sizes", [], f"Any of: {', '.join(workloads.SIZES)}. Default: those of each row.")
-    flags.DEFINE_bool("quick", False, "A trial of a minute: a tiny world, few repetitions and, without --only, rows.")
+    flags.DEFINE_bool(
+        "quick", False, "A trial of a minute or two: a tiny world, few repetitions, few rows unless --only."
+    )
     flags.DEFINE_list("peers", [], f"NAME=PYTHON for each of: {', '.join(contestants.PEERS)}.")
     flags.DEFINE_string("before", "", "Revision whose lsec_jax takes part as well.")
     flags.DEFINE_float("seconds", 60.0, "Repetitions of a row go on that long, within 5 to 20.", lower_bound=0.0)

@@ -119,11 +119,22 @@ def _remarks(result: Result) -> list[str]:
             f"- The largest peak of ours is {of['peak_gib']:.1f} GiB ({row['row']}, {row['size']}): {verdict} "
             f"{LIMIT_GIB:.0f} GiB."
         )
+    lines += _peer_versions(result)
     again = [f"{row['row']}, {row['size']}" for row, of in own if of.get("compilations_after_warm_up")]
     lines.append(f"- Compiled again after the first run: {'; '.join(again).upper() if again else 'nothing'}.")
     for row in result["rows"]:
         lines += [f"- No {name} for {row['row']}, {row['size']}: {why}" for name, why in row["unavailable"].items()]
     return [*lines, *(f"- FAILED: {of['reason']}" for of in result["failed"])]
+
+
+def _peer_versions(result: Result) -> list[str]:
+    """What each peer's environment has."""
+    found: dict[str, None] = {}
+    for row in result["rows"]:
+        for name in sides(row["results"].keys() - {OURS, BEFORE}):
+            if versions := row["results"][name].get("versions"):
+                found[f"- {name}: {markdown.joined([f'{package} {of}' for package, of in versions.items()])}."] = None
+    return list(found)
 
 
 def _milliseconds(of: Result, *names: str) -> str:

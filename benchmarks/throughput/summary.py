@@ -9,8 +9,8 @@ from benchmarks.throughput.contestants import OURS
 
 PERCENTILES = (50, 90, 99)
 _KEPT = (
-    *("setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes", "peak_gib"),
-    *("device_peak_gib", "copy_bytes_per_second", "compilations_after_warm_up", "first_loss", "last_loss"),
+    *("setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes", "versions"),
+    *("peak_gib", "device_peak_gib", "copy_bytes_per_second", "compilations_after_warm_up", "first_loss", "last_loss"),
 )
 
 

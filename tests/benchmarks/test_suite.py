@@ -74,6 +74,7 @@ def test_workers_repeat_a_row_in_turns_after_a_run_that_does_not_count(tmp_path)
     for of in found.values():
         assert len(of["seconds"]) == len(of["cpu_seconds"]) == 2 and of["left"] == 1 and of["peak_gib"] > 0
         assert (of["examples"], of["fraction"], of["notes"]) == (3, 0.5, "whole")
+        assert of["versions"]["numpy"] == np.__version__
         assert summary.summarize(of)["p50"] == pytest.approx(2 * np.median(of["seconds"]))
 
 

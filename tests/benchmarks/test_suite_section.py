@@ -45,7 +45,7 @@ def suite_result():
                 "lsec_jax": said([1.0, 0.9, 1.1], notes="a note"),
                 "before": said([2.0, 2.0, 2.0]),
                 "pytorch_csr": said([1.5, 1.5, 1.5]),
-                "rechub": said([2.5, 2.4, 2.6], peak_gib=6.0, cpu_seconds=[1.25]),
+                "rechub": said([2.5, 2.4, 2.6], peak_gib=6.0, cpu_seconds=[1.25], versions={"torch": "2", "dgl": "1"}),
             },
         ),
         row("step/lsec_gcn_bcsr", "small", {"lsec_jax": said([1.0]), "pytorch_csr": said([1.5])}),
@@ -101,9 +101,10 @@ def test_propagate_is_judged_where_its_best_backend_is_farthest_from_the_floor()
 
 def test_on_a_gpu_the_target_is_a_share_of_the_bandwidth_and_elsewhere_it_is_not_measured():
     gpu, work = suite_result(), "propagate on a GPU, best backend"
-    assert verdict_of(work, "copy bandwidth").text == "not measured"
+    gowalla = "LightGCN on a GPU, time to Gowalla's Recall@20 of .1800"
+    assert verdict_of(work, "copy bandwidth").text == verdict_of(gowalla, "the clock").text == "not measured"
     gpu["environments"][0]["device"] = "a GPU"
-    assert [of.work for of in targets.verdicts(gpu)] == [work]
+    assert [of.work for of in targets.verdicts(gpu)] == [work, gowalla]
     assert verdict_of(work, "copy bandwidth", gpu).measured == "67% (buy/200, compiled)"
     assert verdict_of(work, "copy bandwidth", gpu).text == "reached"
 
@@ -112,6 +113,7 @@ def test_the_section_shows_our_numbers_and_those_of_the_others_beside_them():
     text = suite_section.section(suite_result())
     assert "| buy/200/compiled | small | 1,500 / 1,500 / 1,500 | 0.6667 | 1.50 | 1.50 | 4.0 | 3.0 |" in text
     assert "| step/lsec_gcn | small | rechub | 2,500 / 2,580 | 1,000 / 1,080 | 2.50 | 1.25 | 4.00 | 7.0 |" in text
+    assert "- rechub: torch 2, dgl 1." in text
     assert "20,000 / 20,000 (0.1 of it a run)" in text and "step/lsec_gcn, small and the like: a note" in text
     assert "is 1.5 GiB (propagate/buy/200/compiled, small): below 16 GiB" in text
     assert "after the first run: nothing." in text
