@@ -17,6 +17,7 @@ size of the process, libraries and all; on another device also that of the devic
 With --workdir, a row that is finished is not measured again. peers/README.md says how to install peers.
 """
 
+import dataclasses
 import re
 import tempfile
 from contextlib import ExitStack
@@ -101,7 +102,7 @@ def measure_all(
     done, failed = [], []
     for name, row in rows.items():
         for size in [of for of in sizes if of in workloads.sizes_of(row.workload)] or row.sizes:
-            settings = {"row": name, "size": size, "quick": effort.is_quick, "before": before}
+            settings = {"row": name, "size": size, "effort": dataclasses.asdict(effort), "before": before}
             settings["contestants"] = [of.name for of in field if of.name != COPIES]
             path = workdir / "rows" / f"{_file(name, size)}.json"
             try:

@@ -115,6 +115,8 @@ def test_a_row_that_fails_is_reported_and_tried_again_while_finished_ones_are_ke
     assert [name for name, _ in asked] == ["a", "b", "c", "b"]
     with pytest.raises(ConfigError, match="belongs to other settings"):
         run.measure_all(rows, [], [contestants.ours()], Effort(), "another", tmp_path)
+    with pytest.raises(ConfigError, match="belongs to other settings"):
+        run.measure_all(rows, [], [contestants.ours()], Effort(seconds=1.0), "", tmp_path)
 
 
 def test_rows_are_chosen_by_whole_parts_of_their_names():

@@ -6,6 +6,7 @@ import json
 import matplotlib.image
 import pytest
 
+from benchmarks import markdown, runs
 from benchmarks.throughput import suite_plots, suite_section, summary, targets
 
 ENVIRONMENT = {
@@ -137,6 +138,12 @@ def test_the_section_does_not_hide_what_went_wrong():
     text = suite_section.section(result)
     assert "STEP/LSEC_GCN, SMALL" in text and "17.0 GiB (step/lsec_gcn, small): ABOVE 16 GiB" in text
     assert "No recbole for step/lsec_gcn, small: no row" in text and "FAILED: auc, double: was killed" in text
+
+
+def test_variables_that_change_how_fast_things_are_stand_beside_the_versions(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    text = markdown.circumstances({"command": "x", "environments": [runs.environment(), ENVIRONMENT]})
+    assert text.count("GLIBC_TUNABLES=glibc.malloc.hugetlb=1") == 1 and text.endswith("Python 3.11.7.\n")
 
 
 def test_a_picture_is_drawn_of_all_rows_and_of_none(tmp_path):

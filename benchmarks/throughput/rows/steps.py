@@ -121,7 +121,9 @@ def _sums(run: Run) -> int | None:
 def _fanouts(run: Run) -> list[str]:
     fanouts = {name: dataclasses.asdict(of) for name, of in run.inputs.fanouts.items()}
     drawn = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in fanouts.items()]
-    return [f"neighbours drawn per node and layer, to a source / a target: {', '.join(drawn)}"] if drawn else []
+    if not drawn:
+        return []
+    return [f"neighbours drawn within the step, per node and layer, to a source / a target: {', '.join(drawn)}"]
 
 
 def _checked(losses: np.ndarray) -> Mapping[str, Any]:
