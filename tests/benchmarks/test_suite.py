@@ -242,14 +242,15 @@ def test_copies_read_and_write_an_array_several_times(monkeypatch, backend, time
     assert num_bytes == 2 * times * 2**20
 
 
-def test_steps_state_the_edges_that_they_propagate_over_if_all_take_the_same(folders):
-    edges = {name: catalogue.row(f"step/{name}").make(folders["graph"], True).edges for name in ("lsec_gcn", *NO_EDGES)}
+def test_steps_state_the_edges_and_bytes_that_every_step_needs(folders):
+    full = catalogue.row("step/lsec_gcn").make(folders["graph"], True)
     data = prepared.Config(str(folders["graph"])).load()
-    assert edges["lsec_gcn"] == sum(len(relation.edges(TRAIN)[0]) for relation in data.relations.values())
-    assert all(edges[name] is None for name in NO_EDGES)
-
-
-NO_EDGES = ("lsec_gcn_sampled", "ncf_gmf")
+    edges = sum(len(relation.edges(TRAIN)[0]) for relation in data.relations.values())
+    nodes = sum(len(data.nodes[end]) for of in data.relations.values() for end in (of.source, of.target))
+    assert full.edges == edges and full.bytes == 2 * (2 * edges + nodes) * 128 * 4  # of two layers, 128 and 64 wide
+    for name in ("lsec_gcn_sampled", "ncf_gmf"):
+        other = catalogue.row(f"step/{name}").make(folders["graph"], True)
+        assert other.edges is None and other.bytes is None
 
 
 def test_sizes_multiply_nodes_and_edges():
