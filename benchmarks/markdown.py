@@ -71,10 +71,11 @@ def circumstances(result: Result) -> str:
     """Command and environments."""
     lines = [f"Command: `{result['command']}`\n"]
     for environment in result["environments"]:
+        variables = "".join(f", {name}={value}" for name, value in environment.get("variables", {}).items())
         dirty = " with uncommitted changes" if environment["uncommitted_changes"] else ""
         lines.append(
             f"Environment: {environment['cores']} cores of {environment['cpu']}, device {environment['device']}; "
             f"lsec_jax {environment['lsec_jax']} at {environment['commit'][:12]}{dirty}, jax {environment['jax']}, "
-            f"Python {environment['python']}.\n"
+            f"Python {environment['python']}{variables}.\n"
         )
     return "\n".join(lines)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUALITY = ROOT / "benchmarks" / "quality" / "results"
 THROUGHPUT = ROOT / "benchmarks" / "throughput" / "results"
 RESULTS = (QUALITY, THROUGHPUT)
+_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "OMP_NUM_THREADS")  # that change how fast things are
 
 
 def load_config(name: str, variant: str = "") -> RunConfig:
@@ -77,13 +78,15 @@ def _read_piece(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, cores and commit."""
+    """Versions, device, cores, commit, and those variables that change how fast things are, if they are set."""
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     return {
         **reports.environment(),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "lsec_jax", "configs", "benchmarks/**/*.py")),
+        **({"variables": variables} if variables else {}),
     }
 
 

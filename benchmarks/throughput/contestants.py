@@ -1,4 +1,4 @@
-"""Runs the workers of one row in turns: ours, the peers', and ours as of an earlier revision."""
+"""Runs the workers of one row in turns: ours, the peers', ours as of an earlier revision, and one that copies."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from typing import Any, Self
 from benchmarks import runs
 from lsec_jax.config import ConfigError
 
-OURS, BEFORE = "lsec_jax", "before"
+OURS, BEFORE, COPIES = "lsec_jax", "before", "copies"
 PEERS = ("pytorch_csr", "rechub", "recbole")
 _DRIVERS = runs.ROOT / "benchmarks" / "throughput" / "peers"
 
@@ -51,7 +51,7 @@ class Contestant:
     """Who does a row.
 
     Attributes:
-        name: OURS, BEFORE or one of PEERS.
+        name: OURS, BEFORE, COPIES or one of PEERS.
         command: of its worker, up to the row's name.
         directory: that it runs in.
         is_package: whether `directory` has to be on its import path, alone.
@@ -75,6 +75,11 @@ class Contestant:
 def ours(directory: Path = runs.ROOT, name: str = OURS) -> Contestant:
     """Our own worker, with the lsec_jax of a directory."""
     return Contestant(name, (sys.executable, "-m", "benchmarks.throughput.worker"), directory, is_package=True)
+
+
+def copies() -> Contestant:
+    """The worker that shows how fast the machine copies meanwhile."""
+    return Contestant(COPIES, (sys.executable, "-m", "benchmarks.throughput.copies"), runs.ROOT, is_package=True)
 
 
 def parse_peers(values: Sequence[str]) -> list[Contestant]:
@@ -123,10 +128,13 @@ def check_out(commit: str, workdir: Path) -> Contestant:
 
 
 class Worker:
-    """One contestant's process for one row. A context manager: leaving it ends the process."""
+    """One contestant's process for one row. A context manager: leaving it ends the process.
+
+    The first question starts it, so that one sets up while the others wait: its set-up and compilation are its own.
+    """
 
     def __init__(self, contestant: Contestant, row: str, workload: Path, quick: bool, log: Path) -> None:
-        """Starts it.
+        """Starts nothing yet.
 
         Args:
             contestant: whose.
@@ -136,31 +144,37 @@ class Worker:
             log: file that its standard error is appended to.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.name, self._log = contestant.name, log.open("a")
-        self._process = subprocess.Popen(
-            [*contestant.command, row, str(workload.absolute()), *(["--quick"] if quick else [])],
-            cwd=contestant.directory,
-            env=contestant.environment(),
+        self.name, self._contestant, self._log = contestant.name, contestant, log.open("a")
+        self._arguments = [row, str(workload.absolute()), *(["--quick"] if quick else [])]
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._log.close()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._contestant.command, *self._arguments],
+            cwd=self._contestant.directory,
+            env=self._contestant.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
     def ask(self, line: str = "") -> dict[str, Any]:
-        """Says a line, or nothing, and returns the answer.
+        """Says a line, or nothing, and returns the answer; nothing is said first, to hear that it is ready.
 
         Raises:
             NoResultError: it cannot do the row, or has ended.
         """
+        self._process = self._process or self._start()
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             if line:
@@ -183,7 +197,7 @@ def measure(workers: Sequence[Worker], effort: Effort) -> tuple[dict[str, dict[s
     """Lets workers repeat their row in turns.
 
     Args:
-        workers: just started.
+        workers: not started yet; each is ready before the next one starts.
         effort: how often.
 
     Returns:
@@ -219,8 +233,8 @@ def measure(workers: Sequence[Worker], effort: Effort) -> tuple[dict[str, dict[s
 
 
 def taking_part(row_peers: Sequence[str], contestants: Sequence[Contestant]) -> list[Contestant]:
-    """Those contestants that know a row: ours always, of the peers those that it names."""
-    return [of for of in contestants if of.name in (OURS, BEFORE, *row_peers)]
+    """Those contestants that know a row: ours and copies always, of the peers those that it names."""
+    return [of for of in contestants if of.name in (OURS, BEFORE, COPIES, *row_peers)]
 
 
 def sides(values: Mapping[str, Any]) -> list[str]:

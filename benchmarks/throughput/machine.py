@@ -1,6 +1,7 @@
-"""What the machine can do, measured in the process that asks: how fast it copies, and how much memory is in use."""
+"""What the machine can do and did: copies, the peak of a device's memory, compilations."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,40 +11,42 @@ import numpy as np
 from jax import lax
 
 _COPIED_BYTES = 2**27  # an array beyond any cache, small beside the models
-_AT_ONCE = 32
+_HOST_COPIES, _DEVICE_COPIES = 8, 32  # at once: long enough for other load to meet them as it meets a row
 _LOWERING, _COMPILING = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
 
 
-def copy_bandwidth(repeats: int = 10) -> float:
-    """Bytes per second, read and written, of the best of some copies in the memory of jax's default device.
-
-    Args:
-        repeats: copies, after one that is not counted.
-    """
-    return _host_copies(repeats) if jax.default_backend() == "cpu" else _device_copies(repeats)
+def copies() -> tuple[Callable[[], object], int]:
+    """What copies an array several times in the memory of jax's default device, and the bytes it reads and writes."""
+    return _host_copies() if jax.default_backend() == "cpu" else _device_copies()
 
 
-def _host_copies(repeats: int) -> float:
+def _host_copies() -> tuple[Callable[[], object], int]:
     source = np.ones(_COPIED_BYTES // 4, np.float32)
     target = np.empty_like(source)
+
+    def run() -> None:
+        for _ in range(_HOST_COPIES):
+            np.copyto(target, source)
+
+    return run, 2 * source.nbytes * _HOST_COPIES
+
+
+def _device_copies() -> tuple[Callable[[], object], int]:
+    values = jnp.ones(_COPIED_BYTES // 4, jnp.float32)
+    # Additions, as a plain copy might be left out; many of them, as starting a program takes its time.
+    add = jax.jit(lambda values: lax.fori_loop(0, _DEVICE_COPIES, lambda _, last: last + 1, values))
+    return lambda: add(values).block_until_ready(), 2 * values.nbytes * _DEVICE_COPIES
+
+
+def copy_bandwidth(repeats: int = 5) -> float:
+    """Bytes per second, read and written, of the best repetition of `copies`, after one that is not counted."""
+    run, num_bytes = copies()
     times = []
     for _ in range(1 + repeats):  # the first one also maps the target's pages
         start = time.perf_counter()
-        np.copyto(target, source)
+        run()
         times.append(time.perf_counter() - start)
-    return 2 * source.nbytes / min(times[1:])
-
-
-def _device_copies(repeats: int) -> float:
-    values = jnp.ones(_COPIED_BYTES // 4, jnp.float32)
-    # Additions, as a plain copy might be left out; many of them, as starting a program takes its time.
-    add = jax.jit(lambda values: lax.fori_loop(0, _AT_ONCE, lambda _, last: last + 1, values))
-    times = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        add(values).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * values.nbytes * _AT_ONCE / min(times[1:])
+    return num_bytes / min(times[1:])
 
 
 def device_peak_gib() -> float | None:

@@ -10,13 +10,14 @@ A row is one kind of work at one size. Every contestant (ours, each peer that kn
 process of its own: it loads, compiles and runs once, then all of them repeat the work in turns, so that what else the
 machine does touches all alike. Peers take part at the size "small", that of the published LSEC-Small.
 
-The copy bandwidth is measured in our process before and after its repetitions, and the larger counts. "Compilation" is
-lowering and compiling by XLA; setting up is the rest until the first repetition is done. "Peak memory" is the largest
-resident size of the process, libraries (0.4 GiB of ours) and all; on another device also that of the device.
+A process that only copies memory takes part in the turns: its median is the copy bandwidth. "Compilation" is lowering
+and compiling by XLA; setting up is the rest until the first repetition is done. "Peak memory" is the largest resident
+size of the process, libraries and all; on another device also that of the device.
 
 With --workdir, a row that is finished is not measured again. peers/README.md says how to install peers.
 """
 
+import dataclasses
 import re
 import tempfile
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ from absl import flags, logging
 
 from benchmarks import runs
 from benchmarks.throughput import catalogue, contestants, suite_plots, suite_section, summary, workloads
-from benchmarks.throughput.contestants import BEFORE, OURS, Contestant, Effort, Worker
+from benchmarks.throughput.contestants import COPIES, OURS, Contestant, Effort, Worker
 from benchmarks.throughput.rows.row import Row
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, require_choice
@@ -67,11 +68,12 @@ def measure_row(
     with ExitStack() as stack:
         workers = []
         for of in contestants.taking_part(row.peers if size in PEER_SIZES else (), field):
-            called = name if of.name in (OURS, BEFORE) else row.peer_row or name
+            called = row.peer_row or name if of.name in contestants.PEERS else name
             log = workdir / "logs" / f"{_file(name, size)}_{of.name}.txt"
             workers.append(stack.enter_context(Worker(of, called, folder, effort.is_quick, log)))
         found, reasons = contestants.measure(workers, effort)
-    results = {who: summary.summarize(found[who]) for who in contestants.sides(found)}
+    copied = summary.copy_rates(found.pop(COPIES, None))
+    results = {who: summary.summarize(found[who] | copied) for who in contestants.sides(found)}
     why = {who: str(reason).replace(f"{workdir}/", "") for who, reason in reasons.items()}
     for who, reason in why.items():
         logging.warning("%s, %s, %s: %s", name, size, who, reason)
@@ -100,8 +102,8 @@ def measure_all(
     done, failed = [], []
     for name, row in rows.items():
         for size in [of for of in sizes if of in workloads.sizes_of(row.workload)] or row.sizes:
-            settings = {"row": name, "size": size, "quick": effort.is_quick, "before": before}
-            settings["contestants"] = [of.name for of in field]
+            settings = {"row": name, "size": size, "effort": dataclasses.asdict(effort), "before": before}
+            settings["contestants"] = [of.name for of in field if of.name != COPIES]
             path = workdir / "rows" / f"{_file(name, size)}.json"
             try:
                 done.append(
@@ -142,7 +144,7 @@ def main() -> None:
     rows = catalogue.chosen(of.only)
     for size in of.sizes:
         require_choice("--sizes", size, workloads.SIZES)
-    field = [contestants.ours(), *contestants.parse_peers(of.peers)]
+    field = [contestants.ours(), contestants.copies(), *contestants.parse_peers(of.peers)]
     commit = contestants.revision(of.before) if of.before else ""
     if of.output:
         runs.check_output(Path(of.output))
@@ -171,7 +173,9 @@ def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_list("only", [], "Rows, or paths above them: propagate,step/lsec_gcn. Default: all.")
     flags.DEFINE_list("sizes", [], f"Any of: {', '.join(workloads.SIZES)}. Default: those of each row.")
-    flags.DEFINE_bool("quick", False, "A trial of a minute: a tiny world, few repetitions and, without --only, rows.")
+    flags.DEFINE_bool(
+        "quick", False, "A trial of a minute or two: a tiny world, few repetitions, few rows unless --only."
+    )
     flags.DEFINE_list("peers", [], f"NAME=PYTHON for each of: {', '.join(contestants.PEERS)}.")
     flags.DEFINE_string("before", "", "Revision whose lsec_jax takes part as well.")
     flags.DEFINE_float("seconds", 60.0, "Repetitions of a row go on that long, within 5 to 20.", lower_bound=0.0)

@@ -2,7 +2,7 @@
 
 from benchmarks import markdown
 from benchmarks.markdown import Result
-from benchmarks.throughput import targets
+from benchmarks.throughput import summary, targets
 from benchmarks.throughput.contestants import BEFORE, OURS, sides
 
 LIMIT_GIB = 16.0
@@ -24,25 +24,21 @@ def targets_table(result: Result) -> str:
 
 
 def tables(result: Result) -> str:
-    """Our numbers by kind of row, then those of the others beside ours."""
+    """Our numbers by kind of row, then those of the earlier revision and of peers beside ours."""
     parts = []
     for kind, title in _KINDS.items():
         rows = [_own(row) for row in result["rows"] if row["row"].split("/")[0] == kind and OURS in row["results"]]
         if rows:
             header = ["row", "size", "ms, p50 / p90 / p99", "k/s", "times the floor", "peak GiB"]
             parts += [f"### {title}\n", markdown.table([*header, "set-up, s", "compilation, s"], rows)]
-    others = [line for row in result["rows"] for line in _others(row)]
-    if others:
-        header = [
-            "row",
-            "size",
-            "beside",
-            "its ms, p50 / p90",
-            "ours, p50 / p90",
-            "its time / ours",
-            "its memory / ours",
-        ]
-        parts += ["### Beside others, in turns\n", markdown.table([*header, "its set-up, s"], others)]
+    if changes := [_change(row) for row in result["rows"] if BEFORE in row["ratios"]]:
+        header = ["row", "size", "ms before, p50 / p90", "now, p50 / p90", "times faster", "of processor time"]
+        header += ["peak GiB before", "now", "times less"]
+        parts += [f"### Before and after: {result['before'][:12]} and now, in turns\n", markdown.table(header, changes)]
+    if others := [line for row in result["rows"] for line in _others(row)]:
+        header = ["row", "size", "beside", "its ms, p50 / p90", "ours, p50 / p90"]
+        header += ["its time / ours", "of processor time", "its memory / ours", "its set-up, s"]
+        parts += ["### Beside peers, in turns\n", markdown.table(header, others)]
     return "\n".join(parts)
 
 
@@ -53,11 +49,12 @@ def section(result: Result) -> str:
             "LSEC-Small's proportions, simulated: `small` has its nodes and edges, `quarter` and `double` a quarter "
             "and twice as many, `large` those of LSEC-Large; events: 1 M impressions at `small`. A process each for "
             "ours, for each peer and for the earlier revision; all repeat a row in turns, after one run each that does "
-            "not count. k/s: thousand examples, or edges of `propagate`, a second. Floor: the time to move a row's "
-            "bytes at the copy bandwidth of the same process.\n",
+            "not count. k/s: thousand examples, or edges of `propagate`, a second. Times are by the clock, of 5 to 20 "
+            'repetitions; "of processor time": the ratio of the time that the processes had a core, which other work '
+            "on the machine changes less. Floor: the time to move a row's bytes as fast as the machine copied in the "
+            "same minutes.\n",
             "### Targets\n",
             targets_table(result),
-            *([] if not result["before"] else [f'"{BEFORE}" is revision {result["before"][:12]}.\n']),
             "![Times the floor, ratios and growth](../benchmarks/throughput/results/"
             f"{'suite' if targets.is_on_cpu(result) else 'suite_gpu'}.png)\n",
             tables(result),
@@ -83,15 +80,23 @@ def _own(row: Result) -> list[str]:
     ]
 
 
+def _change(row: Result) -> list[str]:
+    """What the revision before and the one of now take."""
+    both = [row["results"][side] for side in (BEFORE, OURS)]
+    times, peaks = [_milliseconds(of, "p50", "p90") for of in both], [f"{of['peak_gib']:.2f}" for of in both]
+    faster, less = (f"{row['ratios'][BEFORE][measure]:.2f}" for measure in ("seconds", "memory"))
+    return [row["row"], row["size"], *times, faster, f"{summary.cpu_ratio(row, BEFORE):.2f}", *peaks, less]
+
+
 def _others(row: Result) -> list[list[str]]:
-    if OURS not in row["results"]:
-        return []
-    own = _milliseconds(row["results"][OURS], "p50", "p90")
+    """What each peer takes."""
     found = []
-    for name in sides(row["ratios"]):
+    for name in sides(row["ratios"].keys() - {BEFORE}):
+        own = _milliseconds(row["results"][OURS], "p50", "p90")
         of, ratio = row["results"][name], row["ratios"][name]
         part = f" ({of['fraction']:.3g} of it a run)" if of.get("fraction", 1.0) < 1 else ""
-        numbers = [_milliseconds(of, "p50", "p90") + part, own, f"{ratio['seconds']:.2f}", f"{ratio['memory']:.2f}"]
+        shares = [ratio["seconds"], summary.cpu_ratio(row, name), ratio["memory"]]
+        numbers = [_milliseconds(of, "p50", "p90") + part, own, *(f"{share:.2f}" for share in shares)]
         found.append([row["row"], row["size"], name, *numbers, f"{of['setup_seconds'] + of['compile_seconds']:.1f}"])
     return found
 
@@ -114,11 +119,22 @@ def _remarks(result: Result) -> list[str]:
             f"- The largest peak of ours is {of['peak_gib']:.1f} GiB ({row['row']}, {row['size']}): {verdict} "
             f"{LIMIT_GIB:.0f} GiB."
         )
+    lines += _peer_versions(result)
     again = [f"{row['row']}, {row['size']}" for row, of in own if of.get("compilations_after_warm_up")]
     lines.append(f"- Compiled again after the first run: {'; '.join(again).upper() if again else 'nothing'}.")
     for row in result["rows"]:
         lines += [f"- No {name} for {row['row']}, {row['size']}: {why}" for name, why in row["unavailable"].items()]
     return [*lines, *(f"- FAILED: {of['reason']}" for of in result["failed"])]
+
+
+def _peer_versions(result: Result) -> list[str]:
+    """What each peer's environment has."""
+    found: dict[str, None] = {}
+    for row in result["rows"]:
+        for name in sides(row["results"].keys() - {OURS, BEFORE}):
+            if versions := row["results"][name].get("versions"):
+                found[f"- {name}: {markdown.joined([f'{package} {of}' for package, of in versions.items()])}."] = None
+    return list(found)
 
 
 def _milliseconds(of: Result, *names: str) -> str:

@@ -9,8 +9,8 @@ from benchmarks.throughput.contestants import OURS
 
 PERCENTILES = (50, 90, 99)
 _KEPT = (
-    *("setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes", "peak_gib"),
-    *("device_peak_gib", "copy_bytes_per_second", "compilations_after_warm_up", "first_loss", "last_loss"),
+    *("setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes", "versions"),
+    *("peak_gib", "device_peak_gib", "copy_bytes_per_second", "compilations_after_warm_up", "first_loss", "last_loss"),
 )
 
 
@@ -18,12 +18,12 @@ def summarize(said: Mapping[str, Any]) -> dict[str, Any]:
     """One contestant's numbers.
 
     Args:
-        said: its facts, and "seconds" and "cpu_seconds" of each repetition.
+        said: its facts, and "seconds" and "cpu_seconds" of each repetition; "copy_bytes_per_second" of each turn.
 
     Returns:
         Those, "p50", "p90" and "p99" seconds of the whole work (a repetition may do a "fraction" of it), examples,
         edges and bytes per second of the median, and, where bytes and the copy bandwidth are known, "floor_seconds" (to
-        move them at that bandwidth) and "bandwidth_share".
+        move them at its median) and "bandwidth_share".
     """
     fraction = said.get("fraction") or 1.0
     whole = np.asarray(said["seconds"]) / fraction
@@ -34,9 +34,24 @@ def summarize(said: Mapping[str, Any]) -> dict[str, Any]:
         if name in result:
             result[f"{name}_per_second"] = result[name] / median
     if "bytes" in result and "copy_bytes_per_second" in result:
-        result["floor_seconds"] = result["bytes"] / max(result["copy_bytes_per_second"])
+        result["floor_seconds"] = result["bytes"] / float(np.median(result["copy_bytes_per_second"]))
         result["bandwidth_share"] = result["floor_seconds"] / median
     return {**result, "seconds": list(said["seconds"]), "cpu_seconds": list(said["cpu_seconds"])}
+
+
+def copy_rates(said: Mapping[str, Any] | None) -> dict[str, list[float]]:
+    """Bytes per second of each turn of the worker that copies; nothing where there was none."""
+    return {} if said is None else {"copy_bytes_per_second": [said["bytes"] / of for of in said["seconds"]]}
+
+
+def cpu_median(result: Mapping[str, Any]) -> float:
+    """Median seconds of a contestant's processor time for the whole work; others on its core do not count in it."""
+    return float(np.median(result["cpu_seconds"])) / result.get("fraction", 1.0)
+
+
+def cpu_ratio(row: Mapping[str, Any], name: str) -> float:
+    """A contestant's median processor time by ours."""
+    return cpu_median(row["results"][name]) / cpu_median(row["results"][OURS])
 
 
 def ratios(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from benchmarks.throughput.peers.protocol import Make, Work
 
 
 def measured(name: str) -> Make:
-    """Makes a row's work, and adds what the machine could do before and after it and the peak of a device's memory."""
+    """Makes a row's work, and adds what it compiled and the peak of a device's memory."""
 
     def make(folder: Path, quick: bool) -> Work:
         # Imported here: an earlier revision may lack something, and the driver wants to hear of it.
@@ -26,7 +26,7 @@ def measured(name: str) -> Make:
         here = Path(lsec_jax.__file__).resolve().parents[1]
         assert here == Path.cwd().resolve(), f"lsec_jax comes from {here}, not from the working directory"
         row = catalogue.row(name)
-        before, compilations = machine.copy_bandwidth(), machine.Compilations()
+        compilations = machine.Compilations()
         work = row.make(folder, quick)
         run, finish, warm = work.run, work.finish, 0
 
@@ -39,7 +39,7 @@ def measured(name: str) -> Make:
             more: dict[str, Any] = {"compilations_after_warm_up": compilations.count - warm}
             if (peak := machine.device_peak_gib()) is not None:
                 more["device_peak_gib"] = peak
-            return {**finish(), **more, "copy_bytes_per_second": [before, machine.copy_bandwidth()]}
+            return {**finish(), **more}
 
         work.run, work.finish = first_run, finish_all
         return work

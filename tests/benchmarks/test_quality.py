@@ -234,7 +234,7 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "| lsec-gcn - gcn | auc | +0.0950 [+0.0315, +0.1585] | 2 of 2 |" in text
     assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
     assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text
-    assert "| LSEC-GCN step, compiled kernels | pytorch_csr | 2 x | 1.50 x | NOT reached |" in text
+    assert "step, compiled kernels | pytorch_csr | 2 x | 1.50 x (1.50 x of processor time) | NOT reached |" in text
     assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
     assert "| 10 | 20 | 6.0 (4.0 to 8.0) | 1.5 (1.0 to 2.0) | 4.00 | 1 | 1 | both |" in text
     assert "| not shown |" in text

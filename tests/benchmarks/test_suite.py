@@ -17,7 +17,9 @@ from benchmarks.throughput.contestants import BEFORE, OURS, Contestant, Effort, 
 from benchmarks.throughput.rows import propagation, steps
 from benchmarks.throughput.rows.row import Row
 from lsec_jax.config import ConfigError
+from lsec_jax.data.sources import prepared
 from lsec_jax.nn.propagation import bipartite_graph, graphs_tuple
+from lsec_jax.schema import TRAIN
 
 PROTOCOL = runs.ROOT / "benchmarks" / "throughput" / "peers"
 STAND_IN = """
@@ -72,6 +74,7 @@ def test_workers_repeat_a_row_in_turns_after_a_run_that_does_not_count(tmp_path)
     for of in found.values():
         assert len(of["seconds"]) == len(of["cpu_seconds"]) == 2 and of["left"] == 1 and of["peak_gib"] > 0
         assert (of["examples"], of["fraction"], of["notes"]) == (3, 0.5, "whole")
+        assert of["versions"]["numpy"] == np.__version__
         assert summary.summarize(of)["p50"] == pytest.approx(2 * np.median(of["seconds"]))
 
 
@@ -112,6 +115,8 @@ def test_a_row_that_fails_is_reported_and_tried_again_while_finished_ones_are_ke
     assert [name for name, _ in asked] == ["a", "b", "c", "b"]
     with pytest.raises(ConfigError, match="belongs to other settings"):
         run.measure_all(rows, [], [contestants.ours()], Effort(), "another", tmp_path)
+    with pytest.raises(ConfigError, match="belongs to other settings"):
+        run.measure_all(rows, [], [contestants.ours()], Effort(seconds=1.0), "", tmp_path)
 
 
 def test_rows_are_chosen_by_whole_parts_of_their_names():
@@ -228,11 +233,24 @@ def test_rows_run_and_run_again_without_compiling(name, folders):
     json.dumps(work.finish())
 
 
-def test_the_bandwidth_of_a_device_is_that_of_its_own_copies(monkeypatch):
+@pytest.mark.parametrize(("backend", "times"), [("cpu", 8), ("gpu", 32)])
+def test_copies_read_and_write_an_array_several_times(monkeypatch, backend, times):
     monkeypatch.setattr(machine, "_COPIED_BYTES", 2**20)
-    host = machine.copy_bandwidth(2)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert 1e6 < machine.copy_bandwidth(2) < 100 * host
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    run_copies, num_bytes = machine.copies()
+    run_copies()
+    assert num_bytes == 2 * times * 2**20
+
+
+def test_steps_state_the_edges_and_bytes_that_every_step_needs(folders):
+    full = catalogue.row("step/lsec_gcn").make(folders["graph"], True)
+    data = prepared.Config(str(folders["graph"])).load()
+    edges = sum(len(relation.edges(TRAIN)[0]) for relation in data.relations.values())
+    nodes = sum(len(data.nodes[end]) for of in data.relations.values() for end in (of.source, of.target))
+    assert full.edges == edges and full.bytes == 2 * (2 * edges + nodes) * 128 * 4  # of two layers, 128 and 64 wide
+    for name in ("lsec_gcn_sampled", "ncf_gmf"):
+        other = catalogue.row(f"step/{name}").make(folders["graph"], True)
+        assert other.edges is None and other.bytes is None
 
 
 def test_sizes_multiply_nodes_and_edges():
@@ -249,7 +267,7 @@ def test_a_quick_trial_writes_a_result_with_its_picture(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.throughput.run", "--quick", "--only=auc", f"--output={output}"),
-            *(f"--workdir={tmp_path / 'work'}", *before),
+            *(f"--workdir={tmp_path / 'work'}", f"--peers=rechub={sys.executable}", *before),
         ],
         cwd=runs.ROOT,
         env={**os.environ, "PYTHONPATH": str(runs.ROOT)},
@@ -262,7 +280,9 @@ def test_a_quick_trial_writes_a_result_with_its_picture(tmp_path):
     own = row["results"][OURS]
     assert (row["row"], row["size"], row["workload"]["train_edges"]["buy"]) == ("auc", "tiny", 1920)
     assert len(own["seconds"]) == 3 and own["compile_seconds"] > 0 and own["compilations_after_warm_up"] == 0
-    assert len(own["copy_bytes_per_second"]) == 2 and own["peak_gib"] > 0
-    assert not row["unavailable"] and row["ratios"].keys() == ({BEFORE} if before else set())
+    assert len(own["copy_bytes_per_second"]) == 3 and own["peak_gib"] > 0
+    assert own["floor_seconds"] == pytest.approx(own["bytes"] / np.median(own["copy_bytes_per_second"]))
+    assert "No module named" in row["unavailable"].pop("rechub") and not row["unavailable"]
+    assert row["ratios"].keys() == ({BEFORE} if before else set()) and "rechub=rechub/bin/python" in result["command"]
     assert result["environment"]["commit"] and "### AUC from given scores" in done.stdout
     assert output.with_suffix(".png").stat().st_size > 0 and not result["failed"]

@@ -4,7 +4,7 @@ A worker is a process of its own that does one row of the suite, on request, one
 
   PYTHON worker.py ROW WORKLOAD_DIR [--quick]
 
-  says   {"ready": {"setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes"}}
+  says   {"ready": {"setup_seconds", "compile_seconds", "examples", "edges", "bytes", "fraction", "notes", "versions"}}
   hears  run   says {"seconds": wall time, "cpu_seconds": processor time of the process}
   hears  stop  says {"peak_gib": largest resident size, ...}, and exits
   says   {"unavailable": "one line"}, and exits, if this row cannot be had here
@@ -14,6 +14,7 @@ This module needs the standard library only: peers run it in environments that h
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import json
@@ -22,8 +23,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "torch", "dgl", "rechub", "recbole")
 
 
 class Unavailable(Exception):
@@ -81,7 +85,8 @@ def serve(rows: Mapping[str, Make]) -> None:
         start = time.perf_counter()
         work = rows[options.row](options.workload, options.quick)
         work.run()  # what is slow only the first time is no part of the repetitions
-        say({"ready": {"setup_seconds": time.perf_counter() - start - work.compile_seconds, **work.facts()}})
+        setup_seconds = time.perf_counter() - start - work.compile_seconds
+        say({"ready": {"setup_seconds": setup_seconds, **work.facts(), "versions": versions()}})
         _obey(work, say)
     except Unavailable as reason:
         say({"unavailable": " ".join(str(reason).split())})
@@ -89,6 +94,15 @@ def serve(rows: Mapping[str, Make]) -> None:
         traceback.print_exc()
         say({"error": " ".join(f"{type(error).__name__}: {error}".split())})
         sys.exit(1)
+
+
+def versions() -> dict[str, str]:
+    """Of those packages that this process's environment has and that decide how fast it is."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _obey(work: Work, say: Callable[[dict[str, Any]], None]) -> None:

@@ -2,7 +2,8 @@
 
 The LSEC-GNN models are 200 wide with layers of 128 and 64 (LightGCN: 200), an MLP predictor of 128 and log loss with 4
 negatives, on 2,048 positives of each of two tasks; the others take 4,096 of the one that they have. Adam.
-`..._bcsr` is the same without the compiled kernels. `bytes` are those of the neighbour sums alone.
+`..._bcsr` is the same without the compiled kernels. `bytes` are those of the neighbour sums alone, without the last
+layer's: a loss reads these for the nodes of its batch only, and how many edges those have differs from step to step.
 """
 
 import dataclasses
@@ -82,11 +83,13 @@ def make(folder: Path, quick: bool, model: str) -> Work:
         losses.append(metrics["loss"])
 
     moved = _sums(run)
-    notes = [*_fanouts(run), *([] if moved is None else [f"bytes: neighbour sums alone, {propagation.BYTES}"])]
+    notes = _fanouts(run)
+    if moved is not None:
+        notes.append(f"bytes: neighbour sums of all layers but the last, {propagation.BYTES}")
     return Work(
         run=one,
         examples=config.training.batch_size * len(config.model.task_relations),
-        edges=sum(graph.to_source.senders.shape[0] for graph in run.inputs.graphs.values()) or None,
+        edges=_edges(run),
         bytes=moved,
         notes="; ".join(notes),
         finish=lambda: _checked(np.asarray(jax.device_get(losses))),
@@ -101,20 +104,29 @@ def check_available(model: Any) -> None:
     propagation.require_backend(model)
 
 
+def _edges(run: Run) -> int | None:
+    """Edges that a step propagates over; how many it samples differs from step to step."""
+    if getattr(run.config.model, "training_graph", "full") != "full":
+        return None
+    return sum(graph.to_source.senders.shape[0] for graph in run.inputs.graphs.values()) or None
+
+
 def _sums(run: Run) -> int | None:
-    """Bytes that the neighbour sums of a step move, on the narrower side of each layer's weights."""
+    """Bytes that all layers' neighbour sums but the last one's move, on the narrower side of each layer's weights."""
     model = run.config.model
     if getattr(model, "aggregator", None) not in ("gcn", "lightgcn") or model.training_graph != "full":
         return None
     widths = (model.embedding_dim, *model.layer_dims)
-    narrow = sum(min(pair) for pair in itertools.pairwise(widths))
-    return sum(propagation.moved_bytes(graph, narrow) for graph in run.inputs.graphs.values())
+    narrow = sum(min(pair) for pair in itertools.pairwise(widths[:-1]))
+    return sum(propagation.moved_bytes(graph, narrow) for graph in run.inputs.graphs.values()) or None
 
 
 def _fanouts(run: Run) -> list[str]:
     fanouts = {name: dataclasses.asdict(of) for name, of in run.inputs.fanouts.items()}
     drawn = [f"{name} {of['to_source']}/{of['to_target']}" for name, of in fanouts.items()]
-    return [f"neighbours drawn per node and layer, to a source / a target: {', '.join(drawn)}"] if drawn else []
+    if not drawn:
+        return []
+    return [f"neighbours drawn within the step, per node and layer, to a source / a target: {', '.join(drawn)}"]
 
 
 def _checked(losses: np.ndarray) -> Mapping[str, Any]:
