@@ -1,5 +1,8 @@
 """What compiles when, and the cache of compiled programs."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +78,7 @@ def test_nothing_compiles_after_the_first_step_and_the_first_validation(
     assert rows and compilation.log().now().programs == before[1]
 
 
-def train(workdir, num_steps, shape_at, validate=lambda state: {}):
+def train(workdir, num_steps, shape_at, validate=lambda state: {}, compile_seconds=0.0):
     """Trains a counter on batches of the given shapes."""
 
     @jax.jit
@@ -83,7 +86,7 @@ def train(workdir, num_steps, shape_at, validate=lambda state: {}):
         return old._replace(step=old.step + 1), {"loss": jnp.sum(batch["x"])}
 
     config = TrainingConfig(num_steps=num_steps, evaluate_every=2, patience=0, log_every=2)
-    progress = Progress()
+    progress = Progress(train_seconds=compile_seconds, compile_seconds=compile_seconds)
     with (
         Checkpoints(workdir / "checkpoints", 1) as checkpoints,
         writers.MetricWriter(workdir, 0, num_steps) as writer,
@@ -133,6 +136,39 @@ def test_compilation_is_announced_and_told_apart_from_the_rest_of_training_time(
     shown = [record.getMessage() for record in caplog.records if "the training step" in record.getMessage()]
     assert shown[0] == "compiling the training step" and shown[1].startswith("compiled the training step in ")
     assert not warnings_of(caplog)
+
+
+def test_a_resumed_run_adds_to_the_compilation_of_earlier_processes_and_announces_its_own(tmp_path, caplog):
+    writers.logging.set_verbosity(writers.logging.INFO)
+    with caplog.at_level("INFO", logger="absl"):
+        progress = train(tmp_path, 4, lambda step: 2, compile_seconds=5000.0)
+    assert 5000 < progress.compile_seconds <= progress.train_seconds < 6000
+    (shown,) = [
+        record.getMessage() for record in caplog.records if "compiled the training step in" in record.getMessage()
+    ]
+    assert 0 <= float(shown.split()[-2]) < 1000
+
+
+class SlowList(list):
+    """Lets other threads go on between a look at an entry and what is done about it."""
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        time.sleep(1e-4)
+        return found
+
+
+def test_the_log_takes_programs_of_several_threads_at_once():
+    log, num_each = compilation.CompilationLog(), 50
+    log._spans = SlowList()
+
+    def compile_much(offset):
+        for i in range(num_each):
+            log.on_span(compilation._COMPILE, i + offset, i + offset + 0.5, fun_name="f")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compile_much, (0.0, 0.1, 0.2, 0.3)))
+    assert log.now().programs == 4 * num_each and log.now().seconds <= num_each + 0.8
 
 
 def test_phases_within_each_other_and_of_several_threads_count_once():
