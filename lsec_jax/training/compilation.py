@@ -110,8 +110,9 @@ class RecompilationGuard:
 def use_cache(directory: Path) -> None:
     """Keeps every compiled program in a directory, for later processes; programs of any size and duration.
 
-    Entries know the program, jaxlib, its flags and the device. Give only a directory that nobody else may write to:
-    what lies in it is run. It grows until someone empties it.
+    Entries know the program, jaxlib, its flags, the device and the directory's path. Give only a directory that nobody
+    else may write to: what lies in it is run. It grows until someone empties it. An entry that a killed process or a
+    full disk left damaged is compiled again in each process, with a warning, until it is removed.
 
     Args:
         directory: made if need be.
