@@ -48,8 +48,7 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"unexpected argument '{argv[1]}'; flags start with --")
         _quiet_logging()
         try:
-            if "compilation_cache" in flags.FLAGS and flags.FLAGS.compilation_cache:
-                compilation.use_cache(Path(flags.FLAGS.compilation_cache))
+            _use_compilation_cache()
             main()
         except USER_ERRORS as error:
             _fail(str(error))
@@ -204,6 +203,14 @@ def define_compilation_cache() -> None:
     flags.DEFINE_string(
         "compilation_cache", None, "Directory that keeps compiled programs for later processes; default: none are kept."
     )
+
+
+def _use_compilation_cache() -> None:
+    if "compilation_cache" not in flags.FLAGS or flags.FLAGS.compilation_cache is None:
+        return
+    if not flags.FLAGS.compilation_cache:
+        raise ConfigError("--compilation_cache is empty; give a directory, or leave the flag out")
+    compilation.use_cache(Path(flags.FLAGS.compilation_cache))
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:

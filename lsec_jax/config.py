@@ -113,7 +113,7 @@ class TrainingConfig:
             this reason is not reproducible step for step. Training time includes compilation, which metrics and
             report give apart as `compile_seconds`.
         prefetch: inputs of steps (batches, and neighbours drawn for sampled training) made ahead while the device works
-            on the steps before; 0 = each when its step needs it. Results do not depend on it.
+            on the steps before, and kept on it; 0 = each when its step needs it. Results do not depend on it.
         track_test: also measure the test split at each validation, for learning curves; never used to select anything.
     """
 

@@ -109,7 +109,8 @@ class MlpScorer:
     @functools.cached_property
     def _targets_by_unit(self) -> Array:
         """target_half transposed, a hidden unit being one contiguous row: made once, not for each block of users."""
-        return jnp.asarray(self.target_half).T
+        with jax.ensure_compile_time_eval():  # or the first use inside a traced function would keep a tracer
+            return jnp.asarray(self.target_half).T
 
 
 # Rankings compare scores that lie close together, so these products run at full precision on every backend.
@@ -239,13 +240,14 @@ def rank_candidates(
         NanScoreError: a score is NaN.
     """
     source_ids = np.asarray(source_ids, np.int32)
+    labels = np.asarray(labels, bool)
     most = int(labels.sum(axis=1).max(initial=0))
     width = user_blocks.round_up(max(_LEAST_POSITIVES, most))
 
     def blocks() -> Iterator[_Dispatched]:
         for at, num_real in user_blocks.split(np.arange(len(source_ids)), block_size):
             scores = scorer.score_pairs(source_ids[at], np.asarray(target_ids[at], np.int32))
-            result = _candidates_block(scores, np.asarray(labels[at], bool), tuple(cutoffs), width)
+            result = _candidates_block(scores, labels[at], tuple(cutoffs), width)
             yield result, source_ids[at[:num_real]]
 
     return _join(list(_fetch(blocks())))

@@ -347,3 +347,41 @@ def test_hidden_units_beyond_a_multiple_of_the_unrolled_ones_count_and_nan_stays
         np.testing.assert_allclose(scorer.score_all(np.arange(NUM_SOURCES)), expected, rtol=1e-4, atol=1e-5)
     broken = dataclasses.replace(scorer, source_half=scorer.source_half.at[5, 2].set(jnp.nan))
     assert np.isnan(np.asarray(broken.score_all(np.array([4, 5])))).all(axis=1).tolist() == [False, True]
+
+
+def test_a_scorer_that_is_first_used_inside_a_traced_function_serves_outside_of_it_too():
+    users = np.arange(5, dtype=np.int32)
+    expected = np.asarray(random_mlp_scorer().score_all(users))
+    scorer = random_mlp_scorer()
+    np.testing.assert_allclose(jax.jit(lambda zero: scorer.score_all(users) + zero)(0.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(scorer.score_all(users), expected, rtol=1e-6)
+    traced = jax.jit(lambda given: given.score_all(users))
+    other = dataclasses.replace(scorer, target_half=-scorer.target_half)
+    for given in (scorer, other):
+        np.testing.assert_allclose(traced(given), given.score_all(users), rtol=1e-6)
+    assert not np.allclose(other.score_all(users), expected)
+
+
+def test_one_user_with_many_positives_changes_no_other_user_and_labels_of_any_number_type_are_truth_values():
+    generator = np.random.default_rng(5)
+    users, lists = np.arange(NUM_SOURCES), np.tile(np.arange(NUM_TARGETS), (NUM_SOURCES, 1))
+    labels = generator.random(lists.shape) < 0.1
+    scorer = MatrixScorer(generator.integers(0, 20, lists.shape))
+    few = ranking.rank_candidates(scorer, users, lists, labels, (5,), 8)
+    labels[20] = np.arange(NUM_TARGETS) % 7 > 0  # more than one group, in a block in the middle
+    many = ranking.rank_candidates(scorer, users, lists, labels, (5,), 8)
+    alone = ranking.rank_candidates(scorer, users[20:21], lists[20:21], labels[20:21], (5,), 1)
+    weights = ranking.rank_candidates(scorer, users, lists, labels * np.float32(0.25), (5,), 8)
+    for name, values in many.items():
+        np.testing.assert_array_equal(np.delete(values, 20), np.delete(few[name], 20), err_msg=name)
+        np.testing.assert_array_equal(values[20], alone[name][0], err_msg=name)
+        np.testing.assert_array_equal(weights[name], values, err_msg=name)
+
+
+def test_memory_of_candidate_lists_does_not_grow_with_the_positives_of_a_user():
+    def num_bytes(block_size, max_positives):
+        scores, labels = (jax.ShapeDtypeStruct((block_size, 500), dtype) for dtype in (jnp.float32, jnp.bool_))
+        memory = ranking._candidates_block.lower(scores, labels, (10,), max_positives).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert num_bytes(32, 256) < 1.5 * num_bytes(32, 16) < num_bytes(64, 16)

@@ -26,7 +26,8 @@ class Progress:
         misses: validations since then without improvement.
         train_seconds: training time so far, evaluation left out.
         last_value: the newest validation metric.
-        compile_seconds: how much of the training time went into compilation, in all processes that trained the run.
+        compile_seconds: how much of the training time went into compilation, in all processes that trained the run;
+            of those before a checkpoint that lacks it, nothing.
     """
 
     best_value: float | None = None

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -37,13 +38,15 @@ class CompilationLog:
     """Listens to jax's own events, of all threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # programs of steps and of their inputs may compile at the same time
         self._programs: list[str] = []
         self._from_cache = 0
         self._spans: list[tuple[float, float]] = []
 
     def now(self) -> Compiled:
         """What was compiled so far."""
-        return Compiled(len(self._programs), self._from_cache, sum(end - start for start, end in self._spans))
+        with self._lock:
+            return Compiled(len(self._programs), self._from_cache, sum(end - start for start, end in self._spans))
 
     def programs_since(self, before: Compiled) -> list[str]:
         """The functions whose programs were asked for since then."""
@@ -54,15 +57,17 @@ class CompilationLog:
         if event not in _PHASES:
             return
         start, end = start_time, end_time
-        while self._spans and self._spans[-1][1] >= start:
-            start, end = min(start, self._spans[-1][0]), max(end, self._spans.pop()[1])
-        self._spans.append((start, end))
-        if event == _COMPILE:
-            self._programs.append(str(about.get("fun_name", "?")))
+        with self._lock:
+            while self._spans and self._spans[-1][1] >= start:
+                start, end = min(start, self._spans[-1][0]), max(end, self._spans.pop()[1])
+            self._spans.append((start, end))
+            if event == _COMPILE:
+                self._programs.append(str(about.get("fun_name", "?")))
 
     def on_event(self, event: str, **about: str | int) -> None:
         """Counts what came from the cache."""
-        self._from_cache += event == _CACHE_HIT
+        with self._lock:
+            self._from_cache += event == _CACHE_HIT
 
 
 @functools.cache
@@ -105,8 +110,9 @@ class RecompilationGuard:
 def use_cache(directory: Path) -> None:
     """Keeps every compiled program in a directory, for later processes; programs of any size and duration.
 
-    Entries know the program, jaxlib, its flags and the device. Give only a directory that nobody else may write to:
-    what lies in it is run. It grows until someone empties it.
+    Entries know the program, jaxlib, its flags, the device and the directory's path. Give only a directory that nobody
+    else may write to: what lies in it is run. It grows until someone empties it. An entry that a killed process or a
+    full disk left damaged is compiled again in each process, with a warning, until it is removed.
 
     Args:
         directory: made if need be.

@@ -72,7 +72,8 @@ def train(
             pending.append(metrics)
             step += 1
             if clock.after_step(pending):
-                writer.announce(f"compiled the training step in {clock.compile_seconds():.1f} s")
+                own_seconds = clock.compile_seconds() - progress.compile_seconds  # without those of earlier processes
+                writer.announce(f"compiled the training step in {own_seconds:.1f} s")
             is_validation = step % config.evaluate_every == 0 or step == config.num_steps
             if step % config.log_every == 0 or is_validation:
                 with clock.waiting():

@@ -13,7 +13,7 @@ class StepInput(NamedTuple):
     Attributes:
         batch: arrays by stream.
         drawn: what the model draws before it reads a parameter, on the device; None if it draws nothing ahead.
-        draw_seconds: how long that took.
+        draw_seconds: how long that took, with the wait for steps that an accelerator had to finish before it.
     """
 
     batch: Mapping[str, Any]

@@ -1,10 +1,18 @@
 """What compiles when, and the cache of compiled programs."""
 
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lsec_jax
 from lsec_jax.config import TrainingConfig
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.nn.native import kernels
@@ -52,7 +60,7 @@ def test_nothing_compiles_after_the_first_step_and_the_first_validation(
     name, tmp_path, compilation_counts, monkeypatch
 ):
     config = runs.tiny_config(num_steps=12, patience=4, log_every=1, track_test=True)
-    config.model = MODELS[name]
+    config.model, config.optimizer.learning_rate = MODELS[name], 1e-30  # nothing is learnt: patience ends it early
     write = writers.MetricWriter.write
 
     def killed(self, step, kind, *rest):
@@ -65,6 +73,7 @@ def test_nothing_compiles_after_the_first_step_and_the_first_validation(
         fit.run(config, tmp_path)
     fit.run(config, tmp_path)
     assert compilation_counts == [0, 0]
+    assert json.loads((tmp_path / "report.json").read_text())["last_step"] == 10
 
     prepared = run.prepare(config)
     before = []
@@ -75,7 +84,7 @@ def test_nothing_compiles_after_the_first_step_and_the_first_validation(
     assert rows and compilation.log().now().programs == before[1]
 
 
-def train(workdir, num_steps, shape_at, validate=lambda state: {}):
+def train(workdir, num_steps, shape_at, validate=lambda state: {}, compile_seconds=0.0):
     """Trains a counter on batches of the given shapes."""
 
     @jax.jit
@@ -83,7 +92,7 @@ def train(workdir, num_steps, shape_at, validate=lambda state: {}):
         return old._replace(step=old.step + 1), {"loss": jnp.sum(batch["x"])}
 
     config = TrainingConfig(num_steps=num_steps, evaluate_every=2, patience=0, log_every=2)
-    progress = Progress()
+    progress = Progress(train_seconds=compile_seconds, compile_seconds=compile_seconds)
     with (
         Checkpoints(workdir / "checkpoints", 1) as checkpoints,
         writers.MetricWriter(workdir, 0, num_steps) as writer,
@@ -133,6 +142,43 @@ def test_compilation_is_announced_and_told_apart_from_the_rest_of_training_time(
     shown = [record.getMessage() for record in caplog.records if "the training step" in record.getMessage()]
     assert shown[0] == "compiling the training step" and shown[1].startswith("compiled the training step in ")
     assert not warnings_of(caplog)
+
+
+def test_a_resumed_run_adds_to_the_compilation_of_earlier_processes_and_announces_its_own(tmp_path, caplog):
+    writers.logging.set_verbosity(writers.logging.INFO)
+    with caplog.at_level("INFO", logger="absl"):
+        progress = train(tmp_path, 4, lambda step: 2, compile_seconds=5000.0)
+    assert 5000 < progress.compile_seconds <= progress.train_seconds < 6000
+    (shown,) = [
+        record.getMessage() for record in caplog.records if "compiled the training step in" in record.getMessage()
+    ]
+    assert 0 <= float(shown.split()[-2]) < 1000
+
+
+class SlowList(list):
+    """Lets other threads go on between a look at an entry and what is done about it, and before a new one is there."""
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        time.sleep(1e-4)
+        return found
+
+    def append(self, entry):
+        time.sleep(1e-4)
+        super().append(entry)
+
+
+def test_the_log_takes_programs_of_several_threads_at_once():
+    log, num_each = compilation.CompilationLog(), 50
+    log._spans = SlowList()
+
+    def compile_much(thread):
+        for _ in range(num_each):
+            log.on_span(compilation._COMPILE, 1.0, 2.0 + thread, fun_name="f")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compile_much, range(4)))
+    assert log.now() == compilation.Compiled(4 * num_each, 0, 4.0)
 
 
 def test_phases_within_each_other_and_of_several_threads_count_once():
@@ -207,3 +253,46 @@ def test_a_cache_that_cannot_be_written_is_refused_before_anything_else(tmp_path
     message = runs.refusal("train", *flags)
     assert "--compilation_cache=" in message and "cannot be written" in message and "choose another" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["", "{file}"])
+def test_what_cannot_be_a_directory_of_the_cache_is_refused_with_the_remedy(value, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(runs.CONFIG_FILE)
+    flags = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--compilation_cache={value.format(file=config)}"
+    message = runs.refusal("train", *flags)
+    assert message.startswith("--compilation_cache") and ("give a directory" in message or "choose another" in message)
+    assert not (tmp_path / "run").exists() and jax.config.jax_compilation_cache_dir is None
+
+
+PROCESS = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp
+from lsec_jax.training import compilation
+
+compilation.use_cache(pathlib.Path(sys.argv[1]))
+result = jax.jit(lambda x: jnp.sin(x) @ x)(jnp.arange(9.0).reshape(3, 3))
+print(json.dumps([compilation.log().now(), result.tolist()]))
+"""
+
+
+def test_processes_share_the_cache_and_a_damaged_entry_costs_one_compilation_and_a_warning(tmp_path):
+    root = Path(lsec_jax.__file__).parents[1]
+
+    def start():
+        command = [sys.executable, "-c", PROCESS, str(tmp_path / "cache")]
+        return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def end(process):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return *json.loads(out), err
+
+    both = [start(), start()]  # at the same time, on an empty directory
+    (_, result, _), (_, same, _) = map(end, both)
+    damaged = next((tmp_path / "cache").glob("jit__lambda*-cache"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    (programs, from_cache, _), third, warning = end(start())
+    assert result == same == third
+    assert from_cache == programs - 1 > 0
+    assert "Error reading persistent compilation cache entry" in warning

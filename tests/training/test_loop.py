@@ -174,6 +174,23 @@ def test_a_workdir_of_before_there_were_versions_of_fingerprints_is_still_known(
         run.check_fingerprint(finished, data)
 
 
+def test_a_run_of_before_inputs_were_made_ahead_and_compilation_was_counted_goes_on(finished, unbroken):
+    shutil.rmtree(finished / "checkpoints" / "8")
+    config = json.loads((finished / "config.json").read_text())
+    assert config["training"].pop("prefetch") == 2
+    (finished / "config.json").write_text(json.dumps(config))
+    for path in (finished / "checkpoints").glob("*/progress/metadata"):
+        progress = json.loads(path.read_text())
+        assert progress.pop("compile_seconds") > 0
+        path.write_text(json.dumps(progress))
+    fit.run(runs.tiny_config(log_every=1), finished)
+    old, new = stored(finished, 8), stored(unbroken, 8)
+    jax.tree.map(np.testing.assert_array_equal, old[0], new[0])
+    assert old[1] == new[1] and lines_of(finished) == lines_of(unbroken)
+    report = json.loads((finished / "report.json").read_text())
+    assert 0 < report["compile_seconds"] < report["train_seconds"]
+
+
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match=r"--workdir=.*cannot be created .*choose another place"):

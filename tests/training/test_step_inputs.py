@@ -1,11 +1,13 @@
 """Inputs of steps, made ahead by a thread."""
 
 import threading
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
+from lsec_jax.schema import DataError
 from lsec_jax.training import fit, run, writers
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.step_inputs import StepInput, StepInputs
@@ -49,6 +51,50 @@ def test_what_goes_wrong_with_an_input_is_raised_where_its_step_would_begin(num_
         stream.next()
         with pytest.raises(ValueError, match="no such edge"):
             stream.next()
+
+
+@pytest.mark.parametrize("num_ahead", [0, 1, 3])
+def test_no_more_inputs_are_in_memory_than_those_ahead_and_the_one_in_use(num_ahead):
+    made, most = [], []
+
+    def make(step):
+        array = np.zeros(3)
+        made.append(weakref.ref(array))
+        return StepInput({"at": array})
+
+    with StepInputs(make, 0, 50, num_ahead) as stream:
+        for _ in range(20):
+            used = stream.next()
+            for future in stream._ready:
+                future.result()
+            most.append(sum(array() is not None for array in made))
+            del used
+    assert max(most) == 1 + num_ahead
+
+
+def test_what_goes_wrong_ahead_ends_the_command_with_its_message_and_the_checkpoint_before_it_stays(
+    tmp_path, monkeypatch
+):
+    input_at = run.Run.input_at
+
+    def broken(self):
+        made = input_at(self)
+
+        def make(step):
+            if step == 5:
+                raise DataError("edge 7 of 'buy' is gone; restore the file")
+            return made(step)
+
+        return make
+
+    monkeypatch.setattr(run.Run, "input_at", broken)
+    config = tmp_path / "config.py"
+    config.write_text(runs.CONFIG_FILE)
+    message = runs.refusal("train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    assert message == "edge 7 of 'buy' is gone; restore the file"
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("step-inputs")]
 
 
 def test_leaving_ends_the_thread():
