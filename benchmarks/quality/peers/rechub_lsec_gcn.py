@@ -53,18 +53,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--positives-per-task", type=int, help="budget: ends with the epoch in which all tasks reach it"
     )
+    parser.add_argument(
+        "--core-seconds", type=float, help="budget: ends with the epoch in which training has had that much of a core"
+    )
     parser.add_argument("--eval-every", type=int, default=5, help="epochs between evaluations")
     parser.add_argument("--patience", type=int, default=20, help="the authors' early stopping, in evaluations")
     parser.add_argument("--no-test", action="store_true", help="test only once, at the selected checkpoint")
     parser.add_argument("--batch-size", default="4096")
+    parser.add_argument("--learning-rate", default="0.0005")
     parser.add_argument("--dims", nargs="+", default=["200", "128", "64"], help="embedding width, then layer widths")
     options = parser.parse_args()
     if options.metrics_only and not (options.scores and options.labels_tsv):
         parser.error("--metrics-only needs --scores and --labels-tsv")
-    if not options.metrics_only and (
-        options.data is None or (options.epochs is None) == (options.positives_per_task is None)
-    ):
-        parser.error("training needs --data and exactly one of --epochs and --positives-per-task")
+    budgets = (options.epochs, options.positives_per_task, options.core_seconds)
+    if not options.metrics_only and (options.data is None or sum(budget is not None for budget in budgets) != 1):
+        parser.error("training needs --data and exactly one of --epochs, --positives-per-task and --core-seconds")
     return options
 
 
@@ -80,8 +83,8 @@ def rechub_arguments(options: argparse.Namespace) -> list[str]:
     return [
         *("--dataset_path", str(options.data), "--metadata_path", str(metadata_path), "--save_checkpoint", "False"),
         *("--model_name", options.model, "--embedding_aggregator", "concat", "--predictor", "dnn"),
-        *("--graph_embedding_dims", *options.dims, "--negative_sampling_ratio", "4", "--learning_rate", "0.0005"),
-        *("--batch_size", options.batch_size, "--num_workers", "0", "--num_epochs", "1000000"),
+        *("--graph_embedding_dims", *options.dims, "--negative_sampling_ratio", "4", "--num_workers", "0"),
+        *("--batch_size", options.batch_size, "--learning_rate", options.learning_rate, "--num_epochs", "1000000"),
         *("--num_epochs_validate", str(options.eval_every), "--early_stop_patience", str(options.patience)),
         *("--training_task_choice", *choice, "--evaluation_task_choice", choice[0]),
         *("--task_weight_overwrite", *options.task_weights),
@@ -123,7 +126,7 @@ class Recorder:
         self.options, self.task, self.dgl, self.other = options, options.tasks[0], dgl, other
         self.epochs, self.steps, self.positives = 0, 0, Counter()
         self.losses, self.history = defaultdict(list), []
-        self.started = self.evaluation_seconds = 0.0
+        self.clock = Clock()
         self.authors_evaluate, self.authors_mrr = train.evaluate, other.mrr
         dgl.dataloading.EdgeDataLoader, train.SummaryWriter = self.edge_loader, lambda **_: self
         other.mrr, train.evaluate, train.logger = self.mrr, self.evaluate, logging.getLogger("rechub")
@@ -143,7 +146,11 @@ class Recorder:
     ) -> "CountingLoader":
         """DGL's loader of old, rebuilt on today's; the trainer makes one per epoch."""
         seen = min(self.positives[task] for task in self.options.tasks)
-        if self.epochs == self.options.epochs or seen >= (self.options.positives_per_task or math.inf):
+        if (
+            self.epochs == self.options.epochs
+            or seen >= (self.options.positives_per_task or math.inf)
+            or self.clock.training()[1] >= (self.options.core_seconds or math.inf)
+        ):
             if self.history[-1]["steps"] != self.steps:  # the trainer evaluates every k epochs only
                 self.model.eval()
                 self.evaluate(self.model, self.tasks, "val")
@@ -172,8 +179,7 @@ class Recorder:
     def evaluate(self, model: Any, tasks: Any, mode: str) -> Any:
         """The authors' evaluation; every call on val adds a row to the history."""
         self.model, self.tasks = model, tasks
-        begin = time.perf_counter()
-        self.started = self.started or begin
+        self.clock.stop()
         result = self.authors_evaluate(model, tasks, mode)
         values = {mode: {name: float(result[0][self.task][name]) for name in METRICS}}
         if mode == "test":  # only the trainer asks for test: at its end, with its best checkpoint
@@ -183,10 +189,9 @@ class Recorder:
         if not self.options.no_test:
             test = self.authors_evaluate(model, tasks, "test")[0][self.task]
             values["test"] = {name: float(test[name]) for name in METRICS}
-        self.evaluation_seconds += time.perf_counter() - begin
         row = {"epoch": self.epochs, "steps": self.steps, "positives": dict(self.positives)}
-        row["seconds_training"] = time.perf_counter() - self.started - self.evaluation_seconds
-        row["seconds_evaluating"] = self.evaluation_seconds
+        row["seconds_training"], row["core_seconds_training"] = self.clock.training()
+        row["seconds_evaluating"] = self.clock.start()
         row["mean_loss"] = {tag: math.fsum(v) / len(v) for tag, v in self.losses.items()}
         self.history.append(row | values)
         self.losses.clear()
@@ -204,6 +209,35 @@ class Recorder:
             "selected": {"epoch": best["epoch"], "val": best["val"], "test": self.selected_test},
             "scores_are_of_epoch": self.history[-1]["epoch"],
         }
+
+
+class Clock:
+    """Wall and core seconds of training; stands still before the first evaluation's end and during evaluations."""
+
+    def __init__(self) -> None:
+        self._trained, self._evaluated = (0.0, 0.0), 0.0
+        self._started: tuple[float, float] | None = None
+        self._stopped = time.perf_counter()
+
+    def training(self) -> tuple[float, float]:
+        """Wall and core seconds of training so far."""
+        if self._started is None:
+            return self._trained
+        now = time.perf_counter(), time.process_time()
+        wall, core = (
+            before + end - begin for before, end, begin in zip(self._trained, now, self._started, strict=True)
+        )
+        return wall, core
+
+    def stop(self) -> None:
+        """An evaluation begins."""
+        self._trained, self._started, self._stopped = self.training(), None, time.perf_counter()
+
+    def start(self) -> float:
+        """An evaluation has ended; returns the wall seconds of all so far."""
+        self._evaluated += time.perf_counter() - self._stopped
+        self._started = time.perf_counter(), time.process_time()
+        return self._evaluated
 
 
 class CountingLoader:
