@@ -62,25 +62,21 @@ class Peer:
 
     def run(self) -> dict[str, float]:
         """Does one repetition; returns its "seconds" and "cpu_seconds"."""
-        self._say("run")
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
         return self._hear("seconds")
 
     def stop(self) -> None:
-        """Ends it."""
-        self._say("stop")
-        self._hear("peak_gib")
-        self._process.wait()
-
-    def _say(self, command: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
+        """Ends it, as it does when there is nothing more to hear."""
+        self._process.communicate()
 
     def _hear(self, key: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"error": "it ended without a word"}
         if key not in answer:
+            self.stop()
             raise ConfigError(f"the peer {self._name}: {answer.get('error', answer)}")
         return answer
 

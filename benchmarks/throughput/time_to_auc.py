@@ -199,7 +199,7 @@ def parse_rates(values: Sequence[str]) -> list[float]:
         rates = [float(value) for value in values]
     except ValueError:
         rates = []
-    if not rates or min(rates) <= 0:
+    if not rates or not all(0 < rate < math.inf for rate in rates):
         raise ConfigError(f"--learning_rates={','.join(values)}: give numbers above 0, for example 0.002,0.005")
     return rates
 
