@@ -325,6 +325,11 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
         level_sections.time_to_auc_section,
         level_sections.time_to_auc_table,
     ),
+    "time_to_auc_small_world": (
+        "Time to the authors' code's AUC in a smaller world",
+        level_sections.time_to_auc_section,
+        level_sections.time_to_auc_table,
+    ),
     "gowalla_time": (
         "Time to Gowalla's Recall@20",
         level_sections.gowalla_time_section,

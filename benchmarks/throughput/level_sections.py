@@ -34,7 +34,7 @@ def time_to_auc_section(result: Result) -> str:
     peer = ", ".join(f"{name} {version}" for name, version in result["peer"].items())
     return "\n".join(
         [
-            f"LSEC-GCN on a simulated world of LSEC-Small's size, one core; {result['data']['candidates']}. Theirs: "
+            f"LSEC-GCN on {result['data']['name']}, one core; candidates {result['data']['candidates']}. Theirs: "
             f"{'; '.join(runs)}. Ours: {markdown.seeds(result)}. The levels are the best AUCs of theirs so far.\n",
             time_to_auc_table(result),
             f"- To their best AUC, {markdown.number(last['value'])}: {_verdict(last['ratios'], target)}",
@@ -44,7 +44,7 @@ def time_to_auc_section(result: Result) -> str:
             f"with seed {result['tuning']['seed']}, which is not among the reported ones; theirs is as stated.",
             *(f"- {note}" for note in NOTES),
             f"- Peer: {peer}.\n",
-            "![Validation AUC over training time](../benchmarks/throughput/results/time_to_auc_curve.png)\n",
+            f"![Validation AUC over training time](../benchmarks/throughput/results/{result['benchmark']}_curve.png)\n",
             markdown.circumstances(result),
         ]
     )

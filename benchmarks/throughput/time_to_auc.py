@@ -6,7 +6,8 @@ Example:
 Both train on one core on the same files, a simulated world of LSEC-Small's size in the LSEC format, and are validated
 on the same candidates of the same users; loading and validations are no part of the times. The peer has the core for a
 given time; the level is the best AUC that any of its runs then had. Ours is the paper's LSEC-GCN over the whole graph;
-of --learning_rates it takes the one that is first at the level with --tuning_seed.
+of --learning_rates it takes the one that is first at the level with --tuning_seed. --variant=small_world is the world
+of benchmarks.quality.rechub_agreement, in which the peer learns more than popularity in that time.
 benchmarks/quality/peers/README.md says how to install the peer. Finished runs are not run again. The picture lies
 beside the JSON as <name>_curve.png.
 """
@@ -71,6 +72,7 @@ class Size:
 
 SIZES = {
     "": Size(synthetic.lsec_small(), 5000, 5, 4096, 100, 5),
+    "small_world": Size(rechub_agreement.world(""), 2000, 50, 982, 1200, 20),
     "tiny": Size(synthetic.tiny(), 50, 2, 64, 8, 2),
 }
 
@@ -166,7 +168,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     panel.axhline(result["level"], color="black", linestyle=":", label=f"their best, {result['level']:.4f}")
     panel.axhline(result["popularity"], color="grey", linestyle=":", label=f"popularity, {result['popularity']:.4f}")
     panel.set(xscale="log", xlabel="seconds of one core in training (ours with compilation)", ylabel="validation AUC")
-    panel.set(title="LSEC-GCN, simulated world of LSEC-Small's size")
+    panel.set(title=f"LSEC-GCN, {result['data']['name']}")
     panel.grid(alpha=0.3)
     panel.legend(loc="lower right")
     figure.savefig(path, dpi=120)
@@ -285,7 +287,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("core", 0, "Core for both.", lower_bound=0)
     flags.DEFINE_string("output", str(runs.THROUGHPUT / "time_to_auc.json"), "JSON file to write.")
     flags.DEFINE_string("workdir", "workdirs/benchmarks/time_to_auc", "Where data and runs are; reused.")
-    flags.DEFINE_enum("variant", "", [*SIZES], "'tiny': a world of a few hundred nodes, to try the command.")
+    flags.DEFINE_enum("variant", "", [*SIZES], "'small_world': 2,000 users; 'tiny': a few dozen, to try the command.")
 
 
 if __name__ == "__main__":
