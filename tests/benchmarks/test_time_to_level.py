@@ -58,6 +58,37 @@ def our_run(*points):
     return {"seed": 0, "compilation": {"seconds": 4.0, "core_seconds": 1.0}, "points": list(points)}
 
 
+def auc_result():
+    """As `time_to_auc` writes it, but for the circumstances."""
+    theirs = [{"seed": 0, "learning_rate": "0.0005", "points": [point(16, 30.0, 0.5), point(32, 60.0, 0.9)]}]
+    ours = [our_run(point(1, seconds, 0.4), point(2, 2 * seconds, 0.6)) for seconds in (1.0, 2.5, 40.0)]
+    return {
+        "benchmark": "time_to_auc",
+        "seeds": [0, 1, 2],
+        "data": {"name": "a world", "candidates": "generated"},
+        "target": 4.0,
+        "level": 0.9,
+        "levels": time_to_auc.compare(ours, theirs),
+        "popularity": 0.7,
+        "theirs": theirs,
+        "ours": ours,
+        "learning_rate": 0.01,
+        "tuning": {"seed": 100, "runs": [{"learning_rate": 0.01}, {"learning_rate": 0.02}]},
+        "peer": {"rechub": "0.0.5"},
+    }
+
+
+def gowalla_outcome(seconds, value=0.18):
+    peer = {"edges": 4097, "examples": 2048, "notes": "n", "seconds": [4.0, 6.0], "core_seconds": [2.0, 2.0]}
+    return {**our_run(point(1, seconds, 0.1), point(2, 2 * seconds, value)), "peer": peer}
+
+
+def gowalla_result(*outcomes):
+    """As `gowalla_time` writes it, but for the circumstances."""
+    seeds = list(range(len(outcomes)))
+    return {"seeds": seeds, "level": 0.18, "target": 50.0, **gowalla_time.collect(seeds, outcomes)}
+
+
 @contextlib.contextmanager
 def flags_of(module, *arguments):
     """The flags of a command, as its command line would set them."""
@@ -145,9 +176,7 @@ def test_levels_are_the_best_so_far_of_all_runs_in_the_order_of_core_time():
 
 
 def test_ratios_are_of_the_median_seed_and_none_where_a_seed_did_not_get_there():
-    theirs = [{"points": [point(1, 30.0, 0.5), point(2, 60.0, 0.9)]}]
-    ours = [our_run(point(1, seconds, 0.4), point(2, 2 * seconds, 0.6)) for seconds in (1.0, 2.5, 40.0)]
-    reached, missed = time_to_auc.compare(ours, theirs)
+    reached, missed = auc_result()["levels"]
     assert [found["core_seconds"] for found in reached["ours"]] == [2.0, 5.0, 80.0]
     assert reached["ratios"]["core_seconds"] == {"without_compilation": 30 / 5, "with_compilation": 30 / 6}
     assert reached["ratios"]["seconds"] == {"without_compilation": 60 / 10, "with_compilation": 60 / 14}
@@ -216,13 +245,8 @@ def test_the_tuning_seed_is_not_among_the_reported_ones(tmp_path):
         time_to_auc.main()
 
 
-def gowalla_outcome(seconds, value=0.18):
-    peer = {"edges": 4097, "examples": 2048, "notes": "n", "seconds": [4.0, 6.0], "core_seconds": [2.0, 2.0]}
-    return {**our_run(point(1, seconds, 0.1), point(2, 2 * seconds, value)), "peer": peer}
-
-
 def test_the_peers_time_is_its_step_times_the_steps_of_an_epoch_times_the_epochs():
-    result = gowalla_time.collect([0, 1, 2], [gowalla_outcome(seconds) for seconds in (1.0, 1.5, 9.0)])
+    result = gowalla_result(*(gowalla_outcome(seconds) for seconds in (1.0, 1.5, 9.0)))
     assert result["peer"]["steps_per_epoch"] == 3
     found = result["ratios"]["core_seconds"]
     assert found["without_compilation"] == 1000 * 3 * 2.0 / 3.0 and found["with_compilation"] == 1000 * 3 * 2.0 / 4.0
@@ -231,10 +255,10 @@ def test_the_peers_time_is_its_step_times_the_steps_of_an_epoch_times_the_epochs
 
 
 def test_a_seed_below_the_level_leaves_no_ratio():
-    result = gowalla_time.collect([0, 1], [gowalla_outcome(1.0), gowalla_outcome(1.0, 0.1799)])
+    result = gowalla_result(gowalla_outcome(1.0), gowalla_outcome(1.0, 0.1799))
     assert result["ratios"] is None and result["ours"][1]["reached"] is None
-    result |= {"seeds": [0, 1], "level": 0.18, "target": 50.0, "environments": [], "command": "x"}
-    assert "NOT REACHED by all seeds" in level_sections.gowalla_time_section(result)
+    section = level_sections.gowalla_time_section({**result, "environments": [], "command": "x"})
+    assert "NOT REACHED by all seeds" in section
 
 
 def test_the_peers_steps_lie_between_ours_and_the_section_shows_both(here, monkeypatch, tmp_path):
