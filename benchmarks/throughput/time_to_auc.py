@@ -59,6 +59,7 @@ class Size:
         eval_every: the peer's epochs between validations.
         batch_size: ours, per task.
         num_steps: ours.
+        tuning_steps: of the runs that choose the learning rate.
         measure_every: our steps between validations.
     """
 
@@ -67,23 +68,24 @@ class Size:
     eval_every: int
     batch_size: int
     num_steps: int
+    tuning_steps: int
     measure_every: int
 
 
 SIZES = {
-    "": Size(synthetic.lsec_small(), 5000, 5, 4096, 100, 5),
-    "small_world": Size(rechub_agreement.world(""), 2000, 50, 982, 1200, 20),
-    "tiny": Size(synthetic.tiny(), 50, 2, 64, 8, 2),
+    "": Size(synthetic.lsec_small(), 5000, 5, 4096, 250, 100, 5),
+    "small_world": Size(rechub_agreement.world(""), 2000, 50, 982, 1200, 1200, 20),
+    "tiny": Size(synthetic.tiny(), 50, 2, 64, 8, 8, 2),
 }
 
 
-def our_config(directory: Path, size: Size, learning_rate: float, seed: int) -> RunConfig:
+def our_config(directory: Path, size: Size, num_steps: int, learning_rate: float, seed: int) -> RunConfig:
     """The paper's LSEC-GCN over the whole graph."""
     return RunConfig(
         data=lsec.Config(path=str(directory)),
         model=lsec_gnn.Config(),
         optimizer=OptimizerConfig(learning_rate=learning_rate),
-        training=TrainingConfig(num_steps=size.num_steps, batch_size=size.batch_size, patience=0, metric="auc"),
+        training=TrainingConfig(num_steps=num_steps, batch_size=size.batch_size, patience=0, metric="auc"),
         evaluation=EvaluationConfig(
             protocols=("candidates",), cutoffs=rechub_agreement.CUTOFFS, baselines=("popularity",)
         ),
@@ -206,13 +208,13 @@ def parse_rates(values: Sequence[str]) -> list[float]:
     return rates
 
 
-def finished_run(workdir: Path, directory: Path, size: Size, seed: int, rate: float) -> dict[str, Any]:
+def finished_run(workdir: Path, directory: Path, size: Size, num_steps: int, rate: float, seed: int) -> dict[str, Any]:
     """Our run of a seed and a learning rate, in a process of its own, unless an earlier command made it."""
-    config = our_config(directory, size, rate, seed)
+    config = our_config(directory, size, num_steps, rate, seed)
     work = functools.partial(time_to_level.apart, train_ours, config, size.measure_every)
-    key = {"size": dataclasses.asdict(size), "config": runs.as_json(config)}
+    key = {"world": dataclasses.asdict(size.world), "num_users": size.num_users, "measure_every": size.measure_every}
     name = f"ours_seed{seed}_rate{rate:g}".replace(".", "_")
-    outcome = runs.finished_or(workdir / f"{name}.json", key, work)
+    outcome = runs.finished_or(workdir / f"{name}.json", {**key, "config": runs.as_json(config)}, work)
     logging.info("ours, seed %d, rate %g: %s", seed, rate, outcome["points"][-1])
     return {"seed": seed, **outcome}
 
@@ -250,9 +252,9 @@ def main() -> None:
         logging.info("authors' code, seed %d, rate %s: %s", seed, rate, piece["points"][-1])
     level = levels_of(theirs)[-1]["value"]
     ours_of = functools.partial(finished_run, workdir, directory, size)
-    tuning = [{"learning_rate": rate, **ours_of(given.tuning_seed, rate)} for rate in rates]
+    tuning = [{"learning_rate": rate, **ours_of(size.tuning_steps, rate, given.tuning_seed)} for rate in rates]
     rate = fastest(tuning, level)
-    ours = [ours_of(seed, rate) for seed in seeds]
+    ours = [ours_of(size.num_steps, rate, seed) for seed in seeds]
     result = {
         "benchmark": output.stem,
         "seeds": seeds,
@@ -265,7 +267,7 @@ def main() -> None:
         "ours": ours,
         "learning_rate": rate,
         "tuning": {"seed": given.tuning_seed, "runs": tuning},
-        "config": runs.as_json(our_config(directory, size, rate, seeds[0])),
+        "config": runs.as_json(our_config(directory, size, size.num_steps, rate, seeds[0])),
         "peer": rechub_agreement.peer_versions(workdir / "peer_versions.json"),
         "environments": runs.distinct([piece["environment"] for piece in (*ours, *theirs)]),
         "command": runs.command(),

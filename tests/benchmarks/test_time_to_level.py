@@ -204,7 +204,7 @@ def test_bad_learning_rates_are_refused(values):
 
 
 def test_the_models_of_both_sides_are_of_one_shape():
-    config = time_to_auc.our_config(Path("x"), time_to_auc.SIZES[""], 0.005, 0)
+    config = time_to_auc.our_config(Path("x"), time_to_auc.SIZES[""], 10, 0.005, 0)
     model = config.model
     assert (model.aggregator, model.training_graph, model.predictor) == ("gcn", "full", "mlp")
     assert (model.embedding_dim, model.layer_dims, model.predictor_hidden) == (200, (128, 64), 128)
