@@ -10,6 +10,7 @@ nothing). At each measurement the peer, on the same core, trains some steps of L
 Finished seeds are not run again: give the same --workdir.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -35,7 +36,7 @@ LEVEL = 0.18  # Recall@20
 EPOCHS = 1000  # of LightGCN's authors, for .1830
 TARGET = 50.0  # times faster
 PEER_STEPS = 5  # at each measurement
-FIRST_MEASURED, MEASURE_EVERY, NUM_STEPS = 150, 25, 350
+FIRST_MEASURED, MEASURE_EVERY, NUM_STEPS = 200, 25, 300
 
 
 class Peer:
@@ -63,13 +64,15 @@ class Peer:
     def run(self) -> dict[str, float]:
         """Does one repetition; returns its "seconds" and "cpu_seconds"."""
         assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `_hear` tells
+            self._process.stdin.write("run\n")
+            self._process.stdin.flush()
         return self._hear("seconds")
 
     def stop(self) -> None:
         """Ends it, as it does when there is nothing more to hear."""
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
     def _hear(self, key: str) -> dict[str, Any]:
         assert self._process.stdout is not None

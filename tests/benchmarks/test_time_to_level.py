@@ -290,3 +290,12 @@ def test_a_peer_that_cannot_work_is_named_with_its_reason(program, message, tmp_
     (tmp_path / "worker.py").write_text(program)
     with pytest.raises(ConfigError, match=message):
         gowalla_time.Peer(Path(sys.executable), tmp_path / "worker.py", "x")
+
+
+def test_a_peer_that_dies_while_it_waits_is_named(tmp_path):
+    ready = '{"ready": {}}'
+    (tmp_path / "worker.py").write_text(f"print('{ready}', flush=True)")
+    peer = gowalla_time.Peer(Path(sys.executable), tmp_path / "worker.py", "x")
+    peer._process.wait()
+    with pytest.raises(ConfigError, match=r"the peer worker.py x: it ended without a word"):
+        peer.run()
