@@ -38,7 +38,8 @@ def time_to_auc_section(result: Result) -> str:
             f"{'; '.join(runs)}. Ours: {markdown.seeds(result)}. The levels are the best AUCs of theirs so far.\n",
             time_to_auc_table(result),
             f"- To their best AUC, {markdown.number(last['value'])}: {_verdict(last['ratios'], target)}",
-            f"- Popularity's AUC on these candidates is {markdown.number(result['popularity'])}.",
+            f"- Popularity's AUC on these candidates is {markdown.number(result['popularity'])}: the highest level is "
+            f"{'above' if last['value'] > result['popularity'] else 'BELOW'} it.",
             f"- Compilation of ours: {_spread(compilation)} s of the core; ratios are given without and with it.",
             f"- Our learning rate, {result['learning_rate']:g}, was the first of {markdown.joined(tuned)} at that AUC "
             f"with seed {result['tuning']['seed']}, which is not among the reported ones; theirs is as stated.",

@@ -266,6 +266,7 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "| lsec_large | full | 1.50 M | 2.00 (2.00) | 1.00 to 3.00 | 3.0 | 9.0 |" in text
     assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
     assert "| 10 | 20 | 6.0 (4.0 to 8.0) | 1.5 (1.0 to 2.0) | 4.00 | 1 | 1 | both |" in text
+    assert "Popularity's AUC on these candidates is 0.7000: the highest level is above it." in text
     assert "| 0.5000 | 30 (16) | 5.0 (2.0 to 80.0) | 6.0 | 5.0 | 6.0 | 4.3 |" in text
     assert "| 0.9000 | 60 (32) | not reached | - | - | - | - |" in text
     assert "| of the core | 3.0 | 1.0 | 2000 | 1.7 | 2000 | 1500 | 33.3 |" in text
