@@ -41,8 +41,8 @@ matplotlib.use("Agg")
 TARGET = 4.0  # times faster
 NUM_CANDIDATES = 100
 NOTES = (
-    "Both have one core of the same machine, one after the other; other work shared it, so that the time for which a "
-    "process had the core says more than the clock.",
+    "Both have one core of the same machine, at different times; other work shared it, more or less of it, so that the "
+    "time for which a process had the core says more than the clock.",
     "Theirs: their trainer as published (batch 4,096, sampled neighbours, their epoch of one edge per source node). "
     "Their time starts with the first epoch, after loading.",
     "Ours: the paper's model over the whole graph, step by step; known positives masked among the negatives.",
