@@ -6,6 +6,7 @@ from benchmarks import markdown
 from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
 from benchmarks.quality import world as world_benchmark
+from benchmarks.throughput import level_sections
 from benchmarks.throughput.sections import (
     data_pipeline_section,
     data_pipeline_table,
@@ -320,5 +321,20 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
+    "time_to_auc": (
+        "Time to the authors' code's AUC",
+        level_sections.time_to_auc_section,
+        level_sections.time_to_auc_table,
+    ),
+    "time_to_auc_small_world": (
+        "Time to the authors' code's AUC in a smaller world",
+        level_sections.time_to_auc_section,
+        level_sections.time_to_auc_table,
+    ),
+    "gowalla_time": (
+        "Time to Gowalla's Recall@20",
+        level_sections.gowalla_time_section,
+        level_sections.gowalla_time_table,
+    ),
     "rechub_long": ("The authors' code for longer", rechub_agreement_section, rechub_agreement_table),
 }

@@ -27,7 +27,7 @@ from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import lsec, synthetic
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.models import lsec_gnn
-from lsec_jax.schema import TEST, TRAIN, VALIDATION
+from lsec_jax.schema import TEST, TRAIN, VALIDATION, Candidates
 from lsec_jax.training import fit, reports
 
 DRIVER = runs.ROOT / "benchmarks" / "quality" / "peers" / "rechub_lsec_gcn.py"
@@ -81,12 +81,38 @@ def world(variant: str) -> synthetic.Config:
     return synthetic.Config(num_users=2000, num_items=2000, num_streamers=300, **edges)
 
 
-def write_data(config: synthetic.Config, num_candidates: int, directory: Path) -> dict[str, Any]:
-    """Writes the world with candidate lists of both held-out splits; returns what the format could not hold."""
+def write_data(
+    config: synthetic.Config, num_candidates: int, directory: Path, num_users: int | None = None
+) -> dict[str, Any]:
+    """Writes the world with candidate lists of both held-out splits; returns what the format could not hold.
+
+    Args:
+        config: of the world.
+        num_candidates: per user.
+        directory: new or empty.
+        num_users: of each split, at random; None = all. Held-out edges of others are in no file then.
+    """
     data = assign_splits(config.load(), SplitConfig(), ("buy", "follow"))
     lists = {("buy", split): generate_candidates(data, "buy", split, num_candidates, 0) for split in (VALIDATION, TEST)}
-    lost = lsec.write(data, directory, lists, tasks={"buy": 0.5, "follow": 0.5})
+    if num_users is not None:
+        lists = {key: _some_users(of, num_users) for key, of in lists.items()}
+    lost = lsec.write(data, directory, lists)
+    _add_task(directory / "metadata.json", "follow")
     return {"name": data.name, "not_written": lost, "candidates": lists["buy", VALIDATION].origin}
+
+
+def _add_task(metadata: Path, relation: str) -> None:
+    """Lists a relation that is trained on but has no candidates, which `lsec.write` refuses."""
+    content = json.loads(metadata.read_text())
+    content["task"].append({**content["task"][0], "filename": f"{TASK_FILES[relation]}.tsv"})
+    write_json(metadata, content)
+
+
+def _some_users(lists: Candidates, num_users: int) -> Candidates:
+    rows = np.random.default_rng(0).permutation(len(lists.source_ids))[:num_users]
+    rows.sort()
+    origin = f"{lists.origin}, of {len(rows)} users at random"
+    return Candidates(lists.source_ids[rows], lists.target_ids[rows], lists.labels[rows], origin)
 
 
 def plan(directory: Path, positives: int, points: int) -> Schedule:
@@ -136,27 +162,48 @@ def train_ours(config: RunConfig, schedule: Schedule, workdir: Path) -> dict[str
     return {"points": points, "popularity": floor["metrics"]}
 
 
-def train_theirs(directory: Path, schedule: Schedule, seed: int, prefix: Path) -> dict[str, Any]:
-    """Trains the peer; writes PREFIX.run.json, PREFIX.npy (validation scores) and PREFIX.log; returns the "points"."""
+def train_theirs(directory: Path, prefix: Path, seed: int, eval_every: int, *options: Any) -> dict[str, Any]:
+    """Trains the peer.
+
+    Args:
+        directory: of the data set.
+        prefix: of PREFIX.run.json, PREFIX.npy (validation scores) and PREFIX.log, which are written.
+        seed: of the run.
+        eval_every: its epochs between two points.
+        *options: the driver's, with the budget among them.
+
+    Returns:
+        The "points".
+    """
     output = prefix.with_suffix(".run.json")
     _call_driver(
         prefix.with_suffix(".log"),
-        *("--data", directory, "--seed", seed, "--epochs", schedule.points * schedule.epochs_per_point),
-        *("--eval-every", schedule.epochs_per_point, "--patience", 1_000_000, "--no-test"),
-        *("--batch-size", PEER_BATCH, "--output", output, "--scores", prefix.with_suffix(".npy")),
+        *("--data", directory, "--seed", seed, "--eval-every", eval_every, "--patience", 1_000_000, "--no-test"),
+        *("--batch-size", PEER_BATCH, "--output", output, "--scores", prefix.with_suffix(".npy"), *options),
     )
+    return {"points": their_points(output)}
+
+
+def their_points(output: Path) -> list[dict[str, Any]]:
+    """The evaluations that the driver wrote, without the one before training."""
     history = json.loads(output.read_text())["history"]
-    points = [
+    return [
         {
             "steps": row["steps"],
             "positives": {name: row["positives"][file] for name, file in TASK_FILES.items()},
             "train_seconds": row["seconds_training"],
+            "core_seconds": row["core_seconds_training"],
             **{metric: row["val"][metric.upper()] for metric in COMPARED},
         }
         for row in history
         if row["epoch"]
     ]
-    return {"points": points}
+
+
+def check_peer() -> None:
+    """Refuses a --peer_python that is not there; raises ConfigError."""
+    if not Path(flags.FLAGS.peer_python).expanduser().exists():
+        raise ConfigError(f"--peer_python={flags.FLAGS.peer_python}: no such file; see {DRIVER.parent / 'README.md'}")
 
 
 def peer_versions(log: Path) -> dict[str, str]:
@@ -266,8 +313,7 @@ def main() -> None:
     """Runs the command."""
     output, workdir, seeds = Path(flags.FLAGS.output), Path(flags.FLAGS.workdir), runs.parse_seeds(flags.FLAGS.seeds)
     runs.check_output(output)
-    if not Path(flags.FLAGS.peer_python).expanduser().exists():
-        raise ConfigError(f"--peer_python={flags.FLAGS.peer_python}: no such file; see {DRIVER.parent / 'README.md'}")
+    check_peer()
     directory, config = workdir / "data", world(flags.FLAGS.variant)
     common = {"world": dataclasses.asdict(config), "num_candidates": flags.FLAGS.num_candidates}
     data = runs.finished_or(
@@ -281,7 +327,8 @@ def main() -> None:
         work = functools.partial(train_ours, run_config, schedule, workdir / f"ours_seed{seed}")
         key = {**common, "config": runs.as_json(run_config)}
         ours.append(runs.finished_or(workdir / f"ours_seed{seed}.json", key, work))
-        work = functools.partial(train_theirs, directory, schedule, seed, prefix)
+        budget = ("--epochs", schedule.points * schedule.epochs_per_point)
+        work = functools.partial(train_theirs, directory, prefix, seed, schedule.epochs_per_point, *budget)
         theirs.append(runs.finished_or(prefix.with_suffix(".json"), {**settings, "seed": seed}, work))
         logging.info("seed %d: ours %s, theirs %s", seed, ours[-1]["points"][-1], theirs[-1]["points"][-1])
     scores = np.load(workdir / f"theirs_seed{seeds[0]}.npy", allow_pickle=False)

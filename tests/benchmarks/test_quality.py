@@ -11,6 +11,8 @@ from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, swee
 from lsec_jax.config import ConfigError, differences, validate
 from lsec_jax.training.loop import NonFiniteError
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
+from tests.benchmarks.test_time_to_level import auc_result, gowalla_result
+from tests.benchmarks.test_time_to_level import gowalla_outcome as seconds_outcome
 from tests.benchmarks.test_world import world_result
 
 CIRCUMSTANCES = {"environments": [ENVIRONMENT], "command": "python -m x"}
@@ -141,6 +143,9 @@ def all_results():
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
         "world": {**world_result(), **CIRCUMSTANCES},
+        "time_to_auc": {**auc_result(), **CIRCUMSTANCES},
+        "time_to_auc_small_world": {**auc_result(), **CIRCUMSTANCES},
+        "gowalla_time": {**gowalla_result(seconds_outcome(1.5)), **CIRCUMSTANCES},
         "sweep_x": sweep_result(),
         "preparation": preparation_result(),
         "embedding_tables": embedding_tables_result(),
@@ -237,6 +242,10 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     assert "step, compiled kernels | pytorch_csr | 2 x | 1.50 x (1.50 x of processor time) | NOT reached |" in text
     assert "| x | gcn | auc, candidates | 0.5500 +- 0.0707 | 0.7000 +- 0.0000 | +0.1500 [-0.4853, +0.7853] |" in text
     assert "| 10 | 20 | 6.0 (4.0 to 8.0) | 1.5 (1.0 to 2.0) | 4.00 | 1 | 1 | both |" in text
+    assert "Popularity's AUC on these candidates is 0.7000: the highest level is above it." in text
+    assert "| 0.5000 | 30 (16) | 5.0 (2.0 to 80.0) | 6.0 | 5.0 | 6.0 | 4.3 |" in text
+    assert "| 0.9000 | 60 (32) | not reached | - | - | - | - |" in text
+    assert "| of the core | 3.0 | 1.0 | 2000 | 1.7 | 2000 | 1500 | 33.3 |" in text
     assert "| not shown |" in text
     assert "2 cores of a cpu" in text and "0123456789ab," in text
 

@@ -50,18 +50,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--positives-per-task", type=int, help="budget: ends with the epoch in which all tasks reach it"
     )
+    parser.add_argument(
+        "--core-seconds", type=float, help="budget: ends with the epoch in which training has had that much of a core"
+    )
     parser.add_argument("--eval-every", type=int, default=5, help="epochs between evaluations")
     parser.add_argument("--patience", type=int, default=20, help="the authors' early stopping, in evaluations")
     parser.add_argument("--no-test", action="store_true", help="test only once, at the selected checkpoint")
     parser.add_argument("--batch-size", default="4096")
+    parser.add_argument("--learning-rate", default="0.0005")
     parser.add_argument("--dims", nargs="+", default=["200", "128", "64"], help="embedding width, then layer widths")
     options = parser.parse_args()
     if options.metrics_only and not (options.scores and options.labels_tsv):
         parser.error("--metrics-only needs --scores and --labels-tsv")
-    if not options.metrics_only and (
-        options.data is None or (options.epochs is None) == (options.positives_per_task is None)
-    ):
-        parser.error("training needs --data and exactly one of --epochs and --positives-per-task")
+    budgets = (options.epochs, options.positives_per_task, options.core_seconds)
+    if not options.metrics_only and (options.data is None or sum(budget is not None for budget in budgets) != 1):
+        parser.error("training needs --data and exactly one of --epochs, --positives-per-task and --core-seconds")
     return options
 
 
@@ -69,10 +72,15 @@ def rechub_arguments(options: argparse.Namespace) -> list[str]:
     """The command line that rechub parses for itself, on import, from sys.argv."""
     if options.metrics_only:
         return list(rechub_startup.NO_DATA)
-    dims, batch_size = options.dims, options.batch_size
     return [
         *rechub_startup.training_arguments(
-            options.data, options.model, options.tasks, options.task_weights, dims, batch_size
+            options.data,
+            options.model,
+            options.tasks,
+            options.task_weights,
+            options.dims,
+            options.batch_size,
+            options.learning_rate,
         ),
         *("--num_epochs_validate", str(options.eval_every), "--early_stop_patience", str(options.patience)),
     ]
@@ -87,7 +95,7 @@ class Recorder:
         self.options, self.task, self.other = options, options.tasks[0], other
         self.epochs, self.steps, self.positives = 0, 0, Counter()
         self.losses, self.history = defaultdict(list), []
-        self.started = self.evaluation_seconds = 0.0
+        self.clock = Clock()
         self.authors_evaluate, self.authors_mrr = train.evaluate, other.mrr
         dgl.dataloading.EdgeDataLoader, train.SummaryWriter = self.edge_loader, lambda **_: self
         other.mrr, train.evaluate = self.mrr, self.evaluate
@@ -95,7 +103,11 @@ class Recorder:
     def edge_loader(self, *graph_and_sampler: Any, **how: Any) -> "CountingLoader":
         """The trainer's loader, one per epoch."""
         seen = min(self.positives[task] for task in self.options.tasks)
-        if self.epochs == self.options.epochs or seen >= (self.options.positives_per_task or math.inf):
+        if (
+            self.epochs == self.options.epochs
+            or seen >= (self.options.positives_per_task or math.inf)
+            or self.clock.training()[1] >= (self.options.core_seconds or math.inf)
+        ):
             if self.history[-1]["steps"] != self.steps:  # the trainer evaluates every k epochs only
                 self.model.eval()
                 self.evaluate(self.model, self.tasks, "val")
@@ -122,8 +134,7 @@ class Recorder:
     def evaluate(self, model: Any, tasks: Any, mode: str) -> Any:
         """The authors' evaluation; every call on val adds a row to the history."""
         self.model, self.tasks = model, tasks
-        begin = time.perf_counter()
-        self.started = self.started or begin
+        self.clock.stop()
         result = self.authors_evaluate(model, tasks, mode)
         values = {mode: {name: float(result[0][self.task][name]) for name in METRICS}}
         if mode == "test":  # only the trainer asks for test: at its end, with its best checkpoint
@@ -133,10 +144,9 @@ class Recorder:
         if not self.options.no_test:
             test = self.authors_evaluate(model, tasks, "test")[0][self.task]
             values["test"] = {name: float(test[name]) for name in METRICS}
-        self.evaluation_seconds += time.perf_counter() - begin
         row = {"epoch": self.epochs, "steps": self.steps, "positives": dict(self.positives)}
-        row["seconds_training"] = time.perf_counter() - self.started - self.evaluation_seconds
-        row["seconds_evaluating"] = self.evaluation_seconds
+        row["seconds_training"], row["core_seconds_training"] = self.clock.training()
+        row["seconds_evaluating"] = self.clock.start()
         row["mean_loss"] = {tag: math.fsum(v) / len(v) for tag, v in self.losses.items()}
         self.history.append(row | values)
         self.losses.clear()
@@ -154,6 +164,35 @@ class Recorder:
             "selected": {"epoch": best["epoch"], "val": best["val"], "test": self.selected_test},
             "scores_are_of_epoch": self.history[-1]["epoch"],
         }
+
+
+class Clock:
+    """Wall and core seconds of training; stands still before the first evaluation's end and during evaluations."""
+
+    def __init__(self) -> None:
+        self._trained, self._evaluated = (0.0, 0.0), 0.0
+        self._started: tuple[float, float] | None = None
+        self._stopped = time.perf_counter()
+
+    def training(self) -> tuple[float, float]:
+        """Wall and core seconds of training so far."""
+        if self._started is None:
+            return self._trained
+        now = time.perf_counter(), time.process_time()
+        wall, core = (
+            before + end - begin for before, end, begin in zip(self._trained, now, self._started, strict=True)
+        )
+        return wall, core
+
+    def stop(self) -> None:
+        """An evaluation begins."""
+        self._trained, self._started, self._stopped = self.training(), None, time.perf_counter()
+
+    def start(self) -> float:
+        """An evaluation has ended; returns the wall seconds of all so far."""
+        self._evaluated += time.perf_counter() - self._stopped
+        self._started = time.perf_counter(), time.process_time()
+        return self._evaluated
 
 
 class CountingLoader:

@@ -26,6 +26,7 @@ def training_arguments(
     task_weights: Sequence[str],
     dims: Sequence[str] = ("200", "128", "64"),
     batch_size: str = "4096",
+    learning_rate: str = "0.0005",
 ) -> list[str]:
     """The command line that rechub parses for itself, with what all our trainings of it have in common.
 
@@ -36,6 +37,7 @@ def training_arguments(
         task_weights: one for each.
         dims: embedding width, then layer widths.
         batch_size: edges of all relations together.
+        learning_rate: of Adam.
     """
     metadata_path = data / "metadata.json"
     listed = [Path(task["filename"]).stem for task in json.loads(metadata_path.read_text())["task"]]
@@ -45,7 +47,7 @@ def training_arguments(
     return [
         *("--dataset_path", str(data), "--metadata_path", str(metadata_path), "--save_checkpoint", "False"),
         *("--model_name", model, "--embedding_aggregator", "concat", "--predictor", "dnn"),
-        *("--graph_embedding_dims", *dims, "--negative_sampling_ratio", "4", "--learning_rate", "0.0005"),
+        *("--graph_embedding_dims", *dims, "--negative_sampling_ratio", "4", "--learning_rate", learning_rate),
         *("--batch_size", batch_size, "--num_workers", "0", "--num_epochs", "1000000"),
         *("--training_task_choice", *choice, "--evaluation_task_choice", choice[0]),
         *("--task_weight_overwrite", *task_weights),
