@@ -218,6 +218,8 @@ def measure(workers: Sequence[Worker], effort: Effort) -> tuple[dict[str, dict[s
     for worker in workers:
         if answer := ask(worker):
             found[worker.name] = {**answer["ready"], "seconds": [], "cpu_seconds": []}
+        elif worker.name == OURS:  # there is nothing to compare others with
+            return {}, reasons
     start = time.perf_counter()
     for done in range(effort.most):
         if done >= effort.least and time.perf_counter() - start > effort.seconds:

@@ -97,6 +97,11 @@ def test_a_contestant_that_fails_says_why_and_has_no_result(tmp_path, row, is_fa
     assert found == {} and reason in str(reasons["rechub"]) and reasons["rechub"].is_fault == is_fault
 
 
+def test_without_a_result_of_ours_no_peer_starts(tmp_path):
+    found, reasons = measured(tmp_path, "missing", [OURS, "rechub"])
+    assert found == {} and reasons.keys() == {OURS}
+
+
 def test_a_row_that_fails_is_reported_and_tried_again_while_finished_ones_are_kept(tmp_path, monkeypatch):
     asked = []
 
