@@ -260,9 +260,10 @@ def test_what_cannot_be_a_directory_of_the_cache_is_refused_with_the_remedy(valu
     config = tmp_path / "config.py"
     config.write_text(runs.CONFIG_FILE)
     flags = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--compilation_cache={value.format(file=config)}"
+    before = jax.config.jax_compilation_cache_dir
     message = runs.refusal("train", *flags)
     assert message.startswith("--compilation_cache") and ("give a directory" in message or "choose another" in message)
-    assert not (tmp_path / "run").exists() and jax.config.jax_compilation_cache_dir is None
+    assert not (tmp_path / "run").exists() and jax.config.jax_compilation_cache_dir == before
 
 
 PROCESS = """
