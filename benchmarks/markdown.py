@@ -63,8 +63,8 @@ def sentence(text: str) -> str:
 
 def seeds(result: Result) -> str:
     """How many seeds, and which."""
-    count = len(result["seeds"])
-    return f"{count} seed{'s' if count > 1 else ''} ({joined(result['seeds'])})"
+    numbers = [of["seed"] if isinstance(of, dict) else of for of in result["seeds"]]
+    return f"{len(numbers)} seed{'s' if len(numbers) > 1 else ''} ({joined(numbers)})"
 
 
 def circumstances(result: Result) -> str:

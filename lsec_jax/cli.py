@@ -210,7 +210,12 @@ def _use_compilation_cache() -> None:
         return
     if not flags.FLAGS.compilation_cache:
         raise ConfigError("--compilation_cache is empty; give a directory, or leave the flag out")
-    compilation.use_cache(Path(flags.FLAGS.compilation_cache))
+    directory = Path(flags.FLAGS.compilation_cache)
+    workdir = flags.FLAGS.workdir if "workdir" in flags.FLAGS else None
+    if workdir and directory.resolve().is_relative_to(Path(workdir).resolve()):
+        # Training would find its new workdir not empty.
+        raise ConfigError(f"--compilation_cache={directory} lies in --workdir={workdir}; choose another directory")
+    compilation.use_cache(directory)
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:

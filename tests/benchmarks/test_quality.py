@@ -236,6 +236,7 @@ def test_a_page_shows_means_spreads_intervals_and_circumstances():
     text = tables.page(json.loads(json.dumps(all_results())))
     assert tables.NOT_MEASURED not in text
     assert "| LightGCN, here | 0.1810 +- 0.0014 | 0.1510 +- 0.0014 | 3.0 +- 0.0 |" in text
+    assert "LightGCN, 2 seeds (0, 1); " in text
     assert "| lsec-gcn - gcn | auc | +0.0950 [+0.0315, +0.1585] | 2 of 2 |" in text
     assert "0.8200 +- 0.0141 | +0.0200 [-0.1071, +0.1471] |" in text
     assert "| as planted | 0.100000 +- 0.000000 | 0.100000 +- 0.000000 | 8.500 +- 0.707 | 8.600 +- 0.707 |" in text

@@ -246,23 +246,24 @@ def test_a_second_training_with_the_cache_compiles_nothing(tmp_path, no_cache_af
     assert lines[0] == lines[1]
 
 
-def test_a_cache_that_cannot_be_written_is_refused_before_anything_else(tmp_path):
-    config = tmp_path / "config.py"
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("{}/config.py/cache", "cannot be written (Not a directory); choose another"),
+        ("{}/config.py", "cannot be written (File exists); choose another"),
+        ("{}/run/cache", "lies in --workdir="),
+        ("{}/run", "lies in --workdir="),
+        ("", "is empty; give a directory"),
+    ],
+)
+def test_what_cannot_be_the_directory_of_the_cache_is_refused_before_anything_else(value, text, tmp_path):
+    config, directory = tmp_path / "config.py", value.format(tmp_path)
     config.write_text(runs.CONFIG_FILE)
-    flags = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--compilation_cache={config / 'cache'}"
+    before = jax.config.jax_compilation_cache_dir
+    flags = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--compilation_cache={directory}"
     message = runs.refusal("train", *flags)
-    assert "--compilation_cache=" in message and "cannot be written" in message and "choose another" in message
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("value", ["", "{file}"])
-def test_what_cannot_be_a_directory_of_the_cache_is_refused_with_the_remedy(value, tmp_path):
-    config = tmp_path / "config.py"
-    config.write_text(runs.CONFIG_FILE)
-    flags = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--compilation_cache={value.format(file=config)}"
-    message = runs.refusal("train", *flags)
-    assert message.startswith("--compilation_cache") and ("give a directory" in message or "choose another" in message)
-    assert not (tmp_path / "run").exists() and jax.config.jax_compilation_cache_dir is None
+    assert message.startswith("--compilation_cache") and directory in message and text in message
+    assert not (tmp_path / "run").exists() and jax.config.jax_compilation_cache_dir == before
 
 
 PROCESS = """
