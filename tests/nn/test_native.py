@@ -64,6 +64,22 @@ def test_a_compiler_that_fails_is_reported_with_its_first_error(cache, monkeypat
     assert list((cache / "lsec_jax").iterdir()) == []
 
 
+def test_a_compiler_that_cannot_run_is_reported_as_that(cache, monkeypatch):
+    compiler = cache / "compiler"
+    compiler.write_bytes(b"\0")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.NativeError, match=r"cannot run .*compiler: .*CXX"):
+        build.ensure_library()
+
+
+def test_a_compiler_setting_with_an_open_quote_is_reported_and_done_without(cache, monkeypatch):
+    monkeypatch.setenv("CXX", 'g++ "-O2')
+    with pytest.raises(build.NativeError, match=r"CXX = .* No closing quotation"):
+        build.ensure_library()
+    assert rows.default_backend() == "bcsr"
+
+
 @pytest.mark.compiled
 def test_a_compiler_that_does_not_know_the_processor_builds_for_any(cache):
     """In a process of its own, because a process keeps the kernels that it has registered."""
@@ -160,3 +176,12 @@ def test_every_width_gives_the_sums_and_inner_products_of_a_slow_loop(width, dty
     tolerance = 1e-5 if dtype == jnp.float32 else 2**-8  # of the result's rounding alone: sums are in float32
     np.testing.assert_allclose(np.asarray(found, np.float64), sums, rtol=tolerance, atol=1e-5)
     np.testing.assert_allclose(jax.jit(kernels.edge_dots)(indptr, senders, own, vectors), dots, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.compiled
+def test_kernels_refuse_vectors_of_two_types_instead_of_reading_past_the_shorter(monkeypatch):
+    monkeypatch.setattr(kernels, "_padded", lambda vectors, *_: vectors)
+    own, vectors = jnp.ones((2, 16), jnp.bfloat16), jnp.ones((2, 16))
+    attention = kernels.Attention(jnp.ones(2), jnp.ones(2), jnp.ones(2), own, vectors, 0.2, False, 1.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="one type"):
+        jax.block_until_ready(kernels.attend(jnp.array([0, 1, 2]), jnp.array([0, 1]), jnp.ones(2), attention))
