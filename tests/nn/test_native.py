@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError
+from lsec_jax.config import ConfigError, to_json
 from lsec_jax.nn import rows
 from lsec_jax.nn.native import build, kernels
+from lsec_jax.training.run import load_config
+from tests import runs
 
 
 @pytest.fixture
@@ -45,6 +47,14 @@ def test_without_a_compiler_auto_takes_the_next_backend_and_says_why(without_com
 def test_without_a_compiler_the_compiled_backend_is_refused_with_a_remedy(without_compiler):
     with pytest.raises(ConfigError, match=r"config\.model\.backend = 'compiled': no C\+\+ compiler .* to 'auto'"):
         rows.check_backend("config.model.backend", "compiled")
+
+
+def test_a_run_of_the_compiled_backend_can_be_read_where_there_is_no_compiler(without_compiler, tmp_path, caplog):
+    config = runs.replace(runs.tiny_config(), model={"backend": "compiled"})
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    with caplog.at_level("WARNING", logger="absl"):
+        assert load_config(tmp_path, None, ()).model.backend == "auto"
+    assert "set it to 'auto': this is done here" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_reported_with_its_place(cache, monkeypatch):
