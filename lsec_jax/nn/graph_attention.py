@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from lsec_jax.nn.native import kernels
 from lsec_jax.nn.propagation import BipartiteGraph, both_ways, weighted_sum
+from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
 
 Side = Literal["source", "target"]
@@ -73,7 +74,8 @@ def attend(
     """
     # Conversions out here: their derivatives give each gradient the type of its array.
     logits = jax.tree.map(lambda of: of.astype(jnp.float32), logits)
-    return _attend(graph, logits, own.astype(senders.dtype), senders, receiver, activation, backend)
+    operands = graph, logits, own.astype(senders.dtype), senders
+    return _attend(graph, *vary_as(operands[1:], operands), receiver, activation, backend)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

@@ -12,7 +12,6 @@ from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend, resolve
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def gather_sum(
     senders: Int[Array, "r f"],
     values: Float[Array, "r f"],
@@ -31,6 +30,18 @@ def gather_sum(
         learnt_values: whether the weights get a gradient; it costs a second gather.
         backend: "compiled" kernels, which skip slots that send nothing; any other adds all slots in XLA.
     """
+    values, vectors = vary_as((values, vectors), (senders, values, vectors))
+    return _gather_sum(senders, values, vectors, learnt_values, backend)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _gather_sum(
+    senders: Int[Array, "r f"],
+    values: Float[Array, "r f"],
+    vectors: Float[Array, "n d"],
+    learnt_values: bool,
+    backend: Backend,
+) -> Float[Array, "r d"]:
     if resolve(backend) == "compiled":
         return kernels.slot_sum(senders, values, vectors)
 
@@ -38,14 +49,14 @@ def gather_sum(
         return total + values[:, slot][:, None].astype(total.dtype) * vectors[senders[:, slot]]
 
     start = jnp.zeros((senders.shape[0], vectors.shape[1]), _sum_type(vectors))
-    start = vary_as(start, [senders, values, vectors])
+    start = vary_as(start, (senders, values, vectors))
     return jax.lax.fori_loop(0, senders.shape[1], add_slot, start).astype(vectors.dtype)
 
 
 def _gather_sum_forward(
     senders: Array, values: Array, vectors: Array, learnt_values: bool, backend: Backend
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    return gather_sum(senders, values, vectors, learnt_values, backend), (senders, values, vectors)
+    return _gather_sum(senders, values, vectors, learnt_values, backend), (senders, values, vectors)
 
 
 def _gather_sum_backward(
@@ -76,12 +87,12 @@ def _slot_gradients(
     def slot_dots(slot: Array) -> Array:
         return jnp.sum(cotangent * vectors[senders[:, slot]], axis=1)
 
-    start = vary_as(jnp.zeros(vectors.shape, cotangent.dtype), [senders, values, cotangent])
+    start = vary_as(jnp.zeros(vectors.shape, cotangent.dtype), (senders, values, cotangent))
     to_vectors = jax.lax.fori_loop(0, senders.shape[1], add_slot, start).astype(vectors.dtype)
     return to_vectors, jax.lax.map(slot_dots, jnp.arange(senders.shape[1])).T if learnt_values else None
 
 
-gather_sum.defvjp(_gather_sum_forward, _gather_sum_backward)
+_gather_sum.defvjp(_gather_sum_forward, _gather_sum_backward)
 
 
 def _sum_type(vectors: Float[Array, "n d"]) -> Any:

@@ -157,6 +157,25 @@ def test_a_stack_of_gat_layers_runs_inside_shard_map(backend):
         assert_close([of[i] for of in found], list(wanted), 1e-5)
 
 
+@pytest.mark.parametrize("backend", ["segment", pytest.param("compiled", marks=pytest.mark.compiled)])
+def test_replicas_that_exclude_edges_of_their_own_add_up_the_gradients_of_shared_vectors(backend):
+    count, vectors = 2, (random_vectors(1, 9), random_vectors(2, 6))
+
+    def gradients(edge_ids, *vectors):
+        def loss(*vectors):
+            graph = exclude_edges(random_graph(0), edge_ids, backend=backend)
+            return sum(jnp.sum(jnp.sin(side)) for side in propagate(graph, *vectors, backend))
+
+        return jax.grad(loss, (0, 1))(*vectors)
+
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+    own, shared = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    run = jax.shard_map(gradients, mesh=mesh, in_specs=(own, shared, shared), out_specs=shared)
+    found = jax.jit(run)(jnp.arange(4), *vectors)
+    wanted = [jax.jit(gradients)(ids, *vectors) for ids in jnp.arange(4).reshape(2, 2)]
+    assert_close(found, jax.tree.map(jnp.add, *wanted), 1e-5)
+
+
 def test_checkpoints_of_gat_find_their_parameters_by_the_same_names_and_shapes():
     """Those that runs were stored with; a change here needs a migration."""
     stack = GraphStack("gat", 8, (4, 6), rngs=nnx.Rngs(0), num_heads=2, weights_per_direction=True)

@@ -196,4 +196,4 @@ def _whole(vectors: Float[Array, "n d"]) -> Float[Array, "n f"]:
 def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
     load()
     made = jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
-    return vary_as(made, list(operands))
+    return vary_as(made, operands)
