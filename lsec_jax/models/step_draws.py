@@ -67,7 +67,8 @@ def draw_neighbors(
     needed = ids_by_type(tasks, ends, inputs.positives, batch, negatives)
     asked_for = {name: select_ids(needed.get(name, []), count) for name, count in num_nodes.items()}
     samples = {}
-    for name, own_key in zip(inputs.graphs, jax.random.split(key, len(inputs.graphs)), strict=True):
+    relations = sorted(inputs.graphs)  # jax.jit sorts the keys of a dict: outside it the draws shall be the same
+    for name, own_key in zip(relations, jax.random.split(key, len(relations)), strict=True):
         source, target = (asked_for[node_type] for node_type in ends[name])
         drawn_from = inputs.graphs[name], source, target, inputs.fanouts[name]
         samples[name] = sample_layers(own_key, *drawn_from, num_layers, excluded.get(name), keeps_counts)

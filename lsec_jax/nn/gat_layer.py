@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENDED, ATTENTION_SLOPE, Activation, Logits, Side, attend
 from lsec_jax.nn.graph_layers import Graph
 from lsec_jax.nn.propagation import BipartiteGraph
+from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.slots import gather_sum
 from lsec_jax.nn.subgraphs import Neighbors, receivers
@@ -230,6 +231,7 @@ def _project_for(
     num_nodes = len(graph.source_degrees), len(graph.target_degrees)
     dtype = jnp.result_type(weights, *jax.tree.leaves((inputs, tables)))
     start = tuple(jnp.zeros((count, weights.shape[1]), dtype) for count in num_nodes)
+    start = vary_as(start, (graph, inputs, tables, weights))
     by_head = inputs, weights.reshape(num_heads, width, -1)
     keep = jax.checkpoint_policies.save_only_these_names(ATTENDED)
     totals, _ = lax.scan(jax.checkpoint(one_head, prevent_cse=False, policy=keep), start, by_head)

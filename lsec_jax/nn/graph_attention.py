@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from lsec_jax.nn.native import kernels
 from lsec_jax.nn.propagation import BipartiteGraph, both_ways, weighted_sum
+from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend, Rows, reduce_edges, resolve
 
 Side = Literal["source", "target"]
@@ -47,7 +48,6 @@ class Logits(NamedTuple):
     loop: Float[Array, " m"] | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def attend(
     graph: BipartiteGraph,
     logits: Logits,
@@ -59,17 +59,35 @@ def attend(
 ) -> Float[Array, "m d"]:
     """Returns act(sum of weight * sender over each receiver's edges and itself), weights a softmax over those.
 
-    The activation is part of it so that one array per layer is kept for the backward pass: its own output.
+    The activation is part of it so that one array per layer is kept for the backward pass: its own output. The output's
+    rounding is an error of the softmax's means, and so of the logits' gradients. Where these nearly cancel it shows: in
+    `own` of a receiver with 1,500 neighbours about four digits were right in float32, none in bfloat16.
 
     Args:
         graph: gives the edges; those of value 0 (excluded ones) are not attended to.
-        logits: of both ends of the edges.
-        own: vectors of the receivers, used with `logits.loop`.
+        logits: of both ends of the edges; float32 here, whatever they are stored as.
+        own: vectors of the receivers, used with `logits.loop` in the senders' type.
         senders: vectors of the senders.
         receiver: which side receives.
         activation: of the result.
         backend: "compiled" is one kernel; the others are `weighted_sum`'s.
     """
+    # Conversions out here: their derivatives give each gradient the type of its array.
+    logits = jax.tree.map(lambda of: of.astype(jnp.float32), logits)
+    operands = graph, logits, own.astype(senders.dtype), senders
+    return _attend(graph, *vary_as(operands[1:], operands), receiver, activation, backend)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _attend(
+    graph: BipartiteGraph,
+    logits: Logits,
+    own: Float[Array, "m d"],
+    senders: Float[Array, "n d"],
+    receiver: Side,
+    activation: Activation,
+    backend: Backend,
+) -> Float[Array, "m d"]:
     return _attend_forward(graph, logits, own, senders, receiver, activation, backend)[0]
 
 
@@ -121,7 +139,7 @@ def _attend_backward(
     return None, Logits(to_own, to_sender, to_loop), to_vectors, to_senders
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _native_attention(logits: Logits, own: Array, senders: Array, activation: Activation) -> kernels.Attention:

@@ -14,6 +14,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend, Rows, compressed_rows, edge_dots, neighbor_sum
 
 
@@ -191,7 +192,6 @@ def degree_scales(degrees: Float[Array, " n"], remaining: Float[Array, " n"]) ->
     return jnp.where(is_left, degrees / jnp.where(is_left, remaining, 1.0), 0.0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def propagate(
     graph: BipartiteGraph,
     sources: Float[Array, "m d"],
@@ -209,6 +209,14 @@ def propagate(
     Returns:
         What arrives at the source nodes and at the target nodes; self-loops are not included, see `add_self`.
     """
+    operands = graph, sources, targets
+    return _propagate(graph, *vary_as(operands[1:], operands), backend)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _propagate(
+    graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"], backend: Backend
+) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
     source_factors, target_factors = graph.source_factors[:, None], graph.target_factors[:, None]
     to_sources = neighbor_sum(graph.to_source, _scaled(targets, target_factors), backend)
     to_targets = neighbor_sum(graph.to_target, _scaled(sources, source_factors), backend)
@@ -222,7 +230,7 @@ def _scaled(vectors: Float[Array, "n d"], factors: Float[Array, "n 1"]) -> Float
 def _propagate_forward(
     graph: BipartiteGraph, sources: Array, targets: Array, backend: Backend
 ) -> tuple[tuple[Array, Array], BipartiteGraph]:
-    return propagate(graph, sources, targets, backend), graph
+    return _propagate(graph, sources, targets, backend), graph
 
 
 def _propagate_backward(
@@ -231,14 +239,13 @@ def _propagate_backward(
     arriving_at_sources, arriving_at_targets = cotangents
     # Who receives in the forward pass sends here.
     graph = with_wanted(graph, None, None)
-    to_sources, to_targets = propagate(graph, arriving_at_sources, arriving_at_targets, backend)
+    to_sources, to_targets = _propagate(graph, arriving_at_sources, arriving_at_targets, backend)
     return None, to_sources, to_targets
 
 
-propagate.defvjp(_propagate_forward, _propagate_backward)
+_propagate.defvjp(_propagate_forward, _propagate_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def weighted_sum(
     graph: BipartiteGraph,
     weights: Float[Array, " e"],
@@ -255,6 +262,18 @@ def weighted_sum(
         receiver: which side receives.
         backend: as in `propagate`.
     """
+    operands = graph, weights, senders
+    return _weighted_sum(graph, *vary_as(operands[1:], operands), receiver, backend)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _weighted_sum(
+    graph: BipartiteGraph,
+    weights: Float[Array, " e"],
+    senders: Float[Array, "n d"],
+    receiver: Literal["source", "target"],
+    backend: Backend,
+) -> Float[Array, "m d"]:
     rows, _ = both_ways(graph, receiver)
     return neighbor_sum(rows._replace(values=weights), senders, backend)
 
@@ -262,7 +281,7 @@ def weighted_sum(
 def _weighted_sum_forward(
     graph: BipartiteGraph, weights: Array, senders: Array, receiver: Literal["source", "target"], backend: Backend
 ) -> tuple[Array, tuple[BipartiteGraph, Array, Array]]:
-    return weighted_sum(graph, weights, senders, receiver, backend), (graph, weights, senders)
+    return _weighted_sum(graph, weights, senders, receiver, backend), (graph, weights, senders)
 
 
 def _weighted_sum_backward(
@@ -278,7 +297,7 @@ def _weighted_sum_backward(
     return None, edge_dots(rows, cotangent, senders, backend).astype(weights.dtype), to_senders
 
 
-weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
 def both_ways(graph: BipartiteGraph, receiver: Literal["source", "target"]) -> tuple[Rows, Rows]:

@@ -24,6 +24,7 @@ from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
+from lsec_jax.nn.rows import check_backend
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
@@ -282,6 +283,9 @@ def describe_data(data: LiveCommerceData, version: int = FINGERPRINT_VERSION) ->
 def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) -> RunConfig:
     """Reads a workdir's config.json.
 
+    A run that was trained with the compiled kernels can be read where there are none: then its sums are made by the
+    device's own backend, which changes their rounding only, and a warning says so.
+
     Args:
         workdir: of a trained run.
         data_path: replaces the source's `path`, or None.
@@ -300,6 +304,12 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
                 f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path"
             )
         config.data.path = data_path
+    if getattr(config.model, "backend", None) == "compiled":
+        try:
+            check_backend("config.model.backend", "compiled")
+        except ConfigError as error:
+            logging.warning("%s: this is done here", error)
+            config.model.backend = "auto"
     return config
 
 

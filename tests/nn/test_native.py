@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError
+from lsec_jax.config import ConfigError, to_json
 from lsec_jax.nn import rows
 from lsec_jax.nn.native import build, kernels
+from lsec_jax.training.run import load_config
+from tests import runs
 
 
 @pytest.fixture
@@ -47,6 +49,14 @@ def test_without_a_compiler_the_compiled_backend_is_refused_with_a_remedy(withou
         rows.check_backend("config.model.backend", "compiled")
 
 
+def test_a_run_of_the_compiled_backend_can_be_read_where_there_is_no_compiler(without_compiler, tmp_path, caplog):
+    config = runs.replace(runs.tiny_config(), model={"backend": "compiled"})
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    with caplog.at_level("WARNING", logger="absl"):
+        assert load_config(tmp_path, None, ()).model.backend == "auto"
+    assert "set it to 'auto': this is done here" in caplog.text
+
+
 def test_a_cache_that_cannot_be_written_is_reported_with_its_place(cache, monkeypatch):
     (cache / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
@@ -62,6 +72,22 @@ def test_a_compiler_that_fails_is_reported_with_its_first_error(cache, monkeypat
     with pytest.raises(build.NativeError, match=r"failed on .*: x\.cc:1: error: no such thing"):
         build.ensure_library()
     assert list((cache / "lsec_jax").iterdir()) == []
+
+
+def test_a_compiler_that_cannot_run_is_reported_as_that(cache, monkeypatch):
+    compiler = cache / "compiler"
+    compiler.write_bytes(b"\0")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.NativeError, match=r"cannot run .*compiler: .*CXX"):
+        build.ensure_library()
+
+
+def test_a_compiler_setting_with_an_open_quote_is_reported_and_done_without(cache, monkeypatch):
+    monkeypatch.setenv("CXX", 'g++ "-O2')
+    with pytest.raises(build.NativeError, match=r"CXX = .* No closing quotation"):
+        build.ensure_library()
+    assert rows.default_backend() == "bcsr"
 
 
 @pytest.mark.compiled
@@ -160,3 +186,12 @@ def test_every_width_gives_the_sums_and_inner_products_of_a_slow_loop(width, dty
     tolerance = 1e-5 if dtype == jnp.float32 else 2**-8  # of the result's rounding alone: sums are in float32
     np.testing.assert_allclose(np.asarray(found, np.float64), sums, rtol=tolerance, atol=1e-5)
     np.testing.assert_allclose(jax.jit(kernels.edge_dots)(indptr, senders, own, vectors), dots, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.compiled
+def test_kernels_refuse_vectors_of_two_types_instead_of_reading_past_the_shorter(monkeypatch):
+    monkeypatch.setattr(kernels, "_padded", lambda vectors, *_: vectors)
+    own, vectors = jnp.ones((2, 16), jnp.bfloat16), jnp.ones((2, 16))
+    attention = kernels.Attention(jnp.ones(2), jnp.ones(2), jnp.ones(2), own, vectors, 0.2, False, 1.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="one type"):
+        jax.block_until_ready(kernels.attend(jnp.array([0, 1, 2]), jnp.array([0, 1]), jnp.ones(2), attention))

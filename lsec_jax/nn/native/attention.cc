@@ -88,7 +88,7 @@ ffi::Error Attend(ffi::ThreadPool pool, float slope, bool is_elu, float below, I
   const float *present = values.typed_data(), *own_logit = own_logits.typed_data(), *logit = sender_logits.typed_data();
   bool has_loops = loop_logits.element_count() > 0;
   Activation activation{is_elu, below};
-  return with_type(vectors.element_type(), [&](auto zero) {
+  return with_type({vectors.element_type(), receivers.element_type(), out->element_type()}, [&](auto zero) {
     using T = decltype(zero);
     const T *own = static_cast<const T*>(receivers.untyped_data()), *table = static_cast<const T*>(vectors.untyped_data());
     over_rows(pool, indptr, [&](Index first, Index last) {
@@ -152,7 +152,9 @@ ffi::Error AttendBackward(ffi::ThreadPool pool, float slope, bool is_elu, float 
   const float* log_total = log_totals.typed_data();
   bool has_loops = loop_logits.element_count() > 0;
   Activation activation{is_elu, below};
-  return with_type(vectors.element_type(), [&](auto zero) {
+  std::initializer_list<ffi::DataType> types = {vectors.element_type(), own_vectors.element_type(), outputs.element_type(),
+      cotangents.element_type(), to_own->element_type(), to_vectors->element_type()};
+  return with_type(types, [&](auto zero) {
     using T = decltype(zero);
     Receivers<T> of(rows, width);
     auto at_receiver = [&](Index r) {

@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -140,8 +141,13 @@ void sum_row(Index begin, Index end, Index num_edges, const std::int32_t* sender
   }
 }
 
+// Calls run with a value of the type that all vectors of a call have.
 template <typename Run>
-ffi::Error with_type(ffi::DataType type, const Run& run) {
+ffi::Error with_type(std::initializer_list<ffi::DataType> types, const Run& run) {
+  ffi::DataType type = *types.begin();
+  for (ffi::DataType other : types) {
+    if (other != type) return ffi::Error::InvalidArgument("vectors must be of one type");
+  }
   if (type == ffi::F32) run(float());
   else if (type == ffi::BF16) run(BFloat16());
   else return ffi::Error::InvalidArgument("vectors must be float32 or bfloat16");

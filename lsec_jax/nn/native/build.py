@@ -45,7 +45,7 @@ def library_path() -> Path:
     """Where the library for this machine lies, whether it exists or not.
 
     Raises:
-        NativeError: if there is no cache directory, because the user has no home.
+        NativeError: if there is no cache directory, because the user has no home, or CXX cannot be read.
     """
     sources = [source.read_text(encoding="utf-8") for source in (*_SOURCES, *_HEADERS)]
     parts = (*sources, *FLAGS, _FOR_THIS_PROCESSOR, *_compiler(), metadata.version("jaxlib"), _processor())
@@ -115,6 +115,8 @@ def _first_error(command: list[str]) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise NativeError(f"{command[0]} took more than {_COMPILER_SECONDS} s") from None
+    except OSError as error:
+        raise NativeError(f"cannot run {command[0]}: {error}; name a C++ compiler in the variable CXX") from None
     if not done.returncode:
         return None
     return next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.partition("\n")[0] or "?")
@@ -122,7 +124,11 @@ def _first_error(command: list[str]) -> str | None:
 
 def _compiler() -> list[str]:
     """The compiler's name, and arguments, as in CXX="ccache g++"."""
-    return shlex.split(os.environ.get("CXX") or "") or ["g++"]
+    named = os.environ.get("CXX") or ""
+    try:
+        return shlex.split(named) or ["g++"]
+    except ValueError as error:
+        raise NativeError(f"the variable CXX = {named!r} cannot be read: {error}") from None
 
 
 @functools.cache

@@ -52,7 +52,7 @@ ffi::Error Sum(ffi::ThreadPool pool, Ints indptr, Ints senders, Floats weights, 
   const bool* flags = wanted.element_count() ? wanted.typed_data() : nullptr;
   Index width = vectors.dimensions()[1], num_edges = senders.element_count();
   const std::int32_t *starts = indptr.typed_data(), *ids = senders.typed_data();
-  return with_type(vectors.element_type(), [&](auto zero) {
+  return with_type({vectors.element_type(), out->element_type()}, [&](auto zero) {
     using T = decltype(zero);
     const T* table = static_cast<const T*>(vectors.untyped_data());
     T* result = static_cast<T*>(out->untyped_data());
@@ -79,7 +79,7 @@ ffi::Error Dot(ffi::ThreadPool pool, Ints indptr, Ints senders, ffi::AnyBuffer r
   Index width = vectors.dimensions()[1], num_edges = senders.element_count();
   const std::int32_t *starts = indptr.typed_data(), *ids = senders.typed_data();
   float* result = out->typed_data();
-  return with_type(vectors.element_type(), [&](auto zero) {
+  return with_type({vectors.element_type(), receivers.element_type()}, [&](auto zero) {
     using T = decltype(zero);
     const T *own = static_cast<const T*>(receivers.untyped_data()), *table = static_cast<const T*>(vectors.untyped_data());
     over_rows(pool, indptr, [&](Index first, Index last) {

@@ -1,7 +1,8 @@
 """Kernels in C++ for neighbour sums and graph attention on CPU, called through jax.ffi. All are optional.
 
-Vectors are float32 or bfloat16 and sums float32. Rows are compressed: the edges of row r are those from indptr[r] to
-indptr[r + 1]. Positions are not checked: they come from `bipartite_graph`, which does.
+Vectors are float32 or bfloat16 (those of other types are converted to float32) and sums float32. Rows are compressed:
+the edges of row r are those from indptr[r] to indptr[r + 1]. Positions are not checked: they come from
+`bipartite_graph`, which does.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ from absl import logging
 from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax.nn.native.build import NativeError, ensure_library
+from lsec_jax.nn.replicas import vary_as
 
 _KERNELS = ("lsec_sum", "lsec_dot", "lsec_attend", "lsec_attend_backward", "lsec_slot_sum", "lsec_slot_scatter")
 _LANES = 16  # the kernels' vectors are no longer than this, and their widths no shorter
@@ -59,9 +61,10 @@ def neighbor_sum(
     Where most vectors are zero, as cotangents of a batch's few nodes are, edges from these are passed over.
     """
     wide = _padded(vectors)
-    result = jax.ShapeDtypeStruct((indptr.shape[0] - 1, wide.shape[1]), vectors.dtype)
+    result = jax.ShapeDtypeStruct((indptr.shape[0] - 1, wide.shape[1]), wide.dtype)
     mask = jnp.zeros(0, bool) if wanted is None else wanted
-    return _call("lsec_sum", result, indptr, senders, weights, mask, wide)[:, : vectors.shape[1]]
+    made = _call("lsec_sum", result, indptr, senders, weights.astype(jnp.float32), mask, wide)
+    return made[:, : vectors.shape[1]].astype(vectors.dtype)
 
 
 def edge_dots(
@@ -72,7 +75,9 @@ def edge_dots(
 ) -> Float[Array, " e"]:
     """The inner product of the two ends of each edge."""
     result = jax.ShapeDtypeStruct(senders.shape, jnp.float32)
-    return _call("lsec_dot", result, indptr, senders, _padded(receivers), _padded(vectors))
+    dtype = jnp.promote_types(receivers.dtype, vectors.dtype)
+    both = (_padded(of.astype(dtype)) for of in (receivers, vectors))
+    return _call("lsec_dot", result, indptr, senders, *both)
 
 
 def slot_sum(
@@ -80,8 +85,9 @@ def slot_sum(
 ) -> Float[Array, "r d"]:
     """Each receiver's sum of weight * vectors[sender] over its slots; slots of weight 0 are not read."""
     wide = _padded(vectors)
-    result = jax.ShapeDtypeStruct((senders.shape[0], wide.shape[1]), vectors.dtype)
-    return _call("lsec_slot_sum", result, senders, weights, wide)[:, : vectors.shape[1]]
+    result = jax.ShapeDtypeStruct((senders.shape[0], wide.shape[1]), wide.dtype)
+    made = _call("lsec_slot_sum", result, senders, weights.astype(jnp.float32), wide)
+    return made[:, : vectors.shape[1]].astype(vectors.dtype)
 
 
 def slot_scatter(
@@ -90,7 +96,8 @@ def slot_scatter(
     """Each sender's sum of weight * vectors[receiver] over the slots that name it."""
     wide = _padded(vectors)
     result = jax.ShapeDtypeStruct((num_senders, wide.shape[1]), jnp.float32)
-    return _call("lsec_slot_scatter", result, senders, weights, wide)[:, : vectors.shape[1]].astype(vectors.dtype)
+    made = _call("lsec_slot_scatter", result, senders, weights.astype(jnp.float32), wide)
+    return made[:, : vectors.shape[1]].astype(vectors.dtype)
 
 
 def slot_dots(
@@ -102,7 +109,7 @@ def slot_dots(
 
 
 class Attention(NamedTuple):
-    """What the kernels of graph attention read, of one head.
+    """What the kernels of graph attention read, of one head: logits in float32, vectors all of one type.
 
     Attributes:
         own_logits: of the receivers, [m].
@@ -126,7 +133,7 @@ class Attention(NamedTuple):
 
     def operands(self) -> tuple[Array, ...]:
         """All arrays as the kernels take them."""
-        loops = jnp.zeros(0) if self.loop_logits is None else self.loop_logits
+        loops = jnp.zeros(0, jnp.float32) if self.loop_logits is None else self.loop_logits
         return (self.own_logits, self.sender_logits, loops, _whole(self.own), _whole(self.senders))
 
     def attributes(self) -> dict[str, Any]:
@@ -144,11 +151,11 @@ def attend(
     """
     operands = attention.operands()
     shapes = (
-        jax.ShapeDtypeStruct((len(attention.own), operands[-1].shape[1]), attention.senders.dtype),
+        jax.ShapeDtypeStruct((len(attention.own), operands[-1].shape[1]), operands[-1].dtype),
         jax.ShapeDtypeStruct(attention.own_logits.shape, jnp.float32),
     )
     output, log_totals = _call("lsec_attend", shapes, indptr, senders, values, *operands, **attention.attributes())
-    return output[:, : attention.senders.shape[1]], log_totals
+    return output[:, : attention.senders.shape[1]].astype(attention.senders.dtype), log_totals
 
 
 def attend_backward(
@@ -172,14 +179,16 @@ def attend_backward(
     operands = (indptr, receivers, values, *operands, log_totals, _whole(output), _whole(cotangent))
     *to_logits, to_own, to_senders = _call("lsec_attend_backward", shapes, *operands, **attention.attributes())
     to_own_logits, to_sender_logits, to_loop_logits = to_logits
-    to_senders = to_senders[:, :width]
+    to_senders = to_senders[:, :width].astype(attention.senders.dtype)
     if attention.loop_logits is None:  # then the kernel writes neither of the two
         return to_own_logits, to_sender_logits, None, jnp.zeros_like(attention.own), to_senders
-    return to_own_logits, to_sender_logits, to_loop_logits, to_own[:, :width], to_senders
+    return to_own_logits, to_sender_logits, to_loop_logits, to_own[:, :width].astype(attention.own.dtype), to_senders
 
 
 def _padded(vectors: Float[Array, "n d"], width: int = _LANES) -> Float[Array, "n f"]:
-    """With zeros up to the kernels' least width, or another."""
+    """With zeros up to the kernels' least width, or another; in a type that they read."""
+    if vectors.dtype != jnp.bfloat16:
+        vectors = vectors.astype(jnp.float32)
     missing = max(0, width - vectors.shape[1])
     return jnp.pad(vectors, [(0, 0), (0, missing)]) if missing else vectors
 
@@ -192,6 +201,4 @@ def _whole(vectors: Float[Array, "n d"]) -> Float[Array, "n f"]:
 def _call(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
     load()
     made = jax.ffi.ffi_call(name, results, vmap_method="sequential")(*operands, **attributes)
-    # Inside jax.shard_map, results differ between devices along each axis along which an operand does.
-    axes = tuple(frozenset[str]().union(*(jax.typeof(operand).manual_axis_type.varying for operand in operands)))
-    return jax.tree.map(lambda of: jax.lax.pcast(of, axes, to="varying"), made) if axes else made
+    return vary_as(made, operands)

@@ -16,7 +16,7 @@ ffi::Error SlotSum(ffi::ThreadPool pool, Ints senders, Floats weights, ffi::AnyB
   Index last = rows * slots - 1, parts = pool.num_threads() > 1 ? 4 * pool.num_threads() : 1;
   const std::int32_t* ids = senders.typed_data();
   const float* weight = weights.typed_data();
-  return with_type(vectors.element_type(), [&](auto zero) {
+  return with_type({vectors.element_type(), out->element_type()}, [&](auto zero) {
     using T = decltype(zero);
     const T* table = static_cast<const T*>(vectors.untyped_data());
     T* result = static_cast<T*>(out->untyped_data());
@@ -47,7 +47,7 @@ ffi::Error SlotScatter(ffi::ThreadPool pool, Ints senders, Floats weights, ffi::
   const std::int32_t* ids = senders.typed_data();
   const float* weight = weights.typed_data();
   float* table = out->typed_data();
-  return with_type(vectors.element_type(), [&](auto zero) {
+  return with_type({vectors.element_type()}, [&](auto zero) {
     using T = decltype(zero);
     const T* own = static_cast<const T*>(vectors.untyped_data());
     in_parallel(pool, parts, [&](Index part) {
