@@ -292,7 +292,7 @@ def _weighted_sum_backward(
 ) -> tuple[None, Array, Array]:
     graph, weights, senders = saved
     cotangent = jnp.asarray(cotangent)  # numpy's, where the caller passed one outside jit, takes no traced index
-    rows, transposed = both_ways(graph, receiver)
+    rows, transposed = both_ways(with_wanted(graph, None, None), receiver)  # who received sends here
     to_senders = neighbor_sum(transposed._replace(values=weights[transposed.twins]), cotangent, backend)
     return None, edge_dots(rows, cotangent, senders, backend).astype(weights.dtype), to_senders
 

@@ -272,6 +272,19 @@ def test_sums_that_are_not_wanted_change_neither_the_others_nor_gradients(backen
         assert not arrived[1][~wanted[1]].any()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_a_weighted_sum_reach_senders_whose_own_sums_are_not_wanted(backend):
+    graph = bipartite_graph(graphs_tuple(np.array([0, 1, 1]), np.array([0, 0, 1]), 2, 2), 2)
+    thinned = with_wanted(graph, jnp.asarray([True, True]), jnp.asarray([False, False]))
+
+    def total(vectors, graph):
+        return weighted_sum(graph, jnp.arange(1.0, 4.0), vectors, "source", backend).sum()
+
+    found, expected = (jax.grad(total)(jnp.ones((2, 16)), of) for of in (thinned, graph))
+    np.testing.assert_array_equal(found, expected)
+    assert expected.all()
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("transform", ["vmap", "pmap", "shard_map"])
 def test_the_compiled_kernels_give_each_replica_its_own_sums_and_gradients(transform):
