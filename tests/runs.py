@@ -7,12 +7,29 @@ import runpy
 import sys
 from typing import NamedTuple
 
+import pytest
 from absl import app, flags
 
 import lsec_jax.cli  # noqa: F401 brings the flags of the libraries, which are not the command's own
 from lsec_jax.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
+from lsec_jax.training import writers
+
+
+@contextlib.contextmanager
+def killed_at(step):
+    """The training inside has to be killed right after it has written metrics of a step."""
+    write = writers.MetricWriter.write
+
+    def killed(self, at, *rest):
+        write(self, at, *rest)
+        if at == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writers.MetricWriter, "write", killed)
+        yield
 
 
 def tiny_world(**changes):

@@ -56,20 +56,10 @@ def compilation_counts(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_nothing_compiles_after_the_first_step_and_the_first_validation(
-    name, tmp_path, compilation_counts, monkeypatch
-):
+def test_nothing_compiles_after_the_first_step_and_the_first_validation(name, tmp_path, compilation_counts):
     config = runs.tiny_config(num_steps=12, patience=4, log_every=1, track_test=True)
     config.model, config.optimizer.learning_rate = MODELS[name], 1e-30  # nothing is learnt: patience ends it early
-    write = writers.MetricWriter.write
-
-    def killed(self, step, kind, *rest):
-        write(self, step, kind, *rest)
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writers.MetricWriter, "write", killed)
+    with runs.killed_at(7):
         fit.run(config, tmp_path)
     fit.run(config, tmp_path)
     assert compilation_counts == [0, 0]

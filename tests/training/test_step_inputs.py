@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lsec_jax.schema import DataError
-from lsec_jax.training import fit, run, writers
+from lsec_jax.training import fit, run
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.step_inputs import StepInput, StepInputs
 from tests import runs
@@ -118,15 +118,7 @@ def test_sampled_training_that_is_killed_and_resumed_equals_an_unbroken_one_what
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
-    write = writers.MetricWriter.write
-
-    def killed(self, step, kind, *rest):
-        write(self, step, kind, *rest)
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writers.MetricWriter, "write", killed)
+    with runs.killed_at(3):
         fit.run(sampled_config(3), tmp_path / "broken")
     fit.run(sampled_config(3), tmp_path / "broken")
     fit.run(sampled_config(0), tmp_path / "whole")
