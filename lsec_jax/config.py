@@ -15,6 +15,7 @@ from typing import Any
 
 PROTOCOLS = ("candidates", "full_ranking")
 BASELINES = ("popularity", "item_knn")
+STRATEGIES = ("pmap", "sharded")
 # The optimizers, and which keys of theirs the others do not have.
 OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator"), "sgd": ()}
 
@@ -169,6 +170,23 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass
+class ParallelConfig:
+    """How a run is divided over devices. Results do not depend on it, but for the order of floating-point sums.
+
+    Attributes:
+        strategy: "pmap" (every device has a copy of all parameters and graphs and computes its part of each batch) or
+            "sharded" (embedding tables with their moments, and graphs that are trained whole, are divided over the
+            axis `model` as well).
+        data: devices along the mesh axis `data`; 0 = all there are, divided by `model`.
+        model: devices along the axis `model`; 1 for "pmap".
+    """
+
+    strategy: str = "pmap"
+    data: int = 1
+    model: int = 1
+
+
+@dataclasses.dataclass
 class RunConfig:
     """One run. `data` and `model` hold a source's and a model's own config dataclass.
 
@@ -187,6 +205,7 @@ class RunConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     histories: tuple[HistoryConfig, ...] = ()
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     seed: int = 0
 
 
@@ -367,6 +386,7 @@ def validate(config: RunConfig) -> None:
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    _check_parallel(config.parallel)
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
@@ -396,6 +416,17 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
                 f"config.optimizer.{name} = {getattr(optimizer, name)}: '{optimizer.name}' has no such key; leave it "
                 f"at {getattr(defaults, name)}"
             )
+
+
+def _check_parallel(parallel: ParallelConfig) -> None:
+    require_choice("config.parallel.strategy", parallel.strategy, STRATEGIES)
+    require_at_least("config.parallel.data", parallel.data, 0)
+    require_at_least("config.parallel.model", parallel.model, 1)
+    if parallel.strategy == "pmap" and parallel.model > 1:
+        raise ConfigError(
+            f"config.parallel.model = {parallel.model}: strategy 'pmap' divides nothing along that axis; set it to 1, "
+            "or config.parallel.strategy to 'sharded'"
+        )
 
 
 def _check_history(key: str, history: HistoryConfig, taken: list[str]) -> None:

@@ -1,8 +1,14 @@
-"""Losses over one positive and m sampled negatives per row; pure array functions."""
+"""Losses over one positive and m sampled negatives per row; pure array functions.
+
+Where a batch is divided over devices (`nn/replicas.py`), means are over the whole batch: a device's loss is its sum
+divided by its share of everybody's count, and the mean of all devices' losses is the batch's.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from lsec_jax.nn import replicas
 
 
 def binary_cross_entropy(
@@ -17,7 +23,7 @@ def binary_cross_entropy(
     """
     mask = negative_mask.astype(jnp.float32)
     total = -jax.nn.log_sigmoid(positive).sum() - (jax.nn.log_sigmoid(-negative) * mask).sum()
-    return total / (positive.shape[0] + mask.sum())
+    return total / (positive.shape[0] + replicas.mean(mask.sum()))
 
 
 def bayesian_personalized_ranking(
@@ -26,7 +32,7 @@ def bayesian_personalized_ranking(
     """Mean of -log sigmoid(positive - negative) over the unmasked pairs (Rendle et al. 2009)."""
     mask = negative_mask.astype(jnp.float32)
     losses = -jax.nn.log_sigmoid(positive[:, None] - negative)
-    return (losses * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+    return (losses * mask).sum() / jnp.maximum(replicas.mean(mask.sum()), 1.0 / replicas.num_replicas())
 
 
 def sampled_softmax(

@@ -14,6 +14,7 @@ import lsec_jax.cli  # noqa: F401 brings the flags of the libraries, which are n
 from lsec_jax.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
+from lsec_jax.parallel import strategies
 from lsec_jax.training import writers
 
 
@@ -30,6 +31,20 @@ def killed_at(step):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(writers.MetricWriter, "write", killed)
         yield
+
+
+@contextlib.contextmanager
+def compiled_functions():
+    """Yields the list of the functions that runs on one device compile inside."""
+    made, compile_ = [], strategies.OneDevice.compile
+
+    def remember(*args, **kwargs):
+        made.append(compile_(*args, **kwargs))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategies.OneDevice, "compile", remember)
+        yield made
 
 
 def tiny_world(**changes):

@@ -101,7 +101,8 @@ def measure(
 def _compile(
     model: TrainableModel, optimizer: optax.GradientTransformation, keys: Keys, lazy: tuple[str, ...], arguments: Any
 ) -> Any:
-    return make_train_step(model, optimizer, keys.negatives, lazy).lower(*arguments).compile()
+    step = jax.jit(make_train_step(model, optimizer, keys.negatives, lazy), donate_argnums=0)
+    return step.lower(*arguments).compile()
 
 
 def _random_edges(num_users: int, num_items: int, num_edges: int) -> Any:

@@ -74,6 +74,15 @@ class ModelConfig(Protocol):
         """Builds the big arrays, a pytree; arguments of every jitted function, never closed over."""
         ...
 
+    def divide(self, inputs: Any, num_parts: int) -> Any:
+        """Cuts what is large for the devices along the axis `model`, along which tables are divided."""
+        ...
+
+    @property
+    def rows_together(self) -> int:
+        """Rows of a batch that must be on one device."""
+        ...
+
     def streams(self, inputs: Any) -> Mapping[str, int]:
         """How many training examples each stream of batches has."""
         ...

@@ -80,7 +80,7 @@ def task_loss(
     task: TaskConfig,
     predictor: Any,
     vectors: Sequence[Float[Array, "_ _"]],
-    places: Sequence[Callable[[Array], Array]],
+    takes: Sequence[Callable[[Array, Array], Array]],
     edges: PositiveEdges,
     edge_ids: Int[Array, " b"],
     draws: Int[Array, "g k"],
@@ -91,7 +91,7 @@ def task_loss(
         task: the task.
         predictor: scores pairs from the halves of their ends.
         vectors: of the source nodes and of the target nodes, or of a selection of them.
-        places: where a source's and a target's vector stands in them, node ids -> rows.
+        takes: how a source's and a target's row is taken from such vectors, (vectors, node ids) -> rows.
         edges: the training positives.
         edge_ids: the batch's positions in them.
         draws: from `TaskConfig.draw`.
@@ -99,17 +99,18 @@ def task_loss(
     Returns:
         (loss, metrics, the ids of the batch's sources [b] and of its positives and negatives [b, 1 + num_negatives]).
     """
-    of_source, of_target = places
+    take_source, take_target = takes
     source_ids, positive_ids = edges.source_ids[edge_ids], edges.target_ids[edge_ids]
-    sources = predictor.source_half(vectors[0][of_source(source_ids)])
+    sources = predictor.source_half(take_source(vectors[0], source_ids))
     is_choice = task.hardest_of > 1
     num_looked_up = (draws.size if is_choice else 0) + len(edge_ids) * (1 + task.num_negatives)
     # Each node's half once, unless that is more than the batch looks up.
     halves = predictor.target_half(vectors[1]) if num_looked_up >= len(vectors[1]) else None
 
     def target_halves(ids: Int[Array, "..."]) -> Float[Array, "... h"]:
-        places = of_target(ids)
-        return predictor.target_half(vectors[1][places]) if halves is None else halves[places]
+        of_nodes = vectors[1] if halves is None else halves
+        rows = take_target(of_nodes, ids)
+        return predictor.target_half(rows) if halves is None else rows
 
     drawn = target_halves(draws) if is_choice else None
     negative_ids = hardest_targets(predictor, sources, draws, drawn, task.num_negatives, task.rows_per_draw)

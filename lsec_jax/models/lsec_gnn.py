@@ -19,6 +19,7 @@ Departures:
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -33,11 +34,13 @@ from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.models.edge_tasks import TaskConfig, ids_by_type, task_loss
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges, quantile_fanouts
 from lsec_jax.models.step_draws import Drawn, draw_negatives, draw_neighbors
+from lsec_jax.nn import replicas
 from lsec_jax.nn.attention import AdditiveAttention
+from lsec_jax.nn.divided_graphs import divide
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.graph_stack import AGGREGATORS, LAYER_COMBINATIONS, GraphStack
 from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
-from lsec_jax.nn.propagation import exclude_edges
+from lsec_jax.nn.propagation import DividedGraph, exclude_edges
 from lsec_jax.nn.rows import Backend, check_backend
 from lsec_jax.nn.sampling import PositiveEdges
 from lsec_jax.ranking import DotScorer, MlpScorer
@@ -187,6 +190,20 @@ class Config:
         if self.training_graph == "full":
             return inputs
         return inputs._replace(fanouts=quantile_fanouts(data, self.relations, self.fanout_quantile, self.fanout_limits))
+
+    def divide(self, inputs: Inputs, num_parts: int) -> Inputs:
+        """Cuts graphs that are trained whole; neighbours are drawn from a copy on every device."""
+        if self.training_graph == "sampled":
+            return inputs
+        has_transposes = self.aggregator == "gat"
+        return inputs._replace(
+            graphs={name: divide(graph, num_parts, has_transposes) for name, graph in inputs.graphs.items()}
+        )
+
+    @property
+    def rows_together(self) -> int:
+        """Those that share their draws."""
+        return math.lcm(*(task.rows_per_draw for task in self.tasks))
 
     def streams(self, inputs: Inputs) -> dict[str, int]:
         """One stream of batches per task: its training positives."""
@@ -351,15 +368,15 @@ class LsecGnn(nnx.Module):
         if self.draws_ahead:
             drawn = self.draw(inputs, batch, key) if drawn is None else drawn
             negatives, vectors = drawn.negatives, self._encode_sample(tables, drawn)
-            places = {name: selection.places for name, selection in drawn.asked_for.items()}
+            takes = {name: selection.take for name, selection in drawn.asked_for.items()}
         else:
             negatives = draw_negatives(_keys(key, len(self.config.tasks))[:-1], self.config.tasks, inputs, batch)
-            vectors, places = self._encode_thinned(tables, inputs, batch, negatives), {}
+            vectors, takes = self._encode_thinned(tables, inputs, batch, negatives), {}
         total = jnp.zeros(())
         metrics: dict[str, Array] = {}
         for task in self.config.tasks:
             own = inputs.positives[task.relation], batch[task.relation], negatives[task.relation]
-            task_loss, task_metrics = self._task_loss(task, tables, vectors, places, *own)
+            task_loss, task_metrics = self._task_loss(task, tables, vectors, takes, *own)
             total += task.weight * task_loss
             metrics |= {f"{task.relation}/{name}": value for name, value in task_metrics.items()}
         return total, {"loss": total, **metrics}
@@ -369,10 +386,10 @@ class LsecGnn(nnx.Module):
         return self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
 
     def _own_edges(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]) -> dict[str, Int[Array, " b"]]:
-        """The step's positives that its messages leave out, by relation."""
+        """The step's positives that its messages leave out, by relation: those of all devices."""
         if not self.config.exclude_batch_edges:
             return {}
-        return {name: ids for name, ids in batch.items() if name in inputs.graphs}
+        return {name: replicas.all_rows(ids) for name, ids in batch.items() if name in inputs.graphs}
 
     def _encode_thinned(
         self,
@@ -387,8 +404,11 @@ class LsecGnn(nnx.Module):
         for name, ids in self._own_edges(inputs, batch).items():
             graphs[name] = exclude_edges(graphs[name], ids, self._renormalizes, backend)
         needed = ids_by_type(self.config.tasks, self.ends, inputs.positives, batch, negatives)
-        nowhere = {name: jnp.zeros(count, bool) for name, count in self.num_nodes.items()}
-        wanted = nowhere | {name: nowhere[name].at[jnp.concatenate(ids)].set(True) for name, ids in needed.items()}
+        nobody = jnp.zeros(0, jnp.int32)
+        wanted = {
+            name: replicas.mask_of(jnp.concatenate(needed.get(name, [nobody])), len(tables[name]))
+            for name in self.num_nodes
+        }
         return self.encode(tables, inputs._replace(graphs=graphs), wanted)
 
     def _encode_sample(self, tables: Tables, drawn: Drawn) -> dict[str, Float[Array, "_ _"]]:
@@ -405,24 +425,29 @@ class LsecGnn(nnx.Module):
         task: TaskConfig,
         tables: Tables,
         vectors: Mapping[str, Float[Array, "_ _"]],
-        places: Mapping[str, Callable[[Array], Array]],
+        takes: Mapping[str, Callable[[Array, Array], Array]],
         edges: PositiveEdges,
         edge_ids: Int[Array, " b"],
         draws: Int[Array, "g k"],
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         ends = self.ends[task.relation]
         predictor = self.predictors[task.relation]
-        both = [vectors[end] for end in ends], [places.get(end, lambda ids: ids) for end in ends]
+        both = [vectors[end] for end in ends], [takes.get(end, replicas.take) for end in ends]
         loss, metrics, ids = task_loss(task, predictor, *both, edges, edge_ids, draws)
         if self.config.l2:
-            embeddings = [tables[end][own] for end, own in zip(ends, ids, strict=True)]
+            embeddings = [replicas.take(tables[end], own) for end, own in zip(ends, ids, strict=True)]
             loss += self.config.l2 * losses.mean_squared_norm(*embeddings, num_rows=len(edge_ids))
         return loss, metrics
 
     def scorer(self, tables: Tables, inputs: Inputs) -> DotScorer | MlpScorer:
         """Returns the primary task's scorer, with every node's half of the predictor computed once."""
         task = self.config.tasks[0].relation
-        vectors = self.encode(tables, inputs)
+        is_divided = any(isinstance(graph, DividedGraph) for graph in inputs.graphs.values())
+
+        def whole(of_nodes: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: replicas.whole_table(values, self.num_nodes[name]) for name, values in of_nodes.items()}
+
+        vectors = whole(self.encode(tables, inputs)) if is_divided else self.encode(whole(tables), inputs)
         source_type, target_type = self.ends[task]
         predictor = self.predictors[task]
         source_half = predictor.source_half(vectors[source_type])

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from lsec_jax import losses
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.models.graph_inputs import Inputs, build_inputs, nodes_with_edges
+from lsec_jax.nn import replicas
 from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.sampling import negative_mask, uniform_targets
 from lsec_jax.schema import LiveCommerceData
@@ -84,6 +85,15 @@ class Config:
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """The training positives; no graphs."""
         return build_inputs(data, (), (self.relation,), edge_weights=False, self_loops=False)
+
+    def divide(self, inputs: Inputs, num_parts: int) -> Inputs:
+        """The inputs as they are: positives are copied to every device."""
+        return inputs
+
+    @property
+    def rows_together(self) -> int:
+        """Each row of a batch has draws of its own."""
+        return 1
 
     def streams(self, inputs: Inputs) -> dict[str, int]:
         """The training positives."""
@@ -228,7 +238,7 @@ class Ncf(nnx.Module):
 
     def scorer(self, tables: Tables, inputs: Inputs) -> NcfScorer:
         """Returns the scorer, with every node's half of the first layer computed once."""
-        return self._scorer(*(tables[end] for end in self.ends))
+        return self._scorer(*(replicas.whole_table(tables[end], self.num_nodes[end]) for end in self.ends))
 
     def _scorer(self, sources: Float[Array, "*b d"], targets: Float[Array, "*c d"]) -> NcfScorer:
         split = 0 if self.config.variant == "mlp" else self.config.embedding_dim
@@ -269,7 +279,7 @@ class Ncf(nnx.Module):
         self, tables: Tables, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The log loss of one step over the batch's positives and uniform negatives."""
-        rows = {name: tables[name][ids] for name, ids in self.lookups(inputs, batch, key).items()}
+        rows = {name: replicas.take(tables[name], ids) for name, ids in self.lookups(inputs, batch, key).items()}
         return self.loss_of_rows(rows, inputs, batch, key)
 
     def loss_of_rows(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from lsec_jax.nn.graph_attention import ACTIVATIONS, ATTENDED, ATTENTION_SLOPE, Activation, Logits, Side, attend
 from lsec_jax.nn.graph_layers import Graph
-from lsec_jax.nn.propagation import BipartiteGraph
+from lsec_jax.nn.propagation import BipartiteGraph, senders_of
 from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend
 from lsec_jax.nn.slots import gather_sum
@@ -255,8 +255,8 @@ def _attend_both_ways(
 
     def attend_to(receiver: Side, own: tuple[Array, Array], senders: tuple[Array, Array]) -> Array:
         loop = jax.nn.leaky_relu(own[1][:, 0] + own[1][:, 1], ATTENTION_SLOPE) if layer.self_loop else None
-        logits = Logits(own[1][:, 0], senders[1][:, 1], loop)
-        return attend(graph, logits, own[0], senders[0], receiver, layer.activation, layer.backend)
+        vectors, logits = senders_of(graph, senders[0]), Logits(own[1][:, 0], senders_of(graph, senders[1][:, 1]), loop)
+        return attend(graph, logits, own[0], vectors, receiver, layer.activation, layer.backend)
 
     (own, others), (other_senders, own_targets) = projected[0], projected[-1]
     return attend_to("source", own, others), attend_to("target", own_targets, other_senders)

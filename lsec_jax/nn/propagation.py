@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from lsec_jax.nn import replicas
 from lsec_jax.nn.replicas import vary_as
 from lsec_jax.nn.rows import Backend, Rows, compressed_rows, edge_dots, neighbor_sum
 
@@ -29,6 +30,8 @@ class BipartiteGraph(NamedTuple):
         source_self, target_self: [m], [n] float32, the diagonal 1 / (degree + 1) with self-loops, else zeros.
         source_factors, target_factors: [m], [n] float32, what an edge's value is multiplied by for its two ends: ones,
             until edges are excluded.
+        transposes: where the two directions are not each other's transpose, that of `to_source` and that of
+            `to_target` (see `nn/divided_graphs.py`).
     """
 
     to_source: Rows
@@ -41,6 +44,18 @@ class BipartiteGraph(NamedTuple):
     target_self: Float[Array, " n"]
     source_factors: Float[Array, " m"]
     target_factors: Float[Array, " n"]
+    transposes: tuple[Rows, Rows] | None = None
+
+
+class DividedGraph(BipartiteGraph):
+    """A graph whose nodes are divided over devices along the axis `model`, as `nn/divided_graphs.py` makes it.
+
+    Inside jax.shard_map it holds a device's own m of the source nodes and n of the target nodes, the edges that they
+    receive, and of `source_position` and `target_position` the part for its share of the edges. Senders are numbered in
+    the whole table: what they send is gathered from all devices.
+    """
+
+    __slots__ = ()
 
 
 def graphs_tuple(
@@ -132,19 +147,26 @@ def exclude_edges(
 
     Args:
         graph: the training graph.
-        edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine.
+        edge_ids: positions in the GraphsTuple that the graph was made from; duplicates are fine. The devices
+            of a divided graph must give the same ones.
         renormalize: divide by the degrees that remain. Otherwise by those of the whole graph, and then every node that
             lost an edge is recognisable: what reaches it is too small for its degree.
         backend: of the sums that give the remaining degrees, as in `propagate`.
     """
 
     def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
-        return rows._replace(values=rows.values.at[position[edge_ids]].set(0.0))
+        places = position[edge_ids]
+        if isinstance(graph, DividedGraph):
+            places = replicas.own_nodes(replicas.take_same(position, edge_ids), len(rows.values))
+        return rows._replace(values=rows.values.at[places].set(0.0, mode="drop"))
 
     thinned = graph._replace(
         to_source=without(graph.to_source, graph.source_position),
         to_target=without(graph.to_target, graph.target_position),
     )
+    if graph.transposes is not None:
+        both = zip(graph.transposes, (thinned.to_source, thinned.to_target), strict=True)
+        thinned = thinned._replace(transposes=tuple(of._replace(values=rows.values[of.twins]) for of, rows in both))
     return _renormalized(thinned, backend) if renormalize else thinned
 
 
@@ -218,8 +240,8 @@ def _propagate(
     graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"], backend: Backend
 ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
     source_factors, target_factors = graph.source_factors[:, None], graph.target_factors[:, None]
-    to_sources = neighbor_sum(graph.to_source, _scaled(targets, target_factors), backend)
-    to_targets = neighbor_sum(graph.to_target, _scaled(sources, source_factors), backend)
+    to_sources = neighbor_sum(graph.to_source, senders_of(graph, _scaled(targets, target_factors)), backend)
+    to_targets = neighbor_sum(graph.to_target, senders_of(graph, _scaled(sources, source_factors)), backend)
     return _scaled(to_sources, source_factors), _scaled(to_targets, target_factors)
 
 
@@ -300,9 +322,15 @@ def _weighted_sum_backward(
 _weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
+def senders_of(graph: BipartiteGraph, vectors: Shaped[Array, "n ..."]) -> Shaped[Array, "m ..."]:
+    """What the nodes of a side send, numbered as the graph's senders are: of a divided graph, from all devices."""
+    return replicas.all_nodes(vectors) if isinstance(graph, DividedGraph) else vectors
+
+
 def both_ways(graph: BipartiteGraph, receiver: Literal["source", "target"]) -> tuple[Rows, Rows]:
     """The rows of the receivers on a side, and those of the same edges the other way."""
-    return (graph.to_source, graph.to_target) if receiver == "source" else (graph.to_target, graph.to_source)
+    of_source, of_target = graph.transposes or (graph.to_target, graph.to_source)
+    return (graph.to_source, of_source) if receiver == "source" else (graph.to_target, of_target)
 
 
 def add_self(

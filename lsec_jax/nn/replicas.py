@@ -1,10 +1,129 @@
-"""Types of arrays inside jax.shard_map."""
+"""What a step does with the arrays of other devices, inside jax.shard_map or jax.pmap; on one device, nothing.
+
+The convention, known from the axes of the mesh that a step runs on:
+- the rows of a batch are divided over all devices, along `data` and `model`;
+- the rows of tables, of their moments and of vectors of all nodes are divided along `model`, in order and in equal
+  parts (zeros fill the last one), and copied along `data`. A mesh without that axis has copies only;
+- everything else is copied.
+A device's loss is over its own rows of the batch. Gradients are those of the sum of all devices' losses, so that what a
+device computes for the rows of others counts.
+"""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+DATA, MODEL = "data", "model"
+
+
+def axes() -> tuple[str, ...]:
+    """The axes along which the batch's rows are divided where this is traced."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(name for name in mesh.axis_names if name in (DATA, MODEL) and name in mesh.manual_axes)
+
+
+def num_replicas() -> int:
+    """How many devices share a batch."""
+    return lax.axis_size(axes()) if axes() else 1
+
+
+def num_shards() -> int:
+    """In how many parts tables are divided."""
+    return lax.axis_size(MODEL) if MODEL in axes() else 1
+
+
+def mean(value: Any) -> Any:
+    """The mean of all devices' values."""
+    return lax.pmean(value, axes()) if axes() else value
+
+
+def mean_of_parts(gradient: Any) -> Any:
+    """The mean over all devices of the gradients of a table, of which each has its own part."""
+    if not axes():
+        return gradient
+    copies = tuple(name for name in axes() if name != MODEL)
+    total = lax.psum(gradient, copies) if copies else gradient
+    return jax.tree.map(lambda of: of / num_replicas(), total)
+
+
+def all_rows(rows: Shaped[Array, "b ..."]) -> Shaped[Array, "r ..."]:
+    """The rows of all devices, in the order of the batch."""
+    return lax.all_gather(rows, axes(), tiled=True) if axes() else rows
+
+
+def own_rows(rows: Shaped[Array, "r ..."]) -> Shaped[Array, "b ..."]:
+    """This device's part of rows that every device has."""
+    count = num_replicas()
+    if count == 1:
+        return rows
+    size = len(rows) // count
+    return lax.dynamic_slice_in_dim(rows, lax.axis_index(axes()) * size, size)
+
+
+def all_nodes(vectors: Shaped[Array, "n ..."]) -> Shaped[Array, "m ..."]:
+    """The vectors of all nodes, from this device's part of them."""
+    return lax.all_gather(vectors, MODEL, tiled=True) if num_shards() > 1 else vectors
+
+
+def whole_table(vectors: Shaped[Array, "n ..."], num_rows: int) -> Shaped[Array, "m ..."]:
+    """`all_nodes` without the rows that fill up the last part."""
+    return all_nodes(vectors)[:num_rows] if num_shards() > 1 else vectors
+
+
+def sum_of_shards(value: Any) -> Any:
+    """The sum of what each part of the tables gives."""
+    return lax.psum(value, MODEL) if num_shards() > 1 else value
+
+
+def own_nodes(ids: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
+    """Where nodes stand in this device's part of a table, `num_rows` for those that are in another part.
+
+    Args:
+        ids: of the whole table.
+        num_rows: of this device's part.
+    """
+    if num_shards() == 1:
+        return ids
+    places = ids - lax.axis_index(MODEL) * num_rows
+    return jnp.where((places >= 0) & (places < num_rows), places, num_rows)
+
+
+def mask_of(ids: Int[Array, " s"], num_rows: int) -> Bool[Array, " n"]:
+    """Which nodes of this device's part of a table are among some ids of each device; of others, only its own are.
+
+    Where tables are divided, a device computes what all of them need of its nodes.
+    """
+    ids = own_nodes(all_rows(ids), num_rows) if num_shards() > 1 else ids
+    return jnp.zeros(num_rows, bool).at[ids].set(True, mode="drop")
+
+
+def take(table: Float[Array, "n d"], ids: Int[Array, "*s"]) -> Float[Array, "*s d"]:
+    """Rows of a table, wherever they are.
+
+    Of a divided table, the devices that share it gather each other's ids, and each sends every other one the sum of
+    the rows that it has and zeros (reduce-scatter). The gradient goes the same way back. Never more than the rows that
+    are asked for is on the way.
+
+    Args:
+        table: all of it, or this device's part.
+        ids: of the whole table, different ones on each device.
+    """
+    count = num_shards()
+    if count == 1:
+        return table[ids]
+    asked_for = own_nodes(lax.all_gather(ids.ravel(), MODEL, tiled=True), len(table))
+    rows = table.at[asked_for].get(mode="fill", fill_value=0)
+    return lax.psum_scatter(rows, MODEL, tiled=True).reshape(*ids.shape, -1)
+
+
+def take_same(table: Shaped[Array, " n"], ids: Int[Array, " s"]) -> Shaped[Array, " s"]:
+    """`take` of ids that are the same on all devices; not differentiated."""
+    if num_shards() == 1:
+        return table[ids]
+    return lax.psum(table.at[own_nodes(ids, len(table))].get(mode="fill", fill_value=0), MODEL)
 
 
 def vary_as(tree: Any, operands: Any) -> Any:

@@ -50,7 +50,7 @@ class Rows(NamedTuple):
         senders: [e] int32.
         receivers: [e] int32, sorted.
         values: [e] float32, the normalised edge weights.
-        twins: [e] int32, where the same edges stand in the other direction.
+        twins: [e] int32, where the same edges stand in the other direction; None where nothing asks for it.
         levels: how the rows are cut into sums of few items; it depends on `indptr` alone, so values may change.
         wanted: [m] bool, the rows whose sums are wanted; None = all. Those of the others may be anything: the compiled
             backend leaves them out, for which the others would need shapes that depend on values.
@@ -60,7 +60,7 @@ class Rows(NamedTuple):
     senders: Int[Array, " e"]
     receivers: Int[Array, " e"]
     values: Float[Array, " e"]
-    twins: Int[Array, " e"]
+    twins: Int[Array, " e"] | None
     levels: tuple[Level, ...]
     wanted: Bool[Array, " m"] | None = None
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lsec_jax.nn import replicas
+
 
 class Windows(NamedTuple):
     """When the positives happened and when targets were available, as ranks among all those times.
@@ -117,8 +119,13 @@ def negative_mask(
 
 
 def uniform_targets(key: Array, edges: PositiveEdges, num_rows: int, num_draws: int) -> Int[Array, "b m"]:
-    """Draws targets uniformly, [num_rows, num_draws] int32; what does not count is not removed, see `negative_mask`."""
-    return jax.random.randint(key, (num_rows, num_draws), 0, edges.num_targets, jnp.int32)
+    """Draws targets uniformly, [num_rows, num_draws] int32; what does not count is not removed, see `negative_mask`.
+
+    Each row of the whole batch has its own draws, on however many devices: each draws for all and keeps those of its
+    rows.
+    """
+    shape = replicas.num_replicas() * num_rows, num_draws
+    return replicas.own_rows(jax.random.randint(key, shape, 0, edges.num_targets, jnp.int32))
 
 
 def draw_targets(

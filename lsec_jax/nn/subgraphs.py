@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lsec_jax.nn import replicas
 from lsec_jax.nn.propagation import BipartiteGraph, degree_scales, edge_weights, propagate
 from lsec_jax.nn.rows import Backend, Rows
 from lsec_jax.nn.slots import gather_sum
@@ -67,6 +68,10 @@ class Selection(NamedTuple):
     def places(self, ids: Int[Array, "*s"]) -> Int[Array, "*s"]:
         """Where nodes of the selection stand in it; of others, any place."""
         return ids if self.position is None else self.position[ids]
+
+    def take(self, vectors: Float[Array, "s d"], ids: Int[Array, "*t"]) -> Float[Array, "*t d"]:
+        """Rows of nodes of the selection, from its vectors."""
+        return vectors[self.places(ids)]
 
 
 class Sample(NamedTuple):
@@ -161,8 +166,9 @@ def select_ids(ids: Sequence[Int[Array, "..."]], num_nodes: int) -> Selection:
 def rows_of(vectors: Float[Array, "n d"], selection: Selection) -> Float[Array, "s d"]:
     """The selection's rows of a table; padding repeats the last row, which nothing refers to."""
     if selection.position is None:
-        return vectors
-    return vectors[jnp.minimum(selection.ids, vectors.shape[0] - 1)]
+        return replicas.all_nodes(vectors)[: len(selection.ids)]
+    last = replicas.num_shards() * vectors.shape[0] - 1
+    return replicas.take(vectors, jnp.minimum(selection.ids, last))
 
 
 def exclude_from_draws(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renormalize: bool = True) -> Excluded:
@@ -242,11 +248,14 @@ def sample_layers(
     return Sample(layers[::-1], sources, targets)
 
 
-def draw_slots(key: Array, degrees: Int[Array, " r"], fanout: int) -> tuple[Int[Array, "r f"], Int[Array, "r f"]]:
+def draw_slots(
+    key: Array, ids: Int[Array, " r"], degrees: Int[Array, " r"], fanout: int
+) -> tuple[Int[Array, "r f"], Int[Array, "r f"]]:
     """Cuts each receiver's list of neighbours into `fanout` parts of almost equal length and draws one of each.
 
     Args:
         key: of the draws.
+        ids: of the receivers. A node draws the same whichever others are asked for, so on any device.
         degrees: lengths of the lists.
         fanout: f.
 
@@ -257,18 +266,18 @@ def draw_slots(key: Array, degrees: Int[Array, " r"], fanout: int) -> tuple[Int[
     length, longer_parts = (part[:, None] for part in jnp.divmod(degrees, fanout))
     sizes = length + (slots < longer_parts)
     starts = slots * length + jnp.minimum(slots, longer_parts)  # all in integers: float32 has no odd numbers from 2^24
-    return starts + _below(key, sizes), sizes
+    return starts + _below(key, ids[:, None] * fanout + slots, sizes), sizes
 
 
-def _below(key: Array, limits: Int[Array, "r f"]) -> Int[Array, "r f"]:
+def _below(key: Array, places: Int[Array, "r f"], limits: Int[Array, "r f"]) -> Int[Array, "r f"]:
     """Draws whole numbers in [0, limit), 0 where the limit is 0.
 
-    A hash of each number's place and two words of the key (the finalizer "lowbias32"), scaled by the limit: 50 times
-    faster than the cipher that jax.random runs, and more than good enough to choose neighbours. What is not uniform is
-    below limit / 2^32.
+    A hash of each number's place (modulo 2^32) and two words of the key (the finalizer "lowbias32"), scaled by the
+    limit: 50 times faster than the cipher that jax.random runs, and more than good enough to choose neighbours. What is
+    not uniform is below limit / 2^32.
     """
     first, second = jax.random.bits(key, (2,))
-    bits = jnp.arange(limits.size, dtype=jnp.uint32).reshape(limits.shape) * jnp.uint32(0x9E3779B9) ^ first
+    bits = places.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) ^ first
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         bits = (bits ^ bits >> shift) * jnp.uint32(factor)
     bits = bits ^ bits >> 15 ^ second
@@ -307,7 +316,7 @@ def _draw(key: Array, rows: Rows, receivers: Selection, fanout: int, excluded: I
     is_node = receivers.ids < rows.indptr.shape[0] - 1
     start = rows.indptr[receivers.ids]
     degrees = jnp.where(is_node, rows.indptr[receivers.ids + 1] - start, 0)  # padding reads past the end: clamped
-    offsets, sizes = draw_slots(key, degrees, fanout)
+    offsets, sizes = draw_slots(key, receivers.ids, degrees, fanout)
     edges = jnp.where(sizes > 0, start[:, None] + offsets, 0)
     counts = sizes.astype(jnp.float32)
     values = rows.values[edges] * counts

@@ -14,7 +14,7 @@ from absl import logging
 from flax import nnx
 
 from lsec_jax import config as config_lib
-from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.config import ConfigError, ParallelConfig, RunConfig
 from lsec_jax.data import audits
 from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.event_statistics import split_sizes
@@ -25,6 +25,9 @@ from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.nn.rows import check_backend
+from lsec_jax.parallel import strategies
+from lsec_jax.parallel.mesh import check_batches
+from lsec_jax.parallel.strategies import Part, Strategy
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
@@ -32,7 +35,7 @@ from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_draw, make_train_step
 from lsec_jax.training.step_inputs import StepInput
-from lsec_jax.training.tables import TablePlan, plan
+from lsec_jax.training.tables import Params, TablePlan, pad_tables, plan
 from lsec_jax.training.writers import make_directory
 
 
@@ -44,8 +47,9 @@ class Run:
         config: the validated config.
         data: loaded, validated and split.
         model: pure functions of the model.
-        inputs: the model's big arrays on the device.
+        inputs: the model's big arrays where the strategy has them.
         evaluator: of the primary task.
+        strategy: how the run is divided over devices.
     """
 
     config: RunConfig
@@ -53,6 +57,7 @@ class Run:
     model: TrainableModel
     inputs: Any
     evaluator: Evaluator
+    strategy: Strategy
 
     @property
     def task(self) -> str:
@@ -87,15 +92,19 @@ class Run:
             audits.audit_candidates(self.data, self.task, SPLITS[split], self.evaluator.candidate_lists(split))
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, committed to its device as a restored one is: jit compiles once for both."""
+        """The state before the first step, where the strategy has it."""
         state = init_state(self.model, self._optimizer(), Keys.from_seed(self.config.seed))
-        return jax.device_put(state, jax.devices()[0])
+        return self.strategy.place(pad_tables(state, self.strategy.num_shards), Part.STATE)
 
     def step_function(self) -> Callable[..., Any]:
-        """The jitted training step; the log says how it updates the embedding tables."""
+        """The compiled training step; the log says how it updates the embedding tables."""
         chosen = self.table_plan()
         logging.info("embedding tables: %s", chosen.reason)
-        return make_train_step(self.model, self._optimizer(), Keys.from_seed(self.config.seed).negatives, chosen.lazy)
+        key = Keys.from_seed(self.config.seed).negatives
+        step = make_train_step(self.model, self._optimizer(), key, chosen.lazy)
+        drawn = [Part.ROWS] if self.model.draws_ahead else []
+        arguments = [Part.STATE, Part.INPUTS, Part.ROWS, *drawn]
+        return self.strategy.compile(step, arguments, [Part.STATE, Part.SAME], donates=True)
 
     def table_plan(self) -> TablePlan:
         """Which embedding tables a step updates lazily."""
@@ -105,19 +114,18 @@ class Run:
 
     def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
         """Returns step -> positions of the step's examples by stream."""
-        streams = {
-            name: EdgeBatches(num_examples, self.config.training.batch_size, (self.config.seed, 1 + i))
-            for i, (name, num_examples) in enumerate(self.config.model.streams(self.inputs).items())
-        }
+        streams = _streams(self.config, self.inputs)
         return lambda step: {name: stream(step) for name, stream in streams.items()}
 
     def input_at(self) -> Callable[[int], StepInput]:
         """Returns step -> its batch on the device, with the draws of a model that draws ahead."""
-        batch_at, device = self.batch_at(), jax.devices()[0]
-        draw = make_draw(self.model, Keys.from_seed(self.config.seed).negatives) if self.model.draws_ahead else None
+        batch_at, draw = self.batch_at(), None
+        if self.model.draws_ahead:
+            function = make_draw(self.model, Keys.from_seed(self.config.seed).negatives)
+            draw = self.strategy.compile(function, [Part.INPUTS, Part.ROWS, Part.SAME], [Part.ROWS])
 
         def make(step: int) -> StepInput:
-            batch = jax.device_put(batch_at(step), device)
+            batch = self.strategy.place(batch_at(step), Part.ROWS)
             if draw is None:
                 return StepInput(batch)
             started = time.perf_counter()
@@ -128,11 +136,14 @@ class Run:
 
     def scorer_function(self) -> Callable[[TrainState], Scorer]:
         """Returns the jitted function from a state to the primary task's scorer."""
-        return lambda state: self._compute_scorer(state.params, self.inputs)
+        return lambda state: self.strategy.whole(self._compute_scorer(state.params, self.inputs))
 
     @functools.cached_property
     def _compute_scorer(self) -> Any:
-        return jax.jit(lambda params, inputs: self.model.module(params.dense).scorer(params.tables, inputs))
+        def scorer(params: Params, inputs: Any) -> Scorer:
+            return self.model.module(params.dense).scorer(params.tables, inputs)
+
+        return self.strategy.compile(scorer, [Part.STATE, Part.INPUTS], [Part.SAME])
 
     def _optimizer(self) -> Any:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
@@ -147,6 +158,7 @@ def prepare(config: RunConfig) -> Run:
     """
     config_lib.validate(config)
     _check_metric(config)
+    strategy = strategies.make(config.parallel)
     model_config = config.model
     data = config.data.load()
     check_needs(data, model_config.needs)
@@ -160,14 +172,16 @@ def prepare(config: RunConfig) -> Run:
             f"config.optimizer.tables = 'lazy': {model_config.name} reads whole tables at every step; use 'auto' or "
             "'dense'"
         )
-    inputs = model_config.inputs(data)
+    inputs = _host_inputs(config, data, strategy)
     for name, num_examples in model_config.streams(inputs).items():
         if num_examples == 0:
             raise DataError(f"'{name}' has no training examples after the split; change config.split")
     for text, count in sorted(data.counts.items()):
         if count:
             logging.info("data: %s: %d", text, count)
-    run = Run(config, data, model, inputs, evaluator)
+    sizes = {name: stream.batch_size for name, stream in _streams(config, inputs).items()}
+    check_batches(sizes, model_config.rows_together, strategy.num_replicas)
+    run = Run(config, data, model, strategy.place(inputs, Part.INPUTS), evaluator, strategy)
     for split in run.held_out():
         for protocol in config.evaluation.protocols:
             evaluator.check(split, protocol)  # makes the candidate lists, which are kept for later
@@ -178,6 +192,22 @@ def prepare(config: RunConfig) -> Run:
             "validation_fraction)"
         )
     return run
+
+
+def _host_inputs(config: RunConfig, data: LiveCommerceData, strategy: Strategy) -> Any:
+    """The model's big arrays, made where several devices take their parts from: no device could hold them whole."""
+    if strategy.num_replicas == 1:
+        return config.model.inputs(data)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        inputs = config.model.inputs(data)
+        return inputs if strategy.num_shards == 1 else config.model.divide(inputs, strategy.num_shards)
+
+
+def _streams(config: RunConfig, inputs: Any) -> dict[str, EdgeBatches]:
+    return {
+        name: EdgeBatches(num_examples, config.training.batch_size, (config.seed, 1 + i))
+        for i, (name, num_examples) in enumerate(config.model.streams(inputs).items())
+    }
 
 
 def _check_metric(config: RunConfig) -> None:
@@ -211,6 +241,8 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return config
     known = config_lib.with_defaults(stored, config)
+    if isinstance(known, dict):
+        known["parallel"] = config_lib.to_json(config)["parallel"]  # a run may go on on other devices
     optimizer = stored.get("optimizer") if isinstance(stored, dict) else None
     if isinstance(optimizer, dict) and "tables" not in optimizer:
         known["optimizer"]["tables"] = "dense"
@@ -281,7 +313,7 @@ def describe_data(data: LiveCommerceData, version: int = FINGERPRINT_VERSION) ->
 
 
 def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) -> RunConfig:
-    """Reads a workdir's config.json.
+    """Reads a workdir's config.json, for one device: which ones trained the run does not matter.
 
     A run that was trained with the compiled kernels can be read where there are none: then its sums are made by the
     device's own backend, which changes their rounding only, and a warning says so.
@@ -304,6 +336,7 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
                 f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path"
             )
         config.data.path = data_path
+    config.parallel = ParallelConfig()
     if getattr(config.model, "backend", None) == "compiled":
         try:
             check_backend("config.model.backend", "compiled")

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
+from lsec_jax.nn import replicas
 from lsec_jax.training import tables as tables_lib
 from lsec_jax.training.tables import Params
 
@@ -94,9 +95,10 @@ def make_train_step(
     negatives_key: Array,
     lazy_tables: Collection[str] = (),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the jitted step (state, inputs, batch) -> (state, metrics). The state's buffers are donated.
+    """Returns the step (state, inputs, batch) -> (state, metrics), for a strategy to compile.
 
-    A model that draws ahead takes what `make_draw` made as a fourth argument; without it, the step draws the same.
+    A model that draws ahead takes what `make_draw` made as a fourth argument; without it, the step draws the same. On
+    several devices each has its own rows of the batch, and its part of what is divided (`nn/replicas.py`).
 
     Args:
         model: its pure functions.
@@ -109,36 +111,62 @@ def make_train_step(
         key = jax.random.fold_in(negatives_key, state.step)
         params = state.params
         ids = model.lookups(inputs, batch, key) if lazy_tables else {}
-        rows = {name: params.tables[name][ids[name]] for name in lazy_tables}
+        rows = {name: replicas.take(params.tables[name], ids[name]) for name in lazy_tables}
 
         def loss(trained: Params) -> tuple[Array, Metrics]:
             module = model.module(trained.dense)
             if not ids:
                 return module.loss(trained.tables, inputs, batch, key, *drawn)
-            read = {name: table if name in rows else table[ids[name]] for name, table in trained.tables.items()}
+            read = {
+                name: table if name in rows else replicas.take(table, ids[name])
+                for name, table in trained.tables.items()
+            }
             return module.loss_of_rows(read, inputs, batch, key)
 
         trained = params._replace(tables={**params.tables, **rows})
         (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        lazy_rows, summed = {}, dict(gradients.tables)
-        for name in lazy_tables:
-            lazy_rows[name], slots = tables_lib.distinct_rows(ids[name].ravel(), len(params.tables[name]))
-            summed[name] = tables_lib.sum_repeated(summed[name], slots)
-        gradients = gradients._replace(tables=summed)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        lazy_rows, summed = {}, {}
+        for name, gradient in gradients.tables.items():
+            if name in lazy_tables:
+                lazy_rows[name], summed[name] = _of_rows(gradient, ids[name], len(params.tables[name]))
+            else:
+                summed[name] = replicas.mean_of_parts(gradient)
+        gradients = Params(replicas.mean(gradients.dense), summed)
+        metrics = replicas.mean(metrics) | {"gradient_norm": _norm(gradients)}
         new = tables_lib.apply_gradients(optimizer, gradients, params, state.opt_state, lazy_rows)
         return TrainState(state.step + 1, *new), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return step
+
+
+def _of_rows(
+    gradients: Float[Array, "*s d"], ids: Int[Array, "*s"], num_rows: int
+) -> tuple[Int[Array, " r"], Float[Array, "r d"]]:
+    """The rows of this device's part of a table that the batch looked up, each once, and their gradients."""
+    width = gradients.shape[-1]
+    all_ids = replicas.own_nodes(replicas.all_rows(ids.ravel()), num_rows)
+    all_gradients = replicas.all_rows(gradients.reshape(-1, width)) / replicas.num_replicas()
+    if replicas.num_shards() > 1:
+        all_gradients = jnp.where((all_ids < num_rows)[:, None], all_gradients, 0.0)
+    rows, slots = tables_lib.distinct_rows(all_ids, num_rows)
+    return rows, tables_lib.sum_repeated(all_gradients, slots)
+
+
+def _norm(gradients: Params) -> Float[Array, ""]:
+    """The norm of all gradients, those of other devices' parts of tables included."""
+    if replicas.num_shards() == 1:
+        return optax.tree.norm(gradients)
+    of_tables = replicas.sum_of_shards(optax.tree.norm(gradients.tables, squared=True))
+    return jnp.sqrt(optax.tree.norm(gradients.dense, squared=True) + of_tables)
 
 
 def make_draw(model: TrainableModel, negatives_key: Array) -> Callable[[Any, Mapping[str, Array], Any], Any]:
-    """Returns the jitted (inputs, batch, step) -> draws of that step, of a model that draws ahead."""
+    """Returns (inputs, batch, step) -> draws of that step, of a model that draws ahead, for a strategy to compile."""
 
     def draw(inputs: Any, batch: Mapping[str, Array], step: Array) -> Any:
         return model.draw(inputs, batch, jax.random.fold_in(negatives_key, step))
 
-    return jax.jit(draw)
+    return draw
 
 
 def init_state(model: TrainableModel, optimizer: optax.GradientTransformation, keys: Keys) -> TrainState:

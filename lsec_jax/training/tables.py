@@ -76,11 +76,21 @@ def plan(mode: str, num_rows: Mapping[str, int], num_slots: Mapping[str, int] | 
     return TablePlan(lazy, ", ".join(described))
 
 
+def pad_tables(tree: Any, num_parts: int) -> Any:
+    """Fills tables and their moments with zeros up to a multiple of the parts in which they are divided."""
+
+    def pad(table: Array) -> Array:
+        missing = -len(table) % num_parts
+        return jnp.pad(table, ((0, missing), (0, 0))) if missing else table
+
+    return _map_params(lambda of: of._replace(tables=jax.tree.map(pad, of.tables)), tree)
+
+
 def distinct_rows(ids: Int[Array, " s"], num_rows: int) -> tuple[Int[Array, " s"], Int[Array, " s"]]:
     """Finds repeated ids, in static shapes and without sorting.
 
     Args:
-        ids: rows of a table.
+        ids: rows of a table; those past its end (of other devices' parts) stand for themselves.
         num_rows: of the table.
 
     Returns:
@@ -89,8 +99,10 @@ def distinct_rows(ids: Int[Array, " s"], num_rows: int) -> tuple[Int[Array, " s"
     """
     numbers = jnp.arange(len(ids), dtype=jnp.int32)
     # A word for each row of the table costs less than a sort of the ids: 0.5 against 12 ms for 20,480 of 1M rows.
-    slots = jnp.zeros(num_rows, jnp.int32).at[ids].max(numbers)[ids]
-    return jnp.where(slots == numbers, ids.astype(jnp.int32), num_rows + numbers), slots
+    slots = jnp.zeros(num_rows, jnp.int32).at[ids].max(numbers, mode="drop")[ids]
+    is_here = ids < num_rows
+    slots = jnp.where(is_here, slots, numbers)
+    return jnp.where(is_here & (slots == numbers), ids.astype(jnp.int32), num_rows + numbers), slots
 
 
 def sum_repeated(gradients: Float[Array, "*s d"], slots: Int[Array, " n"]) -> Float[Array, "n d"]:

@@ -3,6 +3,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pa_parquet
 import pytest
@@ -172,7 +173,7 @@ def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monke
 
         def poisoned(old, inputs, batch):
             new, metrics = step(old, inputs, batch)
-            return new, {**metrics, "loss": metrics["loss"] + (float("nan") if new.step == 5 else 0.0)}
+            return new, {**metrics, "loss": metrics["loss"] + jnp.where(new.step == 5, jnp.nan, 0.0)}
 
         return poisoned
 

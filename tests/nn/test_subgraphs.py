@@ -72,7 +72,7 @@ def test_narrow_fanouts_give_them_on_average_and_differ_from_draw_to_draw():
 @pytest.mark.parametrize("degree", [0, 1, 3, 4, 5, 11])
 def test_slots_are_one_of_each_part_and_the_parts_make_up_the_list(degree):
     keys = jax.random.split(jax.random.key(0), 500)
-    offsets, sizes = jax.vmap(lambda key: draw_slots(key, jnp.array([degree]), 4))(keys)
+    offsets, sizes = jax.vmap(lambda key: draw_slots(key, jnp.array([0]), jnp.array([degree]), 4))(keys)
     offsets, (sizes, *others) = np.asarray(offsets)[:, 0], np.asarray(sizes)[:, 0]
     assert (others == sizes).all() and sizes.sum() == degree and sizes.max() - sizes.min() <= 1
     for slot, part in enumerate(np.split(np.arange(degree), np.cumsum(sizes)[:-1])):
@@ -81,7 +81,7 @@ def test_slots_are_one_of_each_part_and_the_parts_make_up_the_list(degree):
 
 @pytest.mark.parametrize("degree", [50_000_001, 2**31 - 1])
 def test_every_neighbour_of_a_node_with_very_many_can_be_drawn(degree):
-    offsets, sizes = draw_slots(jax.random.key(0), jnp.full(4000, degree), 3)
+    offsets, sizes = draw_slots(jax.random.key(0), jnp.arange(4000), jnp.full(4000, degree), 3)
     last = np.asarray(offsets)[:, 2]
     assert (degree - np.asarray(sizes)[:, 2] <= last).all() and (last < degree).all()
     np.testing.assert_allclose(np.bincount(last % 8, minlength=8) / 4000, 1 / 8, atol=0.03)

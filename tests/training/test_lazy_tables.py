@@ -236,7 +236,7 @@ def test_a_relation_between_nodes_of_one_type_trains_lazily_too():
 
     def trained(lazy):
         current = state.init_state(trainable, optimizer, keys)
-        step = state.make_train_step(trainable, optimizer, keys.negatives, lazy)
+        step = jax.jit(state.make_train_step(trainable, optimizer, keys.negatives, lazy))
         for i in range(4):
             current, _ = step(current, inputs, {"buy": np.arange(5 * i, 5 * i + 5, dtype=np.int32)})
         return current
@@ -259,16 +259,10 @@ def test_the_states_buffers_are_donated_and_no_table_is_copied():
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The workdir of a finished lazy run, and its jitted steps."""
-    workdir, made, make = tmp_path_factory.mktemp("lazy"), [], state.make_train_step
-
-    def remember(*args):
-        made.append(make(*args))
-        return made[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
+    """The workdir of a finished lazy run, and the functions that it compiled: its step and its scorer."""
+    workdir = tmp_path_factory.mktemp("lazy")
+    with pytest.MonkeyPatch.context() as patch, runs.compiled_functions() as made:
         patch.setattr(fit.plots, "draw", lambda *args: None)
-        patch.setattr(run, "make_train_step", remember)
         fit.run(ncf_config(), workdir)
     return workdir, made
 
@@ -279,7 +273,7 @@ def stored(workdir, step=8):
 
 
 def test_a_lazy_step_compiles_once(unbroken):
-    assert [step._cache_size() for step in unbroken[1]] == [1]
+    assert [function._cache_size() for function in unbroken[1]] == [1, 1]
 
 
 def test_a_lazy_run_that_was_killed_and_resumed_equals_an_unbroken_one_bit_for_bit(unbroken, tmp_path):

@@ -54,20 +54,7 @@ def no_pictures():
 def unbroken_and_jitted(tmp_path_factory):
     """The workdir of a finished run, and its jitted step and scorer functions."""
     workdir = tmp_path_factory.mktemp("unbroken")
-    made = []
-    make, scorer = state.make_train_step, run.Run.scorer_function
-
-    def remember_step(*args):
-        made.append(make(*args))
-        return made[-1]
-
-    def remember_scorer(self):
-        made.append(self._compute_scorer)
-        return scorer(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_train_step", remember_step)
-        patch.setattr(run.Run, "scorer_function", remember_scorer)
+    with runs.compiled_functions() as made:
         fit.run(runs.tiny_config(log_every=1), workdir)
     return workdir, made
 

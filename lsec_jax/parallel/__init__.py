@@ -1,0 +1,1 @@
+"""How a run is divided over devices and processes."""

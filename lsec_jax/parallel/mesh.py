@@ -1,0 +1,64 @@
+"""The mesh of devices that a run's config asks for, and whether its batches can be divided over it."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from lsec_jax.config import ConfigError, ParallelConfig
+from lsec_jax.nn.replicas import DATA, MODEL
+
+
+def make_mesh(config: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Lays devices out along the axes `data` and `model`; "pmap" has the first one only.
+
+    Args:
+        config: how many along each axis.
+        devices: of all processes; default: all there are.
+
+    Raises:
+        ConfigError: if there are too few devices, or a process would have none of them.
+    """
+    devices = jax.devices() if devices is None else devices
+    along_data = config.data or len(devices) // config.model
+    wanted = along_data * config.model
+    if not 1 <= wanted <= len(devices):
+        asked_for = f"config.parallel.data x config.parallel.model = {config.data or 'all'} x {config.model}"
+        raise ConfigError(
+            f"{asked_for} needs {max(wanted, config.model)} devices, and there are {len(devices)} "
+            f"({devices[0].platform}, {jax.process_count()} processes); lower one of them, or set config.parallel.data "
+            "to 0 for all devices"
+        )
+    used = devices[:wanted]
+    if idle := {device.process_index for device in devices} - {device.process_index for device in used}:
+        raise ConfigError(
+            f"config.parallel.data = {config.data} with config.parallel.model = {config.model} uses {wanted} of "
+            f"{len(devices)} devices and none of process {min(idle)}; set config.parallel.data to 0 for all devices"
+        )
+    if config.strategy == "pmap":
+        return jax.sharding.Mesh(np.array(used), (DATA,))
+    return jax.sharding.Mesh(np.array(used).reshape(along_data, config.model), (DATA, MODEL))
+
+
+def check_batches(sizes: Mapping[str, int], rows_together: int, num_replicas: int) -> None:
+    """Checks that every device gets as many rows of a batch as the others.
+
+    Args:
+        sizes: rows of a batch of all devices together, by stream.
+        rows_together: rows that must be on one device, such as those that share their draws.
+        num_replicas: devices that share a batch.
+
+    Raises:
+        ConfigError: names the stream, and the sizes that would do.
+    """
+    step = num_replicas * rows_together
+    for name, size in sizes.items():
+        if num_replicas == 1 or size % step == 0:
+            continue
+        near = f"{size // step * step or step} or {-(-size // step) * step}"
+        together = f", {rows_together} rows together," if rows_together > 1 else ""
+        raise ConfigError(
+            f"a batch of '{name}' has {size} rows (config.training.batch_size, or all there are), which cannot be "
+            f"divided evenly{together} over {num_replicas} devices; set config.training.batch_size to {near}, or "
+            "config.parallel to other devices"
+        )

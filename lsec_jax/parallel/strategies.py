@@ -1,0 +1,251 @@
+"""The ways to run a step on several devices, behind one interface: place arrays, compile functions of them.
+
+A function is written for one device: it sees that device's part of what is divided and asks `nn/replicas.py` for what
+other devices have. What of an argument or a result is divided is said by its `Part`.
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lsec_jax.config import ParallelConfig
+from lsec_jax.nn.propagation import DividedGraph
+from lsec_jax.nn.replicas import DATA, MODEL
+from lsec_jax.parallel.mesh import make_mesh
+from lsec_jax.training.tables import Params
+
+
+class Part(enum.Enum):
+    """What a device has of an argument or a result.
+
+    Attributes:
+        STATE: all, but of tables and their moments (those in a `Params`) its own rows.
+        INPUTS: all, but of a `DividedGraph` its own part.
+        ROWS: its own rows of a batch, or what it made of them.
+        SAME: all, the same on every device.
+    """
+
+    STATE = enum.auto()
+    INPUTS = enum.auto()
+    ROWS = enum.auto()
+    SAME = enum.auto()
+
+
+class Strategy(Protocol):
+    """How arrays lie on devices and how functions of them run.
+
+    Attributes:
+        num_replicas: devices that share a batch.
+        num_shards: parts in which tables are divided.
+        description: in words, for the log.
+    """
+
+    num_replicas: int
+    num_shards: int
+    description: str
+
+    def place(self, tree: Any, part: Part) -> Any:
+        """Puts host arrays, the same in every process, where `part` says; of ROWS each process keeps its own."""
+        ...
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Part],
+        results: Sequence[Part],
+        donates: bool = False,
+    ) -> Callable[..., Any]:
+        """Compiles a function at its first call.
+
+        Args:
+            function: of arrays that were placed.
+            arguments: what it gets of each argument.
+            results: what it returns; of one result, its own.
+            donates: whether the first argument's buffers may be used again.
+        """
+        ...
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays of which every device has all, on the first device of this process."""
+        ...
+
+
+def make(config: ParallelConfig) -> Strategy:
+    """The strategy that a config asks for; raises ConfigError as `make_mesh`."""
+    mesh = make_mesh(config)
+    if mesh.size == 1:
+        return OneDevice(mesh.devices.item())
+    return Pmap(mesh) if config.strategy == "pmap" else Sharded(mesh)
+
+
+class OneDevice:
+    """jax.jit."""
+
+    num_replicas = num_shards = 1
+
+    def __init__(self, device: jax.Device):
+        self._device = device
+        self.description = f"one device ({device.platform})"
+
+    def place(self, tree: Any, part: Part) -> Any:
+        """Commits arrays to the device: jit compiles once for those and for restored ones."""
+        return jax.device_put(tree, self._device)
+
+    def compile(
+        self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
+    ) -> Callable[..., Any]:
+        """Compiles for the device."""
+        return jax.jit(function, donate_argnums=(0,) if donates else ())
+
+    def whole(self, tree: Any) -> Any:
+        """The arrays themselves."""
+        return tree
+
+
+class Pmap:
+    """Copies of everything on every device, which computes its rows of the batch; gradients are averaged."""
+
+    num_shards = 1
+
+    def __init__(self, mesh: jax.sharding.Mesh):
+        self._mesh = mesh
+        self.num_replicas = mesh.size
+        self.description = f"pmap over {mesh.size} devices ({mesh.devices.flat[0].platform})"
+
+    def place(self, tree: Any, part: Part) -> Any:
+        """Copies arrays to all devices; rows lie as [devices, rows of each]."""
+        if part is not Part.ROWS:
+            return _place(tree, jax.tree.map(lambda _: P(), tree), self._mesh)
+        devices = self.num_replicas
+        rows = jax.tree.map(lambda of: np.reshape(of, (devices, -1, *np.shape(of)[1:])), tree)
+        return _place(rows, jax.tree.map(lambda _: P(DATA), rows), self._mesh)
+
+    def compile(
+        self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
+    ) -> Callable[..., Any]:
+        """Compiles with jax.pmap; copies are passed whole, without an axis of devices.
+
+        Without rows to divide there is nothing to share: then this process's first device does it alone.
+        """
+        if Part.ROWS not in arguments:
+            alone = jax.jit(function)
+            return lambda *copies: alone(*self.whole(copies))
+        return jax.pmap(
+            function,
+            DATA,
+            in_axes=tuple(_axis(part) for part in arguments),
+            out_axes=_one_or_all([_axis(part) for part in results]),
+            devices=list(self._mesh.devices.flat),
+            donate_argnums=(0,) if donates else (),
+        )
+
+    def whole(self, tree: Any) -> Any:
+        """The copies on this process's first device."""
+        return jax.tree.map(lambda of: of.addressable_data(0), tree)
+
+
+class Sharded:
+    """jit of jax.shard_map over the axes `data` and `model`."""
+
+    def __init__(self, mesh: jax.sharding.Mesh):
+        self._mesh = mesh
+        self.num_replicas, self.num_shards = mesh.size, mesh.shape[MODEL]
+        self.description = (
+            f"sharded over {mesh.shape[DATA]} x {mesh.shape[MODEL]} devices (data x model, "
+            f"{mesh.devices.flat[0].platform})"
+        )
+
+    def place(self, tree: Any, part: Part) -> Any:
+        """Divides arrays along their first axis, as far as `part` says so."""
+        return _place(tree, _specs(tree, part), self._mesh)
+
+    def compile(
+        self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
+    ) -> Callable[..., Any]:
+        """Compiles for the mesh; results of the part STATE have the form of the first argument."""
+
+        def bind(*examples: Any) -> Any:
+            in_specs = tuple(_specs(of, part) for of, part in zip(examples, arguments, strict=True))
+            out_specs = [in_specs[0] if part is Part.STATE else _specs(None, part) for part in results]
+            divided = jax.shard_map(
+                function, mesh=self._mesh, in_specs=in_specs, out_specs=_one_or_all(out_specs), check_vma=False
+            )
+            return jax.jit(divided, donate_argnums=(0,) if donates else ())
+
+        return _Bound(bind)
+
+    def whole(self, tree: Any) -> Any:
+        """The copies on this process's first device."""
+        return jax.tree.map(lambda of: of.addressable_data(0), tree)
+
+
+def _specs(tree: Any, part: Part) -> Any:
+    """Which axes of the mesh divide the first axis of each array."""
+    match part:
+        case Part.ROWS:
+            return P((DATA, MODEL))
+        case Part.SAME:
+            return P()
+        case Part.INPUTS:
+            return _map_of(DividedGraph, lambda graph: jax.tree.map(lambda _: P(MODEL), graph), tree)
+        case Part.STATE:
+            return _map_of(Params, lambda of: Params(_all(of.dense, P()), _all(of.tables, P(MODEL))), tree)
+
+
+def _map_of(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    def one(node: Any) -> Any:
+        return function(node) if isinstance(node, kind) else P()
+
+    return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kind))
+
+
+def _all(tree: Any, spec: P) -> Any:
+    return jax.tree.map(lambda _: spec, tree)
+
+
+def _place(tree: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Puts host arrays on the mesh; each process reads the parts of its own devices only."""
+
+    def one(spec: P, values: Any) -> Any:
+        sharding = NamedSharding(mesh, spec)
+
+        def put(leaf: Any) -> jax.Array:
+            if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+                raise TypeError("keys are constants of a function, not arguments")
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        return jax.tree.map(put, values)
+
+    return jax.tree.map(one, specs, tree, is_leaf=lambda node: isinstance(node, P))
+
+
+class _Bound:
+    """A jitted function that is made from its first arguments: specs follow the structure of trees."""
+
+    def __init__(self, bind: Callable[..., Any]):
+        self._bind, self._jitted = bind, None
+
+    def _of(self, arguments: tuple[Any, ...]) -> Any:
+        if self._jitted is None:
+            self._jitted = self._bind(*arguments)
+        return self._jitted
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._of(arguments)(*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        return self._of(arguments).lower(*arguments)
+
+
+def _axis(part: Part) -> int | None:
+    return 0 if part is Part.ROWS else None
+
+
+def _one_or_all(items: list[Any]) -> Any:
+    return items[0] if len(items) == 1 else tuple(items)

@@ -1,0 +1,112 @@
+"""What a compiled function sends between devices, read from its HLO."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+# Bytes that a device receives, as a multiple of the larger side of the collective, in a group of g devices with the
+# algorithms that use all links alike (rings): https://arxiv.org/abs/2004.09362, Table 1.
+_SHARES = {
+    "all-gather": lambda size: (size - 1) / size,
+    "reduce-scatter": lambda size: (size - 1) / size,
+    "all-reduce": lambda size: 2 * (size - 1) / size,
+    "all-to-all": lambda size: (size - 1) / size,
+    "collective-permute": lambda _: 1.0,
+}
+_OPERATION = re.compile(
+    rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?:-start)?\((?P<operands>.*?)\)(?P<rest>.*)"
+)
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>[\w.\-]+) \(.*\{\s*$")
+_WHILE = re.compile(r" while\(.*body=%(?P<body>[\w.\-]+)")
+_CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%(?P<name>[\w.\-]+)")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(?P<count>\d+)"')
+_ARRAY = re.compile(r"(?P<type>pred|[subf]+\d+)\[(?P<shape>[\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """One collective operation of a compiled function.
+
+    Attributes:
+        name: in HLO, such as "all-gather".
+        num_bytes: of its larger side, on one device.
+        group_size: devices that take part together.
+        times: how often it runs in a call.
+    """
+
+    name: str
+    num_bytes: int
+    group_size: int
+    times: int
+
+    @property
+    def received_bytes(self) -> float:
+        """What a device receives in a call."""
+        return self.times * self.num_bytes * _SHARES[self.name](self.group_size)
+
+
+def collectives(hlo: str) -> list[Collective]:
+    """Lists the collectives of a compiled function.
+
+    Args:
+        hlo: `compiled.as_text()`.
+
+    Raises:
+        ValueError: for a loop around a collective that does not say how often it runs.
+    """
+    lines = {name: list(body) for name, body in _computations(hlo)}
+    entry = next(name for name in lines if re.search(rf"^ENTRY %{re.escape(name)} ", hlo, re.MULTILINE))
+    return list(_in_computation(entry, lines, 1))
+
+
+def received_bytes(hlo: str) -> float:
+    """What a device receives from others in one call of a compiled function, at least."""
+    return sum(of.received_bytes for of in collectives(hlo))
+
+
+def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
+    name, body = None, []
+    for line in hlo.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            name, body = header["name"], []
+        elif line.startswith("}") and name is not None:
+            yield name, body
+            name = None
+        else:
+            body.append(line)
+
+
+def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -> Iterator[Collective]:
+    for line in lines[name]:
+        if found := _OPERATION.search(line):
+            if times is None:
+                raise ValueError(f"a loop with a {found['name']} does not say how often it runs: {line.strip()[:200]}")
+            sides = (_num_bytes(found["result"]), _num_bytes(found["operands"]))
+            yield Collective(found["name"], max(sides), _group_size(found["rest"]), times)
+        if loop := _WHILE.search(line):
+            trips = _TRIPS.search(line)
+            inside = None if trips is None or times is None else times * int(trips["count"])
+            yield from _in_computation(loop["body"], lines, inside)
+        for called in _CALLED.finditer(line):
+            yield from _in_computation(called["name"], lines, times)
+
+
+def _num_bytes(text: str) -> int:
+    """Of the largest array in a list of them: the start of a collective that runs beside others has both sides."""
+    sizes = [0]
+    for array in _ARRAY.finditer(text):
+        count = int(np.prod([int(length) for length in array["shape"].split(",") if length], dtype=np.int64))
+        bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
+        sizes.append(count * bits // 8)
+    return max(sizes)
+
+
+def _group_size(text: str) -> int:
+    """Devices in a group: replica_groups={{0,1},{2,3}} or [2,4]<=[8] (groups, size)."""
+    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
+        return int(found[1])
+    return 1
