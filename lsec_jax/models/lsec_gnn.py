@@ -385,7 +385,7 @@ class LsecGnn(nnx.Module):
     def _renormalizes(self) -> bool:
         return self.config.excluded_degrees == "remain" and self.config.aggregator != "gat"
 
-    def _own_edges(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]) -> dict[str, Int[Array, " b"]]:
+    def _own_edges(self, inputs: Inputs, batch: Mapping[str, Int[Array, " b"]]) -> dict[str, Int[Array, " _"]]:
         """The step's positives that its messages leave out, by relation: those of all devices."""
         if not self.config.exclude_batch_edges:
             return {}

@@ -4,6 +4,8 @@ Nodes are divided in order and in equal parts, as tables are. Parts have equal s
 how long the others' lists are, and what fills them up sends nothing. Numpy only; nothing here is traced.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Array
@@ -106,7 +108,7 @@ def _stacked(parts: list[Rows], num_edges: int) -> Rows:
     )
 
 
-def _joined(arrays: list[Array], size: int, fill: int) -> np.ndarray:
+def _joined(arrays: list[Any], size: int, fill: int) -> np.ndarray:
     """Arrays one after the other, each filled up to a size."""
     host = [np.asarray(array) for array in jax.device_get(arrays)]
     return np.concatenate([np.pad(array, (0, size - len(array)), constant_values=fill) for array in host])

@@ -4,9 +4,10 @@ A function is written for one device: it sees that device's part of what is divi
 other devices have. What of an argument or a result is divided is said by its `Part`.
 """
 
+import abc
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ class Part(enum.Enum):
     SAME = enum.auto()
 
 
-class Strategy(Protocol):
+class Strategy(abc.ABC):
     """How arrays lie on devices and how functions of them run.
 
     Attributes:
@@ -49,10 +50,11 @@ class Strategy(Protocol):
     num_shards: int
     description: str
 
+    @abc.abstractmethod
     def place(self, tree: Any, part: Part) -> Any:
         """Puts host arrays, the same in every process, where `part` says; of ROWS each process keeps its own."""
-        ...
 
+    @abc.abstractmethod
     def compile(
         self,
         function: Callable[..., Any],
@@ -68,11 +70,10 @@ class Strategy(Protocol):
             results: what it returns; of one result, its own.
             donates: whether the first argument's buffers may be used again.
         """
-        ...
 
     def whole(self, tree: Any) -> Any:
         """Arrays of which every device has all, on the first device of this process."""
-        ...
+        return jax.tree.map(lambda of: of.addressable_data(0), tree)
 
 
 def make(config: ParallelConfig) -> Strategy:
@@ -83,7 +84,7 @@ def make(config: ParallelConfig) -> Strategy:
     return Pmap(mesh) if config.strategy == "pmap" else Sharded(mesh)
 
 
-class OneDevice:
+class OneDevice(Strategy):
     """jax.jit."""
 
     num_replicas = num_shards = 1
@@ -102,12 +103,8 @@ class OneDevice:
         """Compiles for the device."""
         return jax.jit(function, donate_argnums=(0,) if donates else ())
 
-    def whole(self, tree: Any) -> Any:
-        """The arrays themselves."""
-        return tree
 
-
-class Pmap:
+class Pmap(Strategy):
     """Copies of everything on every device, which computes its rows of the batch; gradients are averaged."""
 
     num_shards = 1
@@ -144,12 +141,8 @@ class Pmap:
             donate_argnums=(0,) if donates else (),
         )
 
-    def whole(self, tree: Any) -> Any:
-        """The copies on this process's first device."""
-        return jax.tree.map(lambda of: of.addressable_data(0), tree)
 
-
-class Sharded:
+class Sharded(Strategy):
     """jit of jax.shard_map over the axes `data` and `model`."""
 
     def __init__(self, mesh: jax.sharding.Mesh):
@@ -178,10 +171,6 @@ class Sharded:
             return jax.jit(divided, donate_argnums=(0,) if donates else ())
 
         return _Bound(bind)
-
-    def whole(self, tree: Any) -> Any:
-        """The copies on this process's first device."""
-        return jax.tree.map(lambda of: of.addressable_data(0), tree)
 
 
 def _specs(tree: Any, part: Part) -> Any:

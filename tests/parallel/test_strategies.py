@@ -14,10 +14,12 @@ from lsec_jax.training import run as run_lib
 from tests import runs
 
 NUM_STEPS = 50
+# A choice by scores may fall otherwise where two are as good as equal, and all later numbers with it.
+NUM_STEPS_WITH_CHOICES = 10
 # Sums are made in another order: after 50 steps the metrics agree to this.
 TOLERANCE = 2e-5
 
-_TASKS = (TaskConfig("buy", weight=0.6, num_negatives=2), TaskConfig("follow", weight=0.4, loss="bpr", hardest_of=3))
+_TASKS = (TaskConfig("buy", weight=0.6, num_negatives=2), TaskConfig("follow", weight=0.4, loss="bpr"))
 _ALL_RELATIONS = lsec_gnn.Config(
     tasks=_TASKS, embedding_dim=8, layer_dims=(6, 5), num_heads=2, predictor_hidden=7, l2=1e-3
 )
@@ -30,7 +32,10 @@ MODELS = {
     "lsec_gat_chunked": dataclasses.replace(_ALL_RELATIONS, aggregator="gat", backend="chunked"),
     "lsec_gcn_sampled": dataclasses.replace(_ALL_RELATIONS, training_graph="sampled", fanout_limits=(2, 3)),
     "shared_draws": dataclasses.replace(
-        _ALL_RELATIONS, relations=("buy",), tasks=(TaskConfig("buy", num_negatives=2, hardest_of=2, rows_per_draw=4),)
+        _ALL_RELATIONS, relations=("buy",), tasks=(TaskConfig("buy", num_negatives=2, rows_per_draw=4),)
+    ),
+    "hardest": dataclasses.replace(
+        _ALL_RELATIONS, relations=("buy",), tasks=(TaskConfig("buy", num_negatives=2, hardest_of=3, rows_per_draw=4),)
     ),
     "ncf_lazy": ncf.Config(embedding_dim=6, mlp_dims=(8, 4), l2=1e-3),
     "ncf_dense": ncf.Config(embedding_dim=6, mlp_dims=(8, 4)),
@@ -54,7 +59,7 @@ def trained(name, parallel):
     run = run_lib.prepare(config_of(name, parallel))
     state, step, input_at = run.initial_state(), run.step_function(), run.input_at()
     metrics = []
-    for i in range(NUM_STEPS):
+    for i in range(NUM_STEPS_WITH_CHOICES if name == "hardest" else NUM_STEPS):
         own = input_at(i)
         drawn = () if own.drawn is None else (own.drawn,)
         state, of_step = step(state, run.inputs, own.batch, *drawn)
@@ -115,8 +120,8 @@ def test_a_mesh_that_cannot_be_is_refused_with_a_remedy(parallel, message):
 
 def test_rows_that_share_their_draws_stay_on_one_device():
     config = config_of("shared_draws", ParallelConfig("pmap", data=8))
-    config.training.batch_size = 48
-    with pytest.raises(ConfigError, match=r"evenly, 4 rows together, over 8 devices; .* batch_size to 32 or 64"):
+    config.training.batch_size = 56
+    with pytest.raises(ConfigError, match=r"evenly, 4 rows together, over 8 devices; .*batch_size to 32 or 64"):
         run_lib.prepare(config)
 
 
