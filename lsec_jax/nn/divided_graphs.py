@@ -39,12 +39,10 @@ def divide(graph: BipartiteGraph, num_parts: int, has_transposes: bool) -> Divid
         num_senders = num_parts * rows_per_part(len(other.indptr) - 1, num_parts)
         sides.append(_divide_rows(rows, np.asarray(position), num_parts, num_senders, has_transposes))
     (to_source, source_position, of_source), (to_target, target_position, of_target) = sides
-    node_arrays = {
-        name: _padded(getattr(graph, name), num_parts, 1.0 if name.endswith("factors") else 0.0)
-        for name in (f"{side}_{kind}" for kind in ("degrees", "self", "factors") for side in ("source", "target"))
-    }
+    degrees = (_padded(of, num_parts) for of in (graph.source_degrees, graph.target_degrees))
+    loops = (_padded(of, num_parts) for of in (graph.source_self, graph.target_self))
     transposes = (of_source, of_target) if has_transposes else None
-    return DividedGraph(to_source, to_target, source_position, target_position, **node_arrays, transposes=transposes)
+    return DividedGraph(to_source, to_target, source_position, target_position, *degrees, *loops, transposes)
 
 
 def fullest_share(graph: DividedGraph, num_parts: int) -> float:
@@ -84,7 +82,7 @@ def _divide_rows(
     if not has_transposes:
         stacked = stacked._replace(twins=None)
     transposed = _stacked(transposes, longest) if has_transposes else None
-    return stacked, _padded(places.astype(np.int32), num_parts, 0), transposed
+    return stacked, _padded(places.astype(np.int32), num_parts), transposed
 
 
 def _stacked(parts: list[Rows], num_edges: int) -> Rows:
@@ -114,6 +112,6 @@ def _joined(arrays: list[Any], size: int, fill: int) -> np.ndarray:
     return np.concatenate([np.pad(array, (0, size - len(array)), constant_values=fill) for array in host])
 
 
-def _padded(array: Array | np.ndarray, num_parts: int, fill: float) -> np.ndarray:
+def _padded(array: Array | np.ndarray, num_parts: int) -> np.ndarray:
     host = np.asarray(array)
-    return np.pad(host, (0, -len(host) % num_parts), constant_values=fill)
+    return np.pad(host, (0, -len(host) % num_parts))

@@ -28,8 +28,6 @@ class BipartiteGraph(NamedTuple):
         source_position, target_position: [e] int32, where edge i of the GraphsTuple stands in each of the two.
         source_degrees, target_degrees: [m], [n] float32, sums of edge weights, plus 1 with self-loops.
         source_self, target_self: [m], [n] float32, the diagonal 1 / (degree + 1) with self-loops, else zeros.
-        source_factors, target_factors: [m], [n] float32, what an edge's value is multiplied by for its two ends: ones,
-            until edges are excluded.
         transposes: where the two directions are not each other's transpose, that of `to_source` and that of
             `to_target` (see `nn/divided_graphs.py`).
     """
@@ -42,8 +40,6 @@ class BipartiteGraph(NamedTuple):
     target_degrees: Float[Array, " n"]
     source_self: Float[Array, " m"]
     target_self: Float[Array, " n"]
-    source_factors: Float[Array, " m"]
-    target_factors: Float[Array, " n"]
     transposes: tuple[Rows, Rows] | None = None
 
 
@@ -129,8 +125,6 @@ def bipartite_graph(graph: jraph.GraphsTuple, num_sources: int, self_loops: bool
         jnp.asarray(target_degrees, jnp.float32),
         jnp.asarray(loop / np.maximum(source_degrees, 1.0), jnp.float32),
         jnp.asarray(loop / np.maximum(target_degrees, 1.0), jnp.float32),
-        jnp.ones(num_sources, jnp.float32),
-        jnp.ones(num_targets, jnp.float32),
     )
 
 
@@ -183,17 +177,24 @@ def with_wanted(
 
 
 def _renormalized(graph: BipartiteGraph, backend: Backend) -> BipartiteGraph:
-    """Scales the factors from the stored degrees to the degrees of the edges that still carry weight."""
+    """Scales the values from the stored degrees to the degrees of the edges that still carry weight."""
     source_roots, target_roots = jnp.sqrt(graph.source_degrees), jnp.sqrt(graph.target_degrees)
-    # A value times its factors is weight / (root * root): a sum of edge weights is a neighbour sum of roots.
+    # A value is weight / (root * root): a sum of edge weights is a neighbour sum of roots.
     to_sources, to_targets = propagate(graph, source_roots[:, None], target_roots[:, None], backend)
     source_left = graph.source_self * graph.source_degrees + source_roots * to_sources[:, 0]
     target_left = graph.target_self * graph.target_degrees + target_roots * to_targets[:, 0]
     source_scale = degree_scales(graph.source_degrees, source_left)
     target_scale = degree_scales(graph.target_degrees, target_left)
+    source_factors, target_factors = jnp.sqrt(source_scale), jnp.sqrt(target_scale)
+
+    # Once per step and edge, a number: scaling vectors instead would read and write all of them in each layer.
+    def scaled(rows: Rows, of_receivers: Array, of_senders: Array) -> Rows:
+        factors = of_receivers[rows.receivers] * senders_of(graph, of_senders)[rows.senders]
+        return rows._replace(values=rows.values * factors)
+
     return graph._replace(
-        source_factors=graph.source_factors * jnp.sqrt(source_scale),
-        target_factors=graph.target_factors * jnp.sqrt(target_scale),
+        to_source=scaled(graph.to_source, source_factors, target_factors),
+        to_target=scaled(graph.to_target, target_factors, source_factors),
         source_degrees=source_left,
         target_degrees=target_left,
         source_self=graph.source_self * source_scale,
@@ -239,14 +240,8 @@ def propagate(
 def _propagate(
     graph: BipartiteGraph, sources: Float[Array, "m d"], targets: Float[Array, "n d"], backend: Backend
 ) -> tuple[Float[Array, "m d"], Float[Array, "n d"]]:
-    source_factors, target_factors = graph.source_factors[:, None], graph.target_factors[:, None]
-    to_sources = neighbor_sum(graph.to_source, senders_of(graph, _scaled(targets, target_factors)), backend)
-    to_targets = neighbor_sum(graph.to_target, senders_of(graph, _scaled(sources, source_factors)), backend)
-    return _scaled(to_sources, source_factors), _scaled(to_targets, target_factors)
-
-
-def _scaled(vectors: Float[Array, "n d"], factors: Float[Array, "n 1"]) -> Float[Array, "n d"]:
-    return (vectors * factors).astype(vectors.dtype)
+    to_sources = neighbor_sum(graph.to_source, senders_of(graph, targets), backend)
+    return to_sources, neighbor_sum(graph.to_target, senders_of(graph, sources), backend)
 
 
 def _propagate_forward(

@@ -194,7 +194,6 @@ def exclude_from_draws(graph: BipartiteGraph, edge_ids: Int[Array, " b"], renorm
     rows = graph.to_source
     sources, targets = rows.receivers[to_source], rows.senders[to_source]  # of padding the last edge's, with value 0
     values = rows.values.at[to_source].get(mode="fill", fill_value=0.0)
-    values *= graph.source_factors[sources] * graph.target_factors[targets]
     weights = edge_weights(values, graph.source_degrees[sources], graph.target_degrees[targets])
     source_scale = degree_scales(graph.source_degrees, graph.source_degrees.at[sources].add(-weights))
     target_scale = degree_scales(graph.target_degrees, graph.target_degrees.at[targets].add(-weights))
@@ -301,10 +300,9 @@ def _draw_both_ways(
     skipped = (None, None) if excluded is None else (excluded.to_source, excluded.to_target)
     to_source = _draw(source_key, graph.to_source, sources, fanout.to_source, skipped[0])
     to_target = _draw(target_key, graph.to_target, targets, fanout.to_target, skipped[1])
-    source_factors, target_factors = graph.source_factors, graph.target_factors
-    if excluded is not None:
-        source_factors = source_factors * jnp.sqrt(excluded.source_scale)
-        target_factors = target_factors * jnp.sqrt(excluded.target_scale)
+    if excluded is None:
+        return to_source, to_target
+    source_factors, target_factors = jnp.sqrt(excluded.source_scale), jnp.sqrt(excluded.target_scale)
     return (
         _scaled(to_source, _at(source_factors, sources.ids), target_factors),
         _scaled(to_target, _at(target_factors, targets.ids), source_factors),

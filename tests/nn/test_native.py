@@ -30,6 +30,16 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def quick_compiler(cache, monkeypatch):
+    """The compiler without its optimisations, which take most of its time; the last -O counts."""
+    compiler = cache / "quick"
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX") or "g++"} "$@" -O0\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    return compiler
+
+
+@pytest.fixture
 def without_compiler(cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     return cache
@@ -95,7 +105,7 @@ def test_a_compiler_that_does_not_know_the_processor_builds_for_any(cache):
     """In a process of its own, because a process keeps the kernels that it has registered."""
     compiler = cache / "compiler"
     refuse = "case \"$*\" in *-march=native*) echo 'error: bad value for -march' >&2; exit 1;; esac"
-    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {os.environ.get("CXX") or "g++"} "$@"\n')
+    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {os.environ.get("CXX") or "g++"} "$@" -O1\n')
     compiler.chmod(0o755)
     environment = {**os.environ, "CXX": str(compiler), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -119,8 +129,8 @@ print(json.dumps([propagate(graph, *vectors, backend)[0].tolist() for backend in
 
 
 @pytest.mark.compiled
-def test_a_compiler_may_be_named_with_arguments(cache, monkeypatch):
-    monkeypatch.setenv("CXX", f"env {os.environ.get('CXX') or 'g++'}")
+def test_a_compiler_may_be_named_with_arguments(quick_compiler, monkeypatch):
+    monkeypatch.setenv("CXX", f"env {quick_compiler}")
     assert build.is_intact(build.ensure_library())
 
 
@@ -144,7 +154,7 @@ def test_another_processor_or_compiler_has_a_library_of_its_own(cache, monkeypat
 
 
 @pytest.mark.compiled
-def test_a_damaged_library_is_made_again(cache):
+def test_a_damaged_library_is_made_again(quick_compiler):
     path = build.ensure_library()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -155,7 +165,7 @@ def test_a_damaged_library_is_made_again(cache):
 
 
 @pytest.mark.compiled
-def test_processes_that_start_together_all_get_a_library(cache):
+def test_processes_that_start_together_all_get_a_library(cache, quick_compiler):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "lsec_jax.nn.native.build"]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
