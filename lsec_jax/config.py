@@ -169,6 +169,19 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass
+class ParallelConfig:
+    """The devices and processes of a run. What is trained does not depend on it.
+
+    Attributes:
+        initialization_seconds: how long processes wait for each other at the start.
+        heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
+    """
+
+    initialization_seconds: int = 300
+    heartbeat_seconds: int = 100
+
+
+@dataclasses.dataclass
 class RunConfig:
     """One run. `data` and `model` hold a source's and a model's own config dataclass.
 
@@ -186,6 +199,7 @@ class RunConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     histories: tuple[HistoryConfig, ...] = ()
     seed: int = 0
 
@@ -367,6 +381,7 @@ def validate(config: RunConfig) -> None:
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    check_parallel(config.parallel)
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
@@ -375,6 +390,12 @@ def validate(config: RunConfig) -> None:
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()
+
+
+def check_parallel(parallel: ParallelConfig) -> None:
+    """Checks the part that start-up needs, before anything else; raises ConfigError."""
+    for name in ("initialization_seconds", "heartbeat_seconds"):
+        require_at_least(f"config.parallel.{name}", getattr(parallel, name), 1)
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
