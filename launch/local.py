@@ -22,6 +22,8 @@ from types import FrameType
 from launch import common
 
 _POLL_SECONDS = 0.1
+# Once a process is dead, the others can finish neither a step nor a checkpoint.
+_FAILED_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         "--port", type=common.at_least(1), help="where processes meet; default: a free one at every start"
     )
     parser.add_argument(
-        "--grace_seconds", type=number, default=30, help="until processes that are asked to end are killed; default 30"
+        "--grace_seconds", type=number, default=30, help="between passing SIGTERM on and killing; default 30"
     )
     options = parser.parse_args(own)
     common.check_training(training)
@@ -128,7 +130,7 @@ class Supervisor:
             command: of every process, without the flags of its place.
             environments: variables to set, one dict for each process.
             port: of the coordinator; None = a free one at every start.
-            grace_seconds: between SIGTERM and SIGKILL.
+            grace_seconds: between passing a signal on and SIGKILL.
         """
         self._command, self._environments, self._port, self._grace = command, environments, port, grace_seconds
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -184,12 +186,13 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """Ends what still runs: asks, unless a signal has been passed on already, waits, kills."""
+        deadline = self._asked_at + self._grace
         if self._signal is None:
-            self._asked_at = time.monotonic()
+            deadline = time.monotonic() + min(_FAILED_SECONDS, self._grace)
             self._send_all(signal.SIGTERM)
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(self._asked_at + self._grace - time.monotonic(), 0))
+                process.wait(max(deadline - time.monotonic(), 0))
         self._send_all(signal.SIGKILL)
         for process in self._processes:
             process.wait()

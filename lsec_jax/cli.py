@@ -63,6 +63,7 @@ def run(main: Callable[[], None]) -> None:
             if not processes.are_connected():
                 raise
             traceback.print_exc()
+            print(f"{_own_name()}ended; if a connection broke, another process ended first", file=sys.stderr)
             _end(1)
 
     app.run(guarded, flags_parser=parse)
@@ -254,8 +255,14 @@ def start_processes(config: RunConfig, **arguments: Any) -> None:
         ProcessError: if the processes do not find each other or differ.
     """
     check_parallel(config.parallel)
-    given = (flags.FLAGS[name].value for name in ("cluster", "coordinator", "num_processes", "process_id"))
-    member = members.find(*given, config.parallel.initialization_seconds)
+    given = flags.FLAGS
+    member = members.find(
+        given.cluster,
+        given.coordinator,
+        given.num_processes,
+        given.process_id,
+        config.parallel.initialization_seconds,
+    )
     if member is None:
         return
     if member.process_id > 0:

@@ -5,6 +5,7 @@ Must come before anything computes with jax. A run of one process does nothing o
 
 import contextlib
 import hashlib
+import importlib.metadata
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 import lsec_jax
@@ -68,7 +68,7 @@ def code_version() -> dict[str, str | None]:
         "commit": _commit(),
         "sources": _sources_hash(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": np.__version__,
     }
 

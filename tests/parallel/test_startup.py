@@ -12,12 +12,12 @@ from tests.started import places, together
 SCRIPT = """
 import json, sys
 import jax
+from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes, startup
 from lsec_jax.parallel.members import Member
-from tests.runs import tiny_config
 
 address, number = sys.argv[1:]
-startup.start(Member(address, 2, int(number)), tiny_config(), {})
+startup.start(Member(address, 2, int(number)), RunConfig(None, None), {})
 with processes.agreed("nothing"):
     pass
 seen = {
