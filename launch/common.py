@@ -4,7 +4,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +22,15 @@ def fail(message: str) -> NoReturn:
     """Prints one message and ends with exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USER_ERROR_EXIT)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a launcher on the program's arguments and ends with its exit code."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        log("interrupted")
+        sys.exit(INTERRUPTED_EXIT)
 
 
 def log(message: str) -> None:

@@ -8,7 +8,7 @@ Example:
   python -m launch.tpu_pod delete --name=pod --zone=us-east5-b
 
 `create` asks for the slice and waits until it is there, `install` copies the committed code to its workers and installs
-what it needs, `train` runs it and starts it again after a failure. launch/README.md says more.
+what it needs, `train` runs it and starts it again after a failure, `stop` lets it save and end. See launch/README.md.
 """
 
 import shlex
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from launch import common
 
-ACTIONS = ("create", "install", "train", "delete")
+ACTIONS = ("create", "install", "train", "stop", "delete")
 _FOLDER = "lsec_jax"  # in the home folder of each worker; the archive and what else is kept there begin with it
 _PID_FILE = f"{_FOLDER}.pid"
 _PYTHON = f"$HOME/{_FOLDER}_environment/bin/python"
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         "create": lambda: _create(options, where),
         "install": lambda: _install(options.name, where),
         "train": lambda: [_train(options, where, training)],
+        "stop": lambda: [_stop(options.name, where, "TERM")],
         "delete": lambda: [[*_queued("delete"), options.name, *where, "--force", "--quiet"]],
     }[options.action]()
     if options.dry_run:
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.action == "create":
         return _run([commands[0]]) or _wait(commands[1])
     if options.action == "train":
-        return _run_again(commands[0], _ssh(options.name, where, _stop()), options.restarts)
+        return _run_again(commands[0], _stop(options.name, where, "KILL"), options.restarts)
     return _run(commands)
 
 
@@ -103,9 +104,11 @@ def _train(options: object, where: list[str], training: Sequence[str]) -> list[s
     )
 
 
-def _stop() -> str:
-    """Ends what an earlier try left: where one worker failed, the others may wait for it."""
-    return f"test ! -e {_PID_FILE} || kill -9 $(cat {_PID_FILE}) 2>/dev/null; rm -f {_PID_FILE}"
+def _stop(name: str, where: list[str], signal: str) -> list[str]:
+    """Ends training on all workers: where one of them failed, the others may wait for it."""
+    return _ssh(
+        name, where, f"test ! -e {_PID_FILE} || kill -{signal} $(cat {_PID_FILE}) 2>/dev/null; rm -f {_PID_FILE}"
+    )
 
 
 def _queued(verb: str) -> list[str]:
@@ -146,13 +149,13 @@ def _wait(question: Sequence[str]) -> int:
 
 def _run_again(command: Sequence[str], stop: Sequence[str], restarts: int) -> int:
     for left in range(restarts, -1, -1):
-        subprocess.run(stop, check=False)
         code = _run([command])
         if code == 0 or code in common.FINAL_EXITS:
             break
         common.log(f"ended with {code}; " + (f"starting again, {left} left" if left else "no restarts left"))
+        _run([stop])
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    common.run(main)

@@ -180,12 +180,45 @@ def test_all_workers_of_a_tpu_slice_run_the_same_command(dry_run):
 
 
 def test_what_tpu_workers_run_is_valid_shell(dry_run):
-    for action, training in (("train", TRAINING), ("install", [])):
+    for action, training in (("train", TRAINING), ("install", []), ("stop", [])):
         last = dry_run(tpu_pod, action, *POD, training=training).out.splitlines()[-1]
         flag, _, inner = shlex.split(last)[-1].partition("=")
         assert flag == "--command"
         assert subprocess.run(["bash", "-n", "-c", inner]).returncode == 0
-    assert subprocess.run(["bash", "-n", "-c", tpu_pod._stop()]).returncode == 0
+
+
+@pytest.mark.parametrize(("codes", "code", "trained"), [("0", 0, 1), ("255 0", 0, 2), ("2", 2, 1), ("1 1 1", 1, 3)])
+def test_training_on_a_tpu_slice_starts_again_once_the_others_are_ended(tmp_path, monkeypatch, codes, code, trained):
+    """With a gcloud that ends with one given code after the other; ending the others always works."""
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(
+        f'#!/bin/bash\ncase "$*" in *kill*) echo kill >> {tmp_path}/calls; exit 0; esac\n'
+        f"echo train >> {tmp_path}/calls\ncodes=({codes})\n"
+        f"exit ${{codes[$(($(grep -c train {tmp_path}/calls) - 1))]}}\n"
+    )
+    gcloud.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert tpu_pod.main(["train", *POD, "--restarts=2", *TRAINING]) == code
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls.count("train") == trained
+    assert all(calls[i - 1] == "kill" for i, call in enumerate(calls) if i and call == "train")
+
+
+def test_a_queued_resource_is_waited_for(tmp_path, monkeypatch, capsys):
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(
+        f"#!/bin/bash\n[[ $* == *describe* ]] || exit 0\necho x >> {tmp_path}/asked\n"
+        f"states=(WAITING_FOR_RESOURCES PROVISIONING $LAST)\necho ${{states[$(($(wc -l < {tmp_path}/asked) - 1))]}}\n"
+    )
+    gcloud.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(tpu_pod, "_POLL_SECONDS", 0)
+    create = ["create", *POD, "--accelerator_type=v6e-16", "--runtime_version=v2-alpha-tpuv6e"]
+    for last, code in (("ACTIVE", 0), ("FAILED", 1)):
+        (tmp_path / "asked").write_text("")
+        monkeypatch.setenv("LAST", last)
+        assert tpu_pod.main(create) == code
+        assert f"the queued resource is {last}" in capsys.readouterr().err
 
 
 def manifest_of(text):
