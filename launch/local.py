@@ -9,6 +9,7 @@ checkpoint. SIGTERM and Ctrl-C are passed on, and nothing is started again. laun
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ from launch import common
 _POLL_SECONDS = 0.1
 # Once a process is dead, the others can finish neither a step nor a checkpoint.
 _FAILED_SECONDS = 5.0
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,9 +158,10 @@ class Supervisor:
         try:
             for place, environment in zip(places, self._environments, strict=True):
                 # In a session of its own a process hears of Ctrl-C from here alone, and takes its children along.
+                own = {**os.environ, **environment}
                 self._processes.append(
                     subprocess.Popen(
-                        [*self._command, *place], env={**os.environ, **environment}, start_new_session=True
+                        [*self._command, *place], env=own, start_new_session=True, preexec_fn=_end_with_launcher
                     )
                 )
             common.log("started " + ", ".join(f"process {i} (pid {p.pid})" for i, p in enumerate(self._processes)))
@@ -210,6 +214,12 @@ class Supervisor:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
+
+
+def _end_with_launcher() -> None:
+    """Runs in a new process: it gets SIGTERM also where the launcher is killed and can pass nothing on (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 
@@ -40,7 +41,7 @@ def supervised(script, folder, restarts, num_processes=2, grace_seconds=60):
     return start(["-c", launcher, script, folder])
 
 
-def wait_for(*paths, seconds=120.0):
+def wait_for(*paths, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline, f"not there: {[path for path in paths if not path.exists()]}"
@@ -96,7 +97,8 @@ def save(*_):
 
 signal.signal(signal.SIGTERM, save)
 (folder / f"ready-{number}").write_text("")
-time.sleep(600)
+while True:  # a signal right before a long sleep would be seen after it
+    time.sleep(0.05)
 """
 
 
@@ -107,6 +109,15 @@ def test_sigterm_is_passed_on_and_all_processes_may_save(tmp_path):
     (result,) = ended([launcher])
     assert result.code == 143 and "starting again" not in result.err
     assert (tmp_path / "saved-0").exists() and (tmp_path / "saved-1").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_processes_save_and_end_when_the_launcher_is_killed(tmp_path):
+    launcher = supervised(SAVING, tmp_path, restarts=3)
+    wait_for(tmp_path / "ready-0", tmp_path / "ready-1")
+    launcher.kill()
+    wait_for(tmp_path / "saved-0", tmp_path / "saved-1")
+    ended([launcher])
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path):
