@@ -2,23 +2,27 @@
 
 import importlib.util
 import logging as python_logging
+import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from lsec_jax.config import ConfigError, RunConfig, from_dict, to_dict, unknown_key_message
+from lsec_jax.config import ConfigError, RunConfig, check_parallel, from_dict, to_dict, unknown_key_message
+from lsec_jax.parallel import members, processes, startup
+from lsec_jax.parallel.processes import ProcessError
 from lsec_jax.ranking import NanScoreError
 from lsec_jax.schema import DataError
 from lsec_jax.training import compilation
 from lsec_jax.training.checkpoints import CheckpointError
 from lsec_jax.training.loop import NonFiniteError
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError, NanScoreError, OSError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError, NanScoreError, ProcessError, OSError)
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
 
@@ -54,7 +58,13 @@ def run(main: Callable[[], None]) -> None:
             _fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED_EXIT)
+            _end(INTERRUPTED_EXIT)
+        except Exception:
+            if not processes.are_connected():
+                raise
+            traceback.print_exc()
+            print(f"{_own_name()}ended; if a connection broke, another process ended first", file=sys.stderr)
+            _end(1)
 
     app.run(guarded, flags_parser=parse)
 
@@ -62,7 +72,7 @@ def run(main: Callable[[], None]) -> None:
 class _Formatter(python_logging.Formatter):
     def format(self, record: python_logging.LogRecord) -> str:
         level = "" if record.levelno < python_logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
+        return f"{self.formatTime(record, '%H:%M:%S')} {_own_name()}{level}{record.getMessage()}"
 
 
 def _quiet_logging() -> None:
@@ -82,8 +92,22 @@ def _is_wanted(record: python_logging.LogRecord) -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR_EXIT)
+    print(f"{_own_name()}error: {message}", file=sys.stderr)
+    _end(USER_ERROR_EXIT)
+
+
+def _own_name() -> str:
+    """Which process speaks, where it is not the first one."""
+    return "" if processes.is_first() else f"process {processes.index()}: "
+
+
+def _end(code: int) -> NoReturn:
+    """Ends this process; if it is connected with others of its run at once, as Python's normal end waits for them."""
+    if processes.are_connected():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _check_config_arguments(argv: Sequence[str]) -> None:
@@ -203,6 +227,61 @@ def define_compilation_cache() -> None:
     flags.DEFINE_string(
         "compilation_cache", None, "Directory that keeps compiled programs for later processes; default: none are kept."
     )
+
+
+def define_processes() -> None:
+    """The flags of commands that several processes can run together; `start_processes` reads them."""
+    flags.DEFINE_enum(
+        "cluster",
+        "auto",
+        members.CLUSTERS,
+        "Where a run of several processes is described; auto: the next three flags, else the environment of a TPU, of "
+        "srun or of a Kubernetes job, else one process.",
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, as the other processes reach it.")
+    flags.DEFINE_integer("num_processes", None, "How many processes run this command together.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def start_processes(config: RunConfig, **arguments: Any) -> None:
+    """Connects the processes of a run, if there are several; from then on only the first one says more than errors.
+
+    Args:
+        config: of the run.
+        **arguments: other arguments of the command, which must be the same for all processes; JSON values.
+
+    Raises:
+        ConfigError: if flags or environment do not say which process this is.
+        ProcessError: if the processes do not find each other or differ.
+    """
+    check_parallel(config.parallel)
+    given = flags.FLAGS
+    member = members.find(
+        given.cluster,
+        given.coordinator,
+        given.num_processes,
+        given.process_id,
+        config.parallel.initialization_seconds,
+    )
+    if member is None:
+        return
+    if member.process_id > 0:
+        _silence()
+    startup.start(member, config, arguments)
+    if processes.count() > 1:
+        logging.info("%d processes, %s", processes.count(), startup.describe_devices())
+
+
+def _silence() -> None:
+    """Leaves errors alone, on stderr."""
+    logging.set_verbosity(logging.ERROR)
+    for noisy in ("orbax", "jax"):
+        python_logging.getLogger(noisy).setLevel(python_logging.ERROR)
+    warnings.simplefilter("ignore")
+    sys.stdout.flush()
+    # Libraries in C++ write to the descriptor.
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
 
 
 def _use_compilation_cache() -> None:

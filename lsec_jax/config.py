@@ -171,7 +171,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass
 class ParallelConfig:
-    """How a run is divided over devices. Results do not depend on it, but for the order of floating-point sums.
+    """The devices and processes of a run. What is trained depends on them only in the order of floating-point sums.
 
     Attributes:
         strategy: "pmap" (every device has a copy of all parameters and graphs and computes its part of each batch) or
@@ -179,11 +179,15 @@ class ParallelConfig:
             axis `model` as well).
         data: devices along the mesh axis `data`; 0 = all there are, divided by `model`.
         model: devices along the axis `model`; 1 for "pmap".
+        initialization_seconds: how long processes wait for each other at the start.
+        heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
     """
 
     strategy: str = "pmap"
     data: int = 1
     model: int = 1
+    initialization_seconds: int = 300
+    heartbeat_seconds: int = 100
 
 
 @dataclasses.dataclass
@@ -386,7 +390,7 @@ def validate(config: RunConfig) -> None:
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
-    _check_parallel(config.parallel)
+    check_parallel(config.parallel)
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
@@ -395,6 +399,20 @@ def validate(config: RunConfig) -> None:
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()
+
+
+def check_parallel(parallel: ParallelConfig) -> None:
+    """Checks the devices and processes, which start-up needs before anything else; raises ConfigError."""
+    for name in ("initialization_seconds", "heartbeat_seconds"):
+        require_at_least(f"config.parallel.{name}", getattr(parallel, name), 1)
+    require_choice("config.parallel.strategy", parallel.strategy, STRATEGIES)
+    require_at_least("config.parallel.data", parallel.data, 0)
+    require_at_least("config.parallel.model", parallel.model, 1)
+    if parallel.strategy == "pmap" and parallel.model > 1:
+        raise ConfigError(
+            f"config.parallel.model = {parallel.model}: strategy 'pmap' divides nothing along that axis; set it to 1, "
+            "or config.parallel.strategy to 'sharded'"
+        )
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
@@ -416,17 +434,6 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
                 f"config.optimizer.{name} = {getattr(optimizer, name)}: '{optimizer.name}' has no such key; leave it "
                 f"at {getattr(defaults, name)}"
             )
-
-
-def _check_parallel(parallel: ParallelConfig) -> None:
-    require_choice("config.parallel.strategy", parallel.strategy, STRATEGIES)
-    require_at_least("config.parallel.data", parallel.data, 0)
-    require_at_least("config.parallel.model", parallel.model, 1)
-    if parallel.strategy == "pmap" and parallel.model > 1:
-        raise ConfigError(
-            f"config.parallel.model = {parallel.model}: strategy 'pmap' divides nothing along that axis; set it to 1, "
-            "or config.parallel.strategy to 'sharded'"
-        )
 
 
 def _check_history(key: str, history: HistoryConfig, taken: list[str]) -> None:

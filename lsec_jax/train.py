@@ -5,7 +5,8 @@ Example:
 
 `--config=FILE.py:tiny` takes a variant that ends in seconds. Any key can be overridden with --config.KEY=VALUE. The
 workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, report.json, report.md and plots/. The same command
-on the same workdir resumes; a workdir of another config is refused.
+on the same workdir resumes; a workdir of another config is refused. Several processes run this command together, on one
+workdir that all of them see: launch/README.md.
 """
 
 from pathlib import Path
@@ -14,19 +15,24 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from lsec_jax import cli
+from lsec_jax.parallel import processes
 from lsec_jax.training import fit
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _AUDIT = flags.DEFINE_bool("audit", False, "Look for leaks between training and evaluation before training.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdirs/<config name>[-variant].")
 cli.define_compilation_cache()
+cli.define_processes()
 
 
 def main() -> None:
     """Runs the command."""
     workdir = Path(_WORKDIR.value or _default_workdir())
-    report = fit.run(cli.check_types(_CONFIG.value), workdir, _AUDIT.value)
-    print(report)
+    config = cli.check_types(_CONFIG.value)
+    cli.start_processes(config, workdir=str(workdir), audit=_AUDIT.value)
+    report = fit.run(config, workdir, _AUDIT.value)
+    if processes.is_first():
+        print(report)
     logging.info("wrote %s", workdir)
 
 

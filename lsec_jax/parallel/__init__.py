@@ -1,1 +1,1 @@
-"""How a run is divided over devices and processes."""
+"""Several devices and several processes of one run."""

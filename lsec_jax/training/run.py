@@ -241,14 +241,14 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return config
     known = config_lib.with_defaults(stored, config)
-    if isinstance(known, dict):
-        known["parallel"] = config_lib.to_json(config)["parallel"]  # a run may go on on other devices
     optimizer = stored.get("optimizer") if isinstance(stored, dict) else None
     if isinstance(optimizer, dict) and "tables" not in optimizer:
         known["optimizer"]["tables"] = "dense"
         if config.optimizer.tables == "auto":
             config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, tables="dense"))
-    if changed := config_lib.differences(known, config_lib.to_json(config)):
+    changed = config_lib.differences(known, config_lib.to_json(config))
+    # Devices and processes may be others: what is trained does not depend on them.
+    if changed := [line for line in changed if not line.startswith("config.parallel.")]:
         raise ConfigError(
             f"workdir {workdir} belongs to another config (stored -> given):\n  "
             + "\n  ".join(changed)
@@ -271,6 +271,22 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     make_directory(workdir, f"--workdir={workdir}")
     write_json(workdir / "data.json", describe_data(run.data))
     write_json(workdir / "config.json", config_lib.to_dict(run.config))
+
+
+def await_claim(workdir: Path, seconds: float = 60.0) -> None:
+    """Returns when this process sees what the first one wrote; network file systems may take a while.
+
+    Raises:
+        ConfigError: if it does not see it in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (workdir / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"--workdir={workdir}: this process does not see the config.json that process 0 wrote there; give a "
+                "directory that all processes share"
+            )
+        time.sleep(0.1)
 
 
 def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:

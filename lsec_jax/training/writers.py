@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from lsec_jax.config import ConfigError
+from lsec_jax.parallel import processes
 
 
 def require_writable(directory: Path, argument: str) -> None:
@@ -114,6 +115,30 @@ class MetricWriter:
         self._bar.set_postfix_str("  ".join(parts))
         if self._log:
             logging.info("step %d/%d  %s", step, self._num_steps, "  ".join(parts))
+
+
+class SilentWriter(MetricWriter):
+    """Writes and shows nothing: what all processes of a run measure alike, the first one writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float], seconds: float) -> None:
+        """Does nothing."""
+
+    def announce(self, text: str) -> None:
+        """Does nothing."""
+
+    def progress(self, step: int, seconds_per_step: float, seconds_left: float, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+
+def open_writer(workdir: Path, first_step: int, num_steps: int) -> MetricWriter:
+    """The writer of this process: `MetricWriter` in the first one, a silent one in the others."""
+    return MetricWriter(workdir, first_step, num_steps) if processes.is_first() else SilentWriter()
 
 
 def _drop_later_lines(path: Path, last_step: int) -> None:

@@ -111,6 +111,11 @@ def test_the_workdir_of_another_config_is_refused_with_the_difference(finished):
         fit.run(config, finished)
 
 
+def test_a_run_goes_on_with_other_devices_and_processes(finished):
+    config = runs.replace(runs.tiny_config(log_every=1), parallel={"heartbeat_seconds": 7})
+    assert run.check_workdir(finished, config) == config
+
+
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty and holds no run"):
