@@ -21,10 +21,13 @@ from lsec_jax.schema import DataError
 from lsec_jax.training import compilation
 from lsec_jax.training.checkpoints import CheckpointError
 from lsec_jax.training.loop import NonFiniteError
+from lsec_jax.training.termination import Terminated
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteError, NanScoreError, ProcessError, OSError)
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
+# That of a process which SIGTERM ends, as shells report it: also where the run saves its state first.
+TERMINATED_EXIT = 143
 
 # Flags defined here belong to the command line that asks for them, so that its --help shows them.
 flags.disclaim_key_flags()
@@ -59,6 +62,9 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             _end(INTERRUPTED_EXIT)
+        except Terminated as end:
+            print(f"terminated: {end}", file=sys.stderr)
+            sys.exit(TERMINATED_EXIT)
         except Exception:
             if not processes.are_connected():
                 raise
@@ -87,8 +93,8 @@ def _quiet_logging() -> None:
 def _is_wanted(record: python_logging.LogRecord) -> bool:
     if "orbax" not in record.pathname:
         return True
-    # Orbax clears away what a killed process left of a checkpoint, and warns of it.
-    return record.levelno >= python_logging.WARNING and "temporary directory" not in record.getMessage()
+    # Orbax clears away what a killed process left of a checkpoint, and warns of it. Its errors are raised besides.
+    return record.levelno == python_logging.WARNING and "temporary directory" not in record.getMessage()
 
 
 def _fail(message: str) -> NoReturn:

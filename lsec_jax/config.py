@@ -116,6 +116,9 @@ class TrainingConfig:
         prefetch: inputs of steps (batches, and neighbours drawn for sampled training) made ahead while the device works
             on the steps before, and kept on it; 0 = each when its step needs it. Results do not depend on it.
         track_test: also measure the test split at each validation, for learning curves; never used to select anything.
+        on_nonfinite: what to do at a step whose loss or gradient is NaN or infinite: "stop", or "skip" it, which leaves
+            parameters and optimizer as they were before it and goes on with the next batch.
+        max_skipped: steps that may be skipped in the whole run; one more stops it.
     """
 
     num_steps: int = 2000
@@ -127,6 +130,8 @@ class TrainingConfig:
     max_seconds: float = 0.0
     prefetch: int = 2
     track_test: bool = False
+    on_nonfinite: str = "stop"
+    max_skipped: int = 10
 
 
 @dataclasses.dataclass
@@ -160,13 +165,17 @@ class EvaluationConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Which checkpoints stay on disk.
+    """When checkpoints are written, and which of them stay on disk.
 
     Attributes:
-        keep_last: newest checkpoints kept; the best one is always kept besides.
+        save_every: steps between checkpoints besides those of validations; 0 = only those.
+        keep_last: newest checkpoints kept.
+        keep_best: checkpoints of the best validations kept besides them; of equals the earlier ones.
     """
 
+    save_every: int = 0
     keep_last: int = 2
+    keep_best: int = 1
 
 
 @dataclasses.dataclass
@@ -374,8 +383,9 @@ def validate(config: RunConfig) -> None:
     training, optimizer, evaluation = config.training, config.optimizer, config.evaluation
     for name in ("num_steps", "batch_size", "evaluate_every", "log_every"):
         require_at_least(f"config.training.{name}", getattr(training, name), 1)
-    for name in ("patience", "max_seconds", "prefetch"):
+    for name in ("patience", "max_seconds", "prefetch", "max_skipped"):
         require_at_least(f"config.training.{name}", getattr(training, name), 0)
+    require_choice("config.training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
     _check_optimizer(optimizer)
     if not evaluation.protocols:
         raise ConfigError(f"config.evaluation.protocols is empty; name at least one of: {', '.join(PROTOCOLS)}")
@@ -389,7 +399,8 @@ def validate(config: RunConfig) -> None:
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
-    require_at_least("config.checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    for name, minimum in (("save_every", 0), ("keep_last", 1), ("keep_best", 1)):
+        require_at_least(f"config.checkpoint.{name}", getattr(config.checkpoint, name), minimum)
     check_parallel(config.parallel)
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:

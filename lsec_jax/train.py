@@ -5,8 +5,8 @@ Example:
 
 `--config=FILE.py:tiny` takes a variant that ends in seconds. Any key can be overridden with --config.KEY=VALUE. The
 workdir gets config.json, metrics.jsonl, tensorboard/, checkpoints/, report.json, report.md and plots/. The same command
-on the same workdir resumes; a workdir of another config is refused. Several processes run this command together, on one
-workdir that all of them see: launch/README.md.
+on the same workdir resumes; a workdir of another config is refused. SIGTERM saves and ends with exit code 143. Several
+processes run this command together, on one workdir that all of them see: launch/README.md.
 """
 
 from pathlib import Path
@@ -20,6 +20,11 @@ from lsec_jax.training import fit
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with an optional variant: FILE.py[:tiny].")
 _AUDIT = flags.DEFINE_bool("audit", False, "Look for leaks between training and evaluation before training.")
+_FALL_BACK = flags.DEFINE_bool(
+    "fall_back",
+    False,
+    "Move damaged checkpoints to WORKDIR/damaged_checkpoints and go on from the newest one that is whole.",
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; default workdirs/<config name>[-variant].")
 cli.define_compilation_cache()
 cli.define_processes()
@@ -29,8 +34,8 @@ def main() -> None:
     """Runs the command."""
     workdir = Path(_WORKDIR.value or _default_workdir())
     config = cli.check_types(_CONFIG.value)
-    cli.start_processes(config, workdir=str(workdir), audit=_AUDIT.value)
-    report = fit.run(config, workdir, _AUDIT.value)
+    cli.start_processes(config, workdir=str(workdir), audit=_AUDIT.value, fall_back=_FALL_BACK.value)
+    report = fit.run(config, workdir, _AUDIT.value, _FALL_BACK.value)
     if processes.is_first():
         print(report)
     logging.info("wrote %s", workdir)

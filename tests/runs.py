@@ -3,19 +3,44 @@
 import contextlib
 import dataclasses
 import io
+import os
 import runpy
+import struct
+import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
 import pytest
 from absl import app, flags
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import lsec_jax.cli  # noqa: F401 brings the flags of the libraries, which are not the command's own
 from lsec_jax.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
 from lsec_jax.parallel import strategies
-from lsec_jax.training import writers
+from lsec_jax.training import compilation, writers
+
+# Endings of metrics' names that depend on the clock.
+TIMING = ("train_seconds", "compile_seconds", "seconds_per_step", "wait_share", "draw_seconds")
+
+
+def steps_of(workdir):
+    """Steps of the checkpoints of a workdir."""
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+@contextlib.contextmanager
+def no_cache_after():
+    """What is inside may choose a cache of compiled programs; afterwards there is the one of before, or none."""
+    names = ["compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes"]
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation.compilation_cache.reset_cache()
 
 
 @contextlib.contextmanager
@@ -87,6 +112,44 @@ def get_config(variant=""):
 """
 
 
+CHILD = """
+import runpy, sys
+from lsec_jax.training import fit, run
+fit.plots.draw = lambda *args: None
+
+def before_step(number, action):
+    make_input_at = run.Run.input_at
+    def input_at(self):
+        make = make_input_at(self)
+        def made(step):
+            if step + 1 == number:
+                action()
+            return make(step)
+        return made
+    run.Run.input_at = input_at
+
+{patch}
+sys.argv = {argv}
+runpy.run_module("lsec_jax.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def start_training(config_file, workdir, patch, *arguments):
+    """Starts `python -m lsec_jax.train` in a process of its own.
+
+    Args:
+        config_file: its config.
+        workdir: its workdir.
+        patch: code that runs before; `before_step(number, action)` calls the action before a step, counted from 1.
+        *arguments: more of the command line.
+    """
+    argv = ["train", f"--config={config_file}", f"--workdir={workdir}", *arguments]
+    code = CHILD.format(patch=patch, argv=argv)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+
+
 class Result(NamedTuple):
     code: int
     out: str
@@ -126,3 +189,20 @@ def replace(config, **changes):
     """A copy of a config with some of its parts changed, each given as a dict of fields."""
     parts = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in changes.items()}
     return dataclasses.replace(config, **parts)
+
+
+def shown_by_tensorboard(folder):
+    """(step, tag, value) of every scalar in a folder of events, without those that a later session start purges."""
+    scalars = []
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at + 8 <= len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            if at + 16 + length > len(data):
+                break  # cut by a kill
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                scalars = [scalar for scalar in scalars if scalar[0] < event.step]
+            scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return scalars

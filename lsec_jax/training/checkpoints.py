@@ -1,24 +1,58 @@
-"""Orbax checkpoints of a run: the newest few and the best one."""
+"""Orbax checkpoints of a run: the newest few and the best ones.
 
+A checkpoint is a folder named by its step, which appears whole or not at all. It holds:
+- `state`: parameters, optimizer state and step, each array once, whatever the mesh that it lay on.
+- `progress`: the early-stopping record and what else the loop must know to go on bit for bit.
+- `record`: the resolved config, counts and fingerprint of the data (with its ids), shapes and checksums of the arrays.
+- `metrics`: what ranks it.
+Random keys and the order of the data are functions of the config's seed and the step, so they need no state of their
+own.
+"""
+
+import contextlib
 import dataclasses
 import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from absl import logging
+from jax.experimental import multihost_utils
 
+from lsec_jax.training import checkpoint_contents
 from lsec_jax.training.state import TrainState
+from lsec_jax.training.termination import Terminated
+
+# Where checkpoints wait for their deletion, below their directory.
+_DELETED = "deleted"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or cannot be read; the message names it and the remedy."""
+    """A checkpoint that is missing or cannot be used; the message names it and the remedy."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not what was written.
+
+    Attributes:
+        step: which one.
+    """
+
+    def __init__(self, folder: Path, reason: str):
+        super().__init__(
+            f"{folder}: damaged ({reason}). `train --fall_back` moves that folder aside and goes on from the "
+            "checkpoint before it"
+        )
+        self.step = int(folder.name)
 
 
 @dataclasses.dataclass
 class Progress:
-    """The early-stopping record, stored with each checkpoint.
+    """What a run must know besides its state to go on, stored with each checkpoint.
 
     Attributes:
         best_value: best validation metric so far; None before the first validation, and where there is no validation.
@@ -28,6 +62,9 @@ class Progress:
         last_value: the newest validation metric.
         compile_seconds: how much of the training time went into compilation, in all processes that trained the run;
             of those before a checkpoint that lacks it, nothing.
+        skipped: steps that were skipped because they were not finite.
+        pending: metrics of the steps since the last line of metrics, one dict a step.
+        owes_validation: the run was ended during the validation of this step, which is still to be made.
     """
 
     best_value: float | None = None
@@ -36,6 +73,9 @@ class Progress:
     train_seconds: float = 0.0
     last_value: float | None = None
     compile_seconds: float = 0.0
+    skipped: list[int] = dataclasses.field(default_factory=list)
+    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    owes_validation: bool = False
 
     def record(self, step: int, value: float) -> None:
         """Takes the metric of a validation at `step` into the record."""
@@ -47,32 +87,48 @@ class Progress:
 
 
 class Checkpoints:
-    """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes."""
+    """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes.
 
-    def __init__(self, directory: Path, keep_last: int = 1, read_only: bool = False):
-        """Opens the directory.
+    Where a run has several processes, each of them makes the same calls.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep_last: int = 1,
+        read_only: bool = False,
+        keep_best: int = 1,
+        record: Mapping[str, Any] | None = None,
+    ):
+        """Opens the directory, and clears away what a killed process left half written, unless read_only.
 
         Args:
             directory: created unless read_only.
-            keep_last: newest checkpoints kept besides the best one.
+            keep_last: newest checkpoints kept.
+            keep_best: checkpoints of the best validations kept besides.
             read_only: for evaluation.
+            record: what each checkpoint is to say of its run, as JSON.
 
         Raises:
             CheckpointError: if read_only and the directory has no checkpoint, or one is damaged.
         """
         self.directory = Path(directory).absolute()
+        self._record = dict(record or {})
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
-        kept = policies.AnyPreservationPolicy(
-            [policies.LatestN(keep_last), policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)]
-        )
         # Orbax's own read_only only adds warnings: opening writes nothing unless it creates the directory.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, create=not read_only, best_fn=lambda metrics: metrics["value"]
+            preservation_policy=_Kept(keep_last, keep_best),
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            # Deleting in place, which a kill can cut short, would leave what looks like a damaged checkpoint.
+            todelete_subdir=None if read_only else _DELETED,
+            best_fn=_rank,
         )
-        for folder in self.directory.glob("[0-9]*"):
-            if folder.name.isdigit():
-                _check_metrics(folder)
+        for step in steps_in(self.directory):
+            _check_metrics(self.directory / str(step))
+        if not read_only:
+            self._purge()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if read_only and self._manager.latest_step() is None:
             raise CheckpointError(f"{self.directory}: no finished checkpoint here; train first, or check --workdir")
@@ -80,55 +136,103 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+            self._purge()
+        except CheckpointError as error:
+            if kind is None or issubclass(kind, Terminated):  # which says that all is saved
+                raise
+            logging.error("%s", error)
+        finally:
+            with contextlib.suppress(Exception):  # it raises what waiting raised, again
+                self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The newest finished checkpoint's step, or None."""
+        """The newest checkpoint's step, or None; it may be in the making."""
         return self._manager.latest_step()
 
     def finished_step(self) -> int | None:
-        """The newest checkpoint's step once all writes are done, or None."""
-        self._manager.wait_until_finished()
-        return self._manager.latest_step()
+        """The newest checkpoint's step once all writes are done, those that failed left out, or None."""
+        with contextlib.suppress(Exception):  # leaving the context raises it
+            self._manager.wait_until_finished()
+        return max(steps_in(self.directory), default=None)
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Saves asynchronously. The best checkpoint is the one of `progress.best_step`, without validation the last."""
-        step = int(state.step)
-        is_best = progress.best_value is None or progress.best_step == step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state._asdict()),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-            ),
-            # Later bests are better, so steps rank them; the metric itself would leave ties to Orbax.
-            metrics={"value": float(step if is_best else 0)},
-        )
-
-    def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
-        """Restores one checkpoint.
+    def save(self, state: TrainState, progress: Progress, value: float | None = None) -> None:
+        """Saves asynchronously. The best checkpoint is the one of `progress.best_step`, without validation the last.
 
         Args:
-            template: a state of the same shapes (its values are not used).
+            state: to save; its buffers may be donated afterwards.
+            progress: that belongs to it.
+            value: of the validation of this very step, if there was one.
+
+        Raises:
+            CheckpointError: if this or the checkpoint before it cannot be written.
+        """
+        step = int(state.step)
+        is_best = progress.best_value is None or progress.best_step == step
+        # Later bests are better, so steps rank them; the metric itself would leave ties to Orbax.
+        metrics = {"value": float(step if is_best else 0)} | ({} if value is None else {"validation": value})
+        record = {"version": 1, **self._record, "arrays": checkpoint_contents.describe(state)}
+        with self._writing():
+            if step in self._manager.all_steps():  # of a run that was ended before the validation of this step
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+                self._purge()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state._asdict()),
+                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                    record=ocp.args.JsonSave(record),
+                ),
+                metrics=metrics,
+            )
+        self._purge()
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of its run; raises DamagedCheckpointError if it cannot be read.
+
+        Empty for checkpoints of versions that stored none.
+        """
+        return read_record(self.directory / str(step))
+
+    def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """Restores one checkpoint, on any mesh.
+
+        Args:
+            template: a state of the same shapes, whose values are not used; each array is restored with the sharding
+                of the template's. Embedding tables and their moments may have more rows than stored, which will be
+                zeros, or fewer, if those left out are zeros.
             step: which one.
 
         Raises:
-            CheckpointError: if it cannot be read or does not fit the template.
+            DamagedCheckpointError: if it cannot be read, or is not what was written.
+            CheckpointError: if it does not fit the template.
         """
+        folder = self.directory / str(step)
+        stored = self.record(step).get("arrays")
+        if stored is not None and (lines := checkpoint_contents.misfits(stored, template)):
+            raise CheckpointError(
+                f"{folder}: is of another model (stored -> now):\n  "
+                + "\n  ".join(lines)
+                + "\nGive the config that it was trained with, or use another --workdir."
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template._asdict())
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract, strict=stored is None), progress=ocp.args.JsonRestore()
+                ),
             )
+            state, progress = TrainState(**restored.state), Progress(**restored.progress)
         except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise CheckpointError(
-                f"{self.directory}/{step}: cannot be restored ({_brief(error)}). If a file is damaged, remove that "
-                "folder to fall back on the checkpoint before it"
-            ) from error
-        return TrainState(**restored.state), Progress(**restored.progress)
+            raise DamagedCheckpointError(folder, f"cannot be restored: {_brief(error)}") from error
+        if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
+            raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
+        return state, progress
 
     def best_step(self) -> int:
         """The step of the best kept checkpoint by its stored metric."""
@@ -136,15 +240,98 @@ class Checkpoints:
         assert step is not None, "checkpoints are always saved with a metric"
         return step
 
+    def _purge(self) -> None:
+        """Removes what Orbax has put away to be deleted."""
+        folder = self.directory / _DELETED
+        if jax.process_index() == 0 and folder.is_dir():
+            for path in folder.iterdir():
+                shutil.rmtree(path, ignore_errors=True)  # what is left goes with the next call
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What goes wrong inside becomes one message that says what is left."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore have many types for a disk that is full
+            last = max(steps_in(self.directory), default=None)
+            kept = "no checkpoint had been saved yet" if last is None else f"the checkpoint of step {last} is intact"
+            raise CheckpointError(
+                f"{self.directory}: a checkpoint could not be written ({_brief(error)}); {kept}. Make room on that "
+                "disk, or let it be written to; then the same command resumes"
+            ) from error
+
+
+class _Kept:
+    """Orbax's preservation policy: the newest, the best so far, and those of the best validations."""
+
+    def __init__(self, num_last: int, num_best: int):
+        self._num_last, self._num_best = num_last, num_best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns which of the checkpoints, given in the order of steps, stay."""
+        validated = [info for info in checkpoints if "validation" in (info.metrics or {})]
+        validated.sort(key=lambda info: (-info.metrics["validation"], info.step))
+        kept = [*checkpoints[-self._num_last :], *validated[: self._num_best]]
+        kept.append(max(checkpoints, key=lambda info: _rank(info.metrics)))
+        steps = {info.step for info in kept}
+        return [info.step in steps for info in checkpoints]
+
+
+def _rank(metrics: Mapping[str, float] | None) -> tuple[float, float]:
+    """The best so far first, then by validation: where the best one was damaged and moved aside."""
+    metrics = metrics or {}
+    return metrics.get("value", 0.0), metrics.get("validation", -float("inf"))
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the finished checkpoints of a directory, in order; none if there is no directory."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`Checkpoints.record` of a checkpoint's folder, without opening it."""
+    path = folder / "record" / "metadata"
+    if not path.parent.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+        assert isinstance(record["arrays"], dict)
+        return record
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DamagedCheckpointError(folder, _brief(error)) from error
+
+
+def set_aside(directory: Path, step: int) -> Path:
+    """Moves a damaged checkpoint to `damaged_checkpoints` beside the directory, and returns that folder.
+
+    Of a run of several processes, all call it.
+
+    Raises:
+        CheckpointError: if it is the only one: then there is nothing to fall back on.
+    """
+    if steps_in(directory) == [step]:
+        raise CheckpointError(
+            f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that folder from "
+            "a copy, or train into another --workdir"
+        )
+    folder = directory.parent / "damaged_checkpoints"
+    if jax.process_index() == 0:
+        folder.mkdir(exist_ok=True)
+        taken = {path.name for path in folder.iterdir()}
+        name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
+        os.rename(directory / str(step), folder / name)
+    multihost_utils.sync_global_devices(f"{step} is set aside")  # which is nothing in a single process
+    return folder
+
 
 def _check_metrics(folder: Path) -> None:
-    """Raises CheckpointError where Orbax would fail without a name, or take the checkpoint for one without metrics."""
+    """Raises DamagedCheckpointError where Orbax would fail without a name, or take it for one without metrics."""
     try:
         json.loads((folder / "metrics" / "metrics").read_text())["value"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder}: damaged ({_brief(error)}); remove that folder to fall back on the other checkpoints"
-        ) from error
+        if folder.exists():  # else a run that goes on has just removed it
+            raise DamagedCheckpointError(folder, _brief(error)) from error
 
 
 def _brief(error: Exception) -> str:

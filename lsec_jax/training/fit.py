@@ -1,5 +1,8 @@
 """The whole job of `python -m lsec_jax.train`: prepare, train or resume, evaluate, report."""
 
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
@@ -7,28 +10,56 @@ from absl import logging
 from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
 from lsec_jax.training import loop, plots, reports
-from lsec_jax.training.checkpoints import Checkpoints, Progress
-from lsec_jax.training.run import Run, await_claim, check_workdir, claim_workdir, describe_data, prepare
+from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in
+from lsec_jax.training.locks import WorkdirLock
+from lsec_jax.training.run import Run, await_claim, check_workdir, claim_workdir, prepare
 from lsec_jax.training.state import TrainState
-from lsec_jax.training.writers import open_writer
+from lsec_jax.training.writers import make_directory, open_writer
 
 
-def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
+def run(config: RunConfig, workdir: Path, audit: bool = False, fall_back: bool = False) -> str:
     """Trains (or resumes) and writes everything into the workdir.
 
     Args:
         config: of the run.
         workdir: new, empty, or of this run.
         audit: look for leaks between training and evaluation first.
+        fall_back: move damaged checkpoints aside and go on from the newest one that is whole.
 
     Returns:
         The leaderboard as Markdown, in the first process.
 
     Raises:
-        ConfigError, DataError: before anything is written.
+        ConfigError, DataError: before anything is written, also where another run uses the workdir.
         ProcessError: if another process of the run failed before training, or has other data.
         NonFiniteError: if training diverged; the last good checkpoint stays.
+        CheckpointError: if a checkpoint cannot be read or written.
+        WorkdirError: if the disk is full.
+        Terminated: after SIGTERM, with everything saved.
     """
+    with WorkdirLock(workdir) as lock, _naming(workdir):
+        return _run(config, workdir, audit, fall_back, lock)
+
+
+class WorkdirError(OSError):
+    """The workdir cannot be written any more; the message names it and the remedy."""
+
+
+@contextlib.contextmanager
+def _naming(workdir: Path) -> Iterator[None]:
+    """The system's message for a full disk names no file; this one does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise WorkdirError(
+            f"workdir {workdir}: cannot be written ({error.strerror}). Make room there; then the same command resumes "
+            "from the newest checkpoint, which is intact"
+        ) from error
+
+
+def _run(config: RunConfig, workdir: Path, audit: bool, fall_back: bool, lock: WorkdirLock) -> str:
     with processes.agreed("preparing the run"):
         config = check_workdir(workdir, config)
         prepared = prepare(config)
@@ -37,8 +68,8 @@ def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
             logging.info("audit: nothing leaks from validation and test into training")
         for text in config.model.warnings(prepared.inputs, config.training.batch_size):
             logging.warning(text)
-    _claim(workdir, prepared)
-    state, progress, last_step = _train(prepared, workdir)
+    _claim(workdir, prepared, lock)
+    state, progress, last_step = _train(prepared, workdir, fall_back)
     logging.info("evaluating the checkpoint of step %d and the baselines", int(state.step))
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
@@ -51,29 +82,31 @@ def run(config: RunConfig, workdir: Path, audit: bool = False) -> str:
     return report
 
 
-def _claim(workdir: Path, run: Run) -> None:
+def _claim(workdir: Path, run: Run, lock: WorkdirLock) -> None:
     """Makes the workdir this run's own. All processes must have the same data, and see what the first one wrote."""
     if processes.count() > 1:
-        processes.require_same({"data": describe_data(run.data)}, "Give every process the same files")
+        processes.require_same({"data": run.describe()}, "Give every process the same files")
     with processes.agreed("claiming the workdir"):
         if processes.is_first():
+            make_directory(workdir, f"--workdir={workdir}")
+            lock.take()
             claim_workdir(workdir, run)
     with processes.agreed("looking at the workdir"):
         if not processes.is_first():
             await_claim(workdir)
 
 
-def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress, int]:
+def _train(run: Run, workdir: Path, fall_back: bool) -> tuple[TrainState, Progress, int]:
     """Returns the best state, and the last step."""
-    config = run.config
+    config, directory = run.config, workdir / "checkpoints"
     validate = _validator(run)
-    state, progress = run.initial_state(), Progress()
-    with Checkpoints(workdir / "checkpoints", config.checkpoint.keep_last) as checkpoints:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            state, progress = checkpoints.restore(state, latest)
-            is_finished = loop.is_finished(config.training, latest, progress)
-            logging.info("training ended at step %d" if is_finished else "resuming from step %d", latest)
+    resumed = _restore(run, directory, fall_back, Checkpoints.latest_step)
+    state, progress = resumed or (run.initial_state(), Progress())
+    if resumed is not None:
+        is_finished = loop.is_finished(config.training, int(state.step), progress)
+        logging.info("training ended at step %d" if is_finished else "resuming from step %d", int(state.step))
+    policy = config.checkpoint
+    with Checkpoints(directory, policy.keep_last, keep_best=policy.keep_best, record=run.record()) as checkpoints:
         with open_writer(workdir, int(state.step), config.training.num_steps) as writer:
             progress = loop.train(
                 config.training,
@@ -85,12 +118,29 @@ def _train(run: Run, workdir: Path) -> tuple[TrainState, Progress, int]:
                 validate,
                 checkpoints,
                 writer,
+                policy.save_every,
             )
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        best, _ = checkpoints.restore(run.initial_state(), checkpoints.best_step())
-        last_step = checkpoints.latest_step()
-    assert last_step is not None
-    return best, progress, last_step
+    last_step = max(steps_in(directory))
+    best = _restore(run, directory, fall_back, Checkpoints.best_step)
+    assert best is not None
+    return best[0], progress, last_step
+
+
+def _restore(
+    run: Run, directory: Path, fall_back: bool, choose: Callable[[Checkpoints], int | None]
+) -> tuple[TrainState, Progress] | None:
+    """Restores the checkpoint that is chosen; None where there is none. Damaged ones are moved aside to fall back."""
+    while steps_in(directory):
+        try:
+            with Checkpoints(directory, read_only=True) as checkpoints:
+                step = choose(checkpoints)
+                assert step is not None
+                return run.restore(checkpoints, step)
+        except DamagedCheckpointError as error:
+            if not fall_back:
+                raise
+            logging.warning("%s. It is in %s now", error, set_aside(directory, error.step))
+    return None
 
 
 def _validator(run: Run) -> loop.Validate:

@@ -13,6 +13,7 @@ from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.compilation import RecompilationGuard, log
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.step_inputs import StepInput, StepInputs
+from lsec_jax.training.termination import Terminated, Termination
 from lsec_jax.training.writers import MetricWriter
 
 # Steps that may wait for the device before the host waits for them.
@@ -36,76 +37,176 @@ def train(
     validate: Validate,
     checkpoints: Checkpoints,
     writer: MetricWriter,
+    save_every: int = 0,
 ) -> Progress:
     """Trains until the steps, the patience or the time are used up. Every validation also saves a checkpoint.
 
     Args:
         config: length and rhythm.
         state: where to start; its buffers are donated.
-        progress: early-stopping record that belongs to it.
+        progress: the record that belongs to it.
         step_function: (state, inputs, batch, draws if there are any) -> (state, metrics).
         input_at: step -> its batch and draws, a pure function; called ahead, by another thread.
         inputs: the model's big arrays.
         validate: state -> metrics by kind; those of kind "validation" hold `config.metric` and drive early stopping.
         checkpoints: where to save.
         writer: where to write metrics.
+        save_every: steps between checkpoints besides those of validations; 0 = none.
 
     Returns:
         The final record; the best parameters are in the checkpoint of `best_step`.
 
     Raises:
-        NonFiniteError: if a loss or gradient norm is NaN or infinite; nothing of that step is saved.
+        NonFiniteError: if a loss or gradient is not finite and may not be skipped; nothing of that step is saved.
+        Terminated: after SIGTERM, with everything saved.
     """
     step = int(state.step)
-    clock, guard = _Clock(progress.train_seconds, progress.compile_seconds), RecompilationGuard()
-    pending: list[dict[str, Any]] = []
-    shown: dict[str, float] = {}
-    if not is_finished(config, step, progress):
-        writer.announce("compiling the training step")
-    with StepInputs(input_at, step, config.num_steps, config.prefetch) as stream:
+    session = _Session(config, progress, validate, checkpoints, writer)
+    with StepInputs(input_at, step, config.num_steps, config.prefetch) as stream, Termination() as termination:
+        if progress.owes_validation:
+            session.validate(state, step, termination)
+            session.save(state, step, is_validated=True)
+        if not is_finished(config, step, progress):
+            writer.announce("compiling the training step")
         while not is_finished(config, step, progress):
-            with guard.phase("the training step", step + 1):
-                own_input = clock.next_input(stream, pending)
-                drawn = () if own_input.drawn is None else (own_input.drawn,)
-                state, metrics = step_function(state, inputs, own_input.batch, *drawn)
-                del own_input, drawn  # or they would stay in memory until the next ones are there
-            pending.append(metrics)
+            state = session.advance(state, step_function, inputs, stream, step + 1)
             step += 1
-            if clock.after_step(pending):
-                own_seconds = clock.compile_seconds() - progress.compile_seconds  # without those of earlier processes
-                writer.announce(f"compiled the training step in {own_seconds:.1f} s")
+            termination.begin()
             is_validation = step % config.evaluate_every == 0 or step == config.num_steps
-            if step % config.log_every == 0 or is_validation:
-                with clock.waiting():
-                    means = _fetch(pending, step, checkpoints)
-                progress.train_seconds, progress.compile_seconds = clock.seconds(), clock.compile_seconds()
-                means |= clock.rates(len(pending))
-                pending = []
-                shown |= {name: means[name] for name in _SHOWN if name in means}
-                writer.write(step, "train", means, progress.train_seconds)
+            if is_logged := step % config.log_every == 0 or is_validation:
+                session.log(step)
             # The limit is looked at where the loop waits for the device anyway.
-            out_of_time = not pending and 0 < config.max_seconds <= progress.train_seconds
+            out_of_time = is_logged and 0 < config.max_seconds <= progress.train_seconds
             if is_validation or out_of_time:
-                with clock.validating(), guard.phase("validation", step):
-                    shown |= _validate(validate, state, step, config.metric, progress, writer)
-                    checkpoints.save(state, progress)
-            if not pending:
-                writer.progress(step, clock.seconds_per_step, clock.seconds_left(config, step), shown)
+                session.validate(state, step, termination)
+                session.save(state, step, is_validated=True)
+            elif save_every and step % save_every == 0:
+                session.save(state, step)
+            if is_logged:
+                session.show(step)
+            if termination.is_due(step):
+                session.save(state, step)
+                raise Terminated(f"saved step {step}; the same command resumes")
     return progress
 
 
-def _validate(
-    validate: Validate, state: TrainState, step: int, metric: str, progress: Progress, writer: MetricWriter
-) -> dict[str, float]:
-    """Validates, takes the result into the record and returns what to show of it."""
-    shown: dict[str, float] = {}
-    for kind, values in validate(state).items():
-        writer.write(step, kind, values, progress.train_seconds)
-        if kind == "validation":
-            progress.record(step, values[metric])
-            assert progress.best_value is not None
-            shown = {metric: values[metric], "best": progress.best_value}
-    return shown
+class _Session:
+    """What this process keeps of a run besides its state: clocks, and metrics that are not written yet."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        progress: Progress,
+        validate: Validate,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+    ):
+        self._config, self._progress, self._validate = config, progress, validate
+        self._checkpoints, self._writer = checkpoints, writer
+        self._clock, self._guard = _Clock(progress.train_seconds, progress.compile_seconds), RecompilationGuard()
+        self._seconds_of_others = progress.compile_seconds
+        self._on_device: list[dict[str, Any]] = []
+        self._num_unwritten = 0
+        self._shown: dict[str, float] = {}
+        self._saved: int | None = None
+
+    def advance(
+        self, state: TrainState, step_function: Callable[..., Any], inputs: Any, stream: StepInputs, step: int
+    ) -> TrainState:
+        """Makes a step, the `step`-th, and waits where too many are queued."""
+        with self._guard.phase("the training step", step):
+            own_input = self._clock.next_input(stream, self._on_device)
+            drawn = () if own_input.drawn is None else (own_input.drawn,)
+            state, metrics = step_function(state, inputs, own_input.batch, *drawn)
+            del own_input, drawn  # or they would stay in memory until the next ones are there
+        self._on_device.append(metrics)
+        self._num_unwritten += 1
+        if self._clock.after_step(self._on_device):
+            own_seconds = self._clock.compile_seconds() - self._seconds_of_others
+            self._writer.announce(f"compiled the training step in {own_seconds:.1f} s")
+        return state
+
+    def log(self, step: int) -> None:
+        """Writes the means over the steps since the last line; skipped steps have no part in them."""
+        self._fetch(step)
+        means = _means(self._progress.pending) | self._clock.rates(self._num_unwritten)
+        if self._config.on_nonfinite == "skip":
+            means["skipped"] = len(self._progress.skipped)
+        self._progress.pending, self._num_unwritten = [], 0
+        self._shown |= {name: means[name] for name in _SHOWN if name in means}
+        self._writer.write(step, "train", means, self._progress.train_seconds)
+
+    def show(self, step: int) -> None:
+        """Shows how far the run is."""
+        seconds_left = self._clock.seconds_left(self._config, step)
+        self._writer.progress(step, self._clock.seconds_per_step, seconds_left, self._shown)
+
+    def validate(self, state: TrainState, step: int, termination: Termination) -> None:
+        """Validates and takes the result into the record.
+
+        Raises:
+            Terminated: when the run is asked to end meanwhile; the state is saved, and the validation is still to make.
+        """
+        with self._clock.validating(), self._guard.phase("validation", step):
+            try:
+                with termination.interrupting():
+                    found = self._validate(state)
+            except Terminated:
+                self._progress.owes_validation = True
+                self.save(state, step)
+                raise Terminated(f"saved step {step}, whose validation comes first when it is resumed") from None
+            self._progress.owes_validation = False
+            for kind, values in found.items():
+                self._writer.write(step, kind, values, self._progress.train_seconds)
+                if kind == "validation":
+                    value = values[self._config.metric]
+                    self._progress.record(step, value)
+                    assert self._progress.best_value is not None
+                    self._shown |= {self._config.metric: value, "best": self._progress.best_value}
+
+    def save(self, state: TrainState, step: int, is_validated: bool = False) -> None:
+        """Saves what is not saved yet, after a look at the numbers of all steps so far."""
+        if self._saved == step:
+            return
+        self._fetch(step)
+        with self._clock.saving(), self._guard.phase("saving", step):
+            self._writer.flush()  # no line may be lost of steps that are not trained again
+            self._checkpoints.save(state, self._progress, self._progress.last_value if is_validated else None)
+        self._saved = step
+
+    def _fetch(self, step: int) -> None:
+        """Waits for the device and takes every step's numbers into the record.
+
+        Raises:
+            NonFiniteError: if one of them is not finite and may not be skipped.
+        """
+        if not self._on_device:
+            return
+        with self._clock.waiting():
+            fetched = jax.device_get(self._on_device)
+        self._on_device = []
+        for number, metrics in enumerate(fetched, step - len(fetched) + 1):
+            if metrics.pop("skipped", 0):
+                self._progress.skipped.append(number)
+                continue
+            if bad := [name for name, value in metrics.items() if not np.isfinite(value)]:
+                raise NonFiniteError(f"step {number}: {', '.join(sorted(bad))} is not finite; {self._what_is_left()}")
+            self._progress.pending.append({name: float(value) for name, value in metrics.items()})
+        if len(skipped := self._progress.skipped) > self._config.max_skipped:
+            raise NonFiniteError(
+                f"steps {', '.join(map(str, skipped))}: loss or gradient is not finite; more were skipped than "
+                f"config.training.max_skipped = {self._config.max_skipped}; {self._what_is_left()}"
+            )
+        self._progress.train_seconds = self._clock.seconds()
+        self._progress.compile_seconds = self._clock.compile_seconds()
+
+    def _what_is_left(self) -> str:
+        last = self._checkpoints.finished_step()
+        kept = f"the checkpoint of step {last} is intact" if last is not None else "no checkpoint had been saved yet"
+        return (
+            f"training stopped and {kept}. Lower config.optimizer.learning_rate, or look at the data of that step; "
+            "config.training.on_nonfinite and max_skipped, which a resumed run may change, say whether to skip it"
+        )
 
 
 def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
@@ -115,22 +216,8 @@ def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
     return step >= config.num_steps or out_of_patience or out_of_time
 
 
-def _fetch(pending: list[dict[str, Any]], step: int, checkpoints: Checkpoints) -> dict[str, float]:
-    """Waits for the device, checks every step's numbers and returns their means."""
-    fetched = jax.device_get(pending)
-    first = step - len(fetched) + 1
-    for i, metrics in enumerate(fetched):
-        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-        if bad:
-            last = checkpoints.finished_step()
-            kept = (
-                f"the checkpoint of step {last} is intact" if last is not None else "no checkpoint had been saved yet"
-            )
-            raise NonFiniteError(
-                f"step {first + i}: {', '.join(sorted(bad))} is not finite; training stopped and {kept}. "
-                "Lower config.optimizer.learning_rate, or look at the data of that step"
-            )
-    return {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+def _means(pending: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([metrics[name] for metrics in pending])) for name in (pending[0] if pending else ())}
 
 
 class _Clock:
@@ -188,12 +275,21 @@ class _Clock:
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
+        """Leaves the time inside out of training time and rates; the time left counts it for each validation."""
+        started = time.perf_counter()
+        with self.saving():
+            yield
+        self._seconds_per_validation = time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
         """Leaves the time inside out of training time and rates."""
         started, compiled = time.perf_counter(), log().now().seconds
         yield
         self._compiled_elsewhere += log().now().seconds - compiled
-        self._started = self._marked = time.perf_counter()
-        self._seconds_per_validation = self._started - started
+        elapsed = time.perf_counter() - started
+        self._started += elapsed
+        self._marked += elapsed
 
     def seconds(self) -> float:
         """Training time so far."""

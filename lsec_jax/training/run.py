@@ -31,12 +31,21 @@ from lsec_jax.parallel.strategies import Part, Strategy
 from lsec_jax.ranking import Scorer
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
 from lsec_jax.training import optimizers
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_record, steps_in
 from lsec_jax.training.evaluation import Evaluator
+from lsec_jax.training.locks import LOCK_NAME
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_draw, make_train_step
 from lsec_jax.training.step_inputs import StepInput
 from lsec_jax.training.tables import Params, TablePlan, pad_tables, plan
 from lsec_jax.training.writers import make_directory
+
+# What a resumed run may change: it decides how the run goes on, not what comes out of the steps that it makes.
+_MAY_CHANGE = (
+    "config.checkpoint.",
+    "config.parallel.",
+    "config.training.on_nonfinite:",
+    "config.training.max_skipped:",
+)
 
 
 @dataclasses.dataclass
@@ -100,8 +109,8 @@ class Run:
         """The compiled training step; the log says how it updates the embedding tables."""
         chosen = self.table_plan()
         logging.info("embedding tables: %s", chosen.reason)
-        key = Keys.from_seed(self.config.seed).negatives
-        step = make_train_step(self.model, self._optimizer(), key, chosen.lazy)
+        key, may_skip = Keys.from_seed(self.config.seed).negatives, self.config.training.on_nonfinite == "skip"
+        step = make_train_step(self.model, self._optimizer(), key, chosen.lazy, may_skip)
         drawn = [Part.ROWS] if self.model.draws_ahead else []
         arguments = [Part.STATE, Part.INPUTS, Part.ROWS, *drawn]
         return self.strategy.compile(step, arguments, [Part.STATE, Part.SAME], donates=True)
@@ -144,6 +153,42 @@ class Run:
             return self.model.module(params.dense).scorer(params.tables, inputs)
 
         return self.strategy.compile(scorer, [Part.STATE, Part.INPUTS], [Part.SAME])
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run that wrote it."""
+        return {"config": config_lib.to_dict(self.config), "data": self.describe()}
+
+    def describe(self, version: int = FINGERPRINT_VERSION) -> dict[str, Any]:
+        """`describe_data` of the run's data, which is read once for it."""
+        if version not in self._descriptions:
+            self._descriptions[version] = describe_data(self.data, version)
+        return self._descriptions[version]
+
+    @functools.cached_property
+    def _descriptions(self) -> dict[int, dict[str, Any]]:
+        return {}
+
+    def restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, Progress]:
+        """Restores a checkpoint of this run.
+
+        Raises:
+            CheckpointError: if it is damaged, or of another model or data set.
+        """
+        record = checkpoints.record(step)
+        if "config" in record:
+            stored = config_lib.with_defaults(record["config"], self.config)
+            models = [dict(of["model"]) for of in (stored, config_lib.to_json(self.config))]
+            for model in models:
+                model.pop("backend", None)  # how sums are made, not what they are
+            lines = config_lib.differences(models[0], models[1], "config.model")
+            lines += _data_differences(record["data"], self.describe)
+            if lines:
+                raise CheckpointError(
+                    f"{checkpoints.directory}/{step}: is of another model or data set (stored -> now):\n  "
+                    + "\n  ".join(lines)
+                    + "\nTake it out of that folder, or use the --workdir that it belongs to."
+                )
+        return checkpoints.restore(self.initial_state(), step)
 
     def _optimizer(self) -> Any:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
@@ -236,7 +281,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     stored = _read_json(workdir / "config.json")
     if stored is None:
         # A run that was killed while it claimed the workdir leaves these.
-        ours = {"data.json", "data.json.tmp", "config.json.tmp"}
+        ours = {"data.json", "data.json.tmp", "config.json.tmp", LOCK_NAME}
         if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return config
@@ -247,8 +292,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
         if config.optimizer.tables == "auto":
             config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, tables="dense"))
     changed = config_lib.differences(known, config_lib.to_json(config))
-    # Devices and processes may be others: what is trained does not depend on them.
-    if changed := [line for line in changed if not line.startswith("config.parallel.")]:
+    if changed := [line for line in changed if not line.startswith(_MAY_CHANGE)]:
         raise ConfigError(
             f"workdir {workdir} belongs to another config (stored -> given):\n  "
             + "\n  ".join(changed)
@@ -265,12 +309,18 @@ def claim_workdir(workdir: Path, run: Run) -> None:
         DataError: if its data differs from this run's.
     """
     check_workdir(workdir, run.config)
-    if (workdir / "config.json").exists():
-        check_fingerprint(workdir, run.data)
+    current = config_lib.to_json(run.config)
+    stored = _read_json(workdir / "config.json")
+    if stored is None:
+        make_directory(workdir, f"--workdir={workdir}")
+        write_json(workdir / "data.json", run.describe())
+        write_json(workdir / "config.json", current)
         return
-    make_directory(workdir, f"--workdir={workdir}")
-    write_json(workdir / "data.json", describe_data(run.data))
-    write_json(workdir / "config.json", config_lib.to_dict(run.config))
+    _check_fingerprint(workdir, run.describe)
+    changed = config_lib.differences(config_lib.with_defaults(stored, run.config), current)
+    if changed := [line for line in changed if line.startswith(_MAY_CHANGE)]:
+        logging.info("changed since this run was started: %s", ", ".join(changed))
+        write_json(workdir / "config.json", current)
 
 
 def await_claim(workdir: Path, seconds: float = 60.0) -> None:
@@ -291,24 +341,38 @@ def await_claim(workdir: Path, seconds: float = 60.0) -> None:
 
 def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
     """Raises DataError unless the data is what the workdir's run was trained on."""
+    _check_fingerprint(workdir, functools.partial(describe_data, data))
+
+
+def _check_fingerprint(workdir: Path, describe: Callable[[int], dict[str, Any]]) -> None:
     stored = _read_json(workdir / "data.json")
     if not isinstance(stored, dict) or "fingerprint" not in stored:
         raise DataError(f"{workdir}/data.json is missing or damaged; restore the file, or train into another --workdir")
-    version = stored.get("fingerprint_version", 1)
-    if version not in range(1, FINGERPRINT_VERSION + 1):
-        raise DataError(
-            f"{workdir}/data.json: fingerprint_version = {version!r}; this version of lsec_jax knows 1 to "
-            f"{FINGERPRINT_VERSION}: use the version that trained the run"
-        )
-    current = describe_data(data, version)
-    if stored["fingerprint"] != current["fingerprint"]:
-        lines = config_lib.differences(stored, current, "data")
+    if lines := _data_differences(stored, describe, f"{workdir}/data.json: "):
         raise DataError(
             f"the data differs from what {workdir} was trained on (stored -> now):\n  "
             + "\n  ".join(lines)
             + "\nGive the original data (evaluate and recommend: --data; analyze: --config), or train into another "
             "--workdir."
         )
+
+
+def _data_differences(
+    stored: Mapping[str, Any], describe: Callable[[int], dict[str, Any]], where: str = ""
+) -> list[str]:
+    """Compares what `describe_data` once said with the data now: one line for each difference, none if it is the same.
+
+    Raises:
+        DataError: if a later version described it; `where` begins the message.
+    """
+    version = stored.get("fingerprint_version", 1)
+    if version not in range(1, FINGERPRINT_VERSION + 1):
+        raise DataError(
+            f"{where}fingerprint_version = {version!r}; this version of lsec_jax knows 1 to "
+            f"{FINGERPRINT_VERSION}: use the version that trained the run"
+        )
+    current = describe(version)
+    return [] if stored["fingerprint"] == current["fingerprint"] else config_lib.differences(stored, current, "data")
 
 
 def describe_data(data: LiveCommerceData, version: int = FINGERPRINT_VERSION) -> dict[str, Any]:
@@ -342,7 +406,7 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
     Raises:
         ConfigError: if there is none, or it cannot be used.
     """
-    stored = _read_json(workdir / "config.json")
+    stored = _read_json(workdir / "config.json") or _newest_record(workdir).get("config")
     if stored is None:
         raise ConfigError(f"{workdir}: no config.json here; give the --workdir of a trained run")
     config = config_lib.from_dict(RunConfig, stored, plugins)
@@ -363,15 +427,29 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
 
 
 def restore_best(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
-    """Restores the best checkpoint of a workdir.
+    """Restores the best checkpoint of a workdir, in which training may go on meanwhile.
 
     Raises:
         CheckpointError: if there is none or it is damaged.
         DataError: if the data is not what the run was trained on.
     """
-    check_fingerprint(workdir, run.data)
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore(run.initial_state(), checkpoints.best_step())
+    if (workdir / "data.json").exists() or not _newest_record(workdir):  # else the checkpoint says it
+        _check_fingerprint(workdir, run.describe)
+    while True:
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+            step = checkpoints.best_step()
+            try:
+                return run.restore(checkpoints, step)
+            except CheckpointError:
+                if step in steps_in(checkpoints.directory):
+                    raise
+        logging.info("a better checkpoint has replaced that of step %d", step)
+
+
+def _newest_record(workdir: Path) -> dict[str, Any]:
+    """What the newest checkpoint says of its run; empty if there is none, or it says nothing."""
+    steps = steps_in(workdir / "checkpoints")
+    return read_record(workdir / "checkpoints" / str(steps[-1])) if steps else {}
 
 
 def _read_json(path: Path) -> Any:

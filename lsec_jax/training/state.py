@@ -94,6 +94,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     negatives_key: Array,
     lazy_tables: Collection[str] = (),
+    skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the step (state, inputs, batch) -> (state, metrics), for a strategy to compile.
 
@@ -105,6 +106,9 @@ def make_train_step(
         optimizer: one that treats every element by itself.
         negatives_key: folded with the step.
         lazy_tables: names of the tables of which only the rows looked up are updated; see `training/tables.py`.
+        skip_nonfinite: a step one of whose metrics (gradient norm included) is not finite changes nothing but the
+            step number: parameters and the optimizer's state, its count included, stay as they are. The metric
+            "skipped" is then 1, else 0.
     """
 
     def step(state: TrainState, inputs: Any, batch: Mapping[str, Array], *drawn: Any) -> tuple[TrainState, Metrics]:
@@ -133,8 +137,13 @@ def make_train_step(
                 summed[name] = replicas.mean_of_parts(gradient)
         gradients = Params(replicas.mean(gradients.dense), summed)
         metrics = replicas.mean(metrics) | {"gradient_norm": _norm(gradients)}
-        new = tables_lib.apply_gradients(optimizer, gradients, params, state.opt_state, lazy_rows)
-        return TrainState(state.step + 1, *new), metrics
+        if not skip_nonfinite:
+            new = tables_lib.apply_gradients(optimizer, gradients, params, state.opt_state, lazy_rows)
+            return TrainState(state.step + 1, *new), metrics
+        is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(value)) for value in metrics.values()]))
+        old = params, state.opt_state
+        new = tables_lib.apply_gradients_if(is_finite, optimizer, gradients, *old, lazy_rows)
+        return TrainState(state.step + 1, *new), {**metrics, "skipped": 1.0 - is_finite}
 
     return step
 

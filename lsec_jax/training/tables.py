@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # A table with at least this many rows for each slot of a step is updated lazily: where both cost the same on one CPU
 # core (docs/performance.md).
@@ -139,6 +139,34 @@ def apply_gradients(
         part = _map_params(lambda node, name=name: _select(node, {}, [name]), (params, opt_state))
         parts.append(_update_rows(optimizer, gradients.tables[name], ids, name, part))
     return _map_params(lambda node, *tables: _merge(node, tables, params.tables), *parts)
+
+
+def apply_gradients_if(
+    condition: Bool[Array, ""],
+    optimizer: optax.GradientTransformation,
+    gradients: Params,
+    params: Params,
+    opt_state: optax.OptState,
+    lazy_rows: Mapping[str, Int[Array, " _"]],
+) -> tuple[Params, optax.OptState]:
+    """As `apply_gradients` where the condition holds; else nothing changes, whatever the gradients are."""
+    # Without a row to update, a lazy table is neither copied nor compared.
+    lazy_rows = {
+        name: jnp.where(condition, ids, len(params.tables[name]) + jnp.arange(len(ids), dtype=ids.dtype))
+        for name, ids in lazy_rows.items()
+    }
+    old = params, opt_state
+    new = apply_gradients(optimizer, gradients, params, opt_state, lazy_rows)
+
+    def choose(after: Any, before: Any) -> Any:
+        if not isinstance(after, Params):
+            return jnp.where(condition, after, before)
+        own = [name for name in after.tables if name not in lazy_rows]
+        kept = [_select(node, node.dense, own) for node in (after, before)]
+        chosen = jax.tree.map(lambda *leaves: jnp.where(condition, *leaves), *kept)
+        return Params(chosen.dense, {**after.tables, **chosen.tables})
+
+    return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, Params))
 
 
 def _update_rows(

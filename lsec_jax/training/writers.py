@@ -3,16 +3,21 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from lsec_jax.config import ConfigError
 from lsec_jax.parallel import processes
+
+_FLUSH_SECONDS = 10.0
 
 
 def require_writable(directory: Path, argument: str) -> None:
@@ -54,8 +59,7 @@ class MetricWriter:
         if path.exists():
             _drop_later_lines(path, first_step)
         self._file = path.open("a")
-        # TensorBoard drops what older event files have from this step on, also where a run starts again from step 0.
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._events = _Events(workdir / "tensorboard", first_step + 1)
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
             initial=first_step,
@@ -73,8 +77,10 @@ class MetricWriter:
 
     def __exit__(self, *exception: Any) -> None:
         self._bar.close()
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()  # which writes what is left, and fails where the disk is full
+        finally:
+            self._events.close()
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float], seconds: float) -> None:
         """Records metrics.
@@ -88,9 +94,12 @@ class MetricWriter:
         line = {"step": step, "kind": kind, "train_seconds": round(seconds, 3), **metrics}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            # TensorBoard allows no '@' in names.
-            self._events.add_scalar(f"{kind}/{name.replace('@', '_at_')}", value, step)
+        self._events.add(step, kind, metrics)
+
+    def flush(self) -> None:
+        """What was recorded so far is in the files, even if the process is killed now."""
+        self._file.flush()
+        self._events.flush()
 
     def announce(self, text: str) -> None:
         """Shows what is going on before the first numbers are there."""
@@ -139,6 +148,39 @@ class SilentWriter(MetricWriter):
 def open_writer(workdir: Path, first_step: int, num_steps: int) -> MetricWriter:
     """The writer of this process: `MetricWriter` in the first one, a silent one in the others."""
     return MetricWriter(workdir, first_step, num_steps) if processes.is_first() else SilentWriter()
+
+
+class _Events:
+    """TensorBoard's events, written by the caller's thread: a full disk is an error, and `flush` leaves nothing behind.
+
+    tensorboardX's own SummaryWriter hands them to a thread, which a full disk ends without a word.
+    """
+
+    def __init__(self, directory: Path, purge_step: int):
+        """Opens a new file. TensorBoard drops what older ones have from `purge_step` on, also if that is step 1."""
+        directory.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"))
+        self._write(purge_step, file_version="brain.Event:2")
+        self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def add(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+        """Records one value per metric."""
+        for name, value in metrics.items():
+            # TensorBoard allows no '@' in names.
+            self._write(step, summary=scalar(f"{kind}/{name.replace('@', '_at_')}", value))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:  # for those who watch
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
 def _drop_later_lines(path: Path, last_step: int) -> None:

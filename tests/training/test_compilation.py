@@ -183,18 +183,8 @@ def test_phases_within_each_other_and_of_several_threads_count_once():
 
 @pytest.fixture
 def no_cache_after():
-    before = {
-        name: getattr(jax.config, name)
-        for name in (
-            "jax_compilation_cache_dir",
-            "jax_persistent_cache_min_compile_time_secs",
-            "jax_persistent_cache_min_entry_size_bytes",
-        )
-    }
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation.compilation_cache.reset_cache()
+    with runs.no_cache_after():
+        yield
 
 
 @pytest.mark.compiled

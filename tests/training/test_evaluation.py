@@ -1,12 +1,10 @@
-import struct
-
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from lsec_jax import ranking, schema
 from lsec_jax.config import PROTOCOLS, ConfigError, EvaluationConfig
 from lsec_jax.training import evaluation, writers
+from tests import runs
 
 CONFIG = EvaluationConfig(num_candidates=40, cutoffs=(5, 10), block_size=16)
 NUM_USERS, NUM_ITEMS = 70, 120
@@ -172,21 +170,6 @@ def test_baselines_beat_a_constant_and_the_oracle_follows_the_window(data):
     assert evaluation.oracle_scorer(data.replace(truth=None), "buy", "test") is None
 
 
-def shown_by_tensorboard(folder):
-    """(step, value) of every scalar in a folder of events, without those that a later session start purges."""
-    scalars = []
-    for path in sorted(folder.iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            at += 16 + length
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-                scalars = [scalar for scalar in scalars if scalar[0] < event.step]
-            scalars += [(event.step, value.simple_value) for value in event.summary.value]
-    return scalars
-
-
 def test_lines_of_metrics_that_are_no_records_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnull\n{"kind": "train"}\n{"step": 2}\n{"st')
     with writers.MetricWriter(tmp_path, 1, 4):
@@ -204,7 +187,7 @@ def test_curves_are_not_doubled_when_a_killed_run_starts_again(tmp_path, resumed
             if not path.name.startswith("session"):
                 path.rename(path.with_name(f"session{session}.{path.name}"))
     expected = [(step, float(step > resumed_from)) for step in range(1, 5)]
-    assert shown_by_tensorboard(tmp_path / "tensorboard") == expected
+    assert [(step, value) for step, _, value in runs.shown_by_tensorboard(tmp_path / "tensorboard")] == expected
 
 
 def with_windows(data, is_gone):
