@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -130,11 +131,42 @@ class Checkpoints:
             ) from error
         return TrainState(**restored.state), Progress(**restored.progress)
 
+    def restore_on_host(self, template: dict[str, Any], step: int) -> dict[str, Any]:
+        """Reads parts of a state as numpy arrays, in the shapes that were stored.
+
+        Args:
+            template: parts of `TrainState` by name, of the same structure (its values and shapes are not used).
+            step: which one.
+
+        Raises:
+            CheckpointError: if it cannot be read or has another structure.
+        """
+        as_stored = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(template, restore_args=as_stored, partial_restore=True)
+                ),
+            )
+        except Exception as error:  # as in `restore`
+            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({_brief(error)})") from error
+        return restored.state
+
+    def steps(self) -> list[int]:
+        """The steps of all finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
     def best_step(self) -> int:
         """The step of the best kept checkpoint by its stored metric."""
         step = self._manager.best_step()
         assert step is not None, "checkpoints are always saved with a metric"
         return step
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Whether there is a finished checkpoint in a directory, which need not exist."""
+    return any(folder.name.isdigit() for folder in directory.glob("[0-9]*"))
 
 
 def _check_metrics(folder: Path) -> None:

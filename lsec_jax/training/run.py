@@ -20,20 +20,23 @@ from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.event_statistics import split_sizes
 from lsec_jax.data.files import write_json
 from lsec_jax.data.history_audits import audit_all_histories
+from lsec_jax.data.replay import ReplayBatches, replay_batches
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.nn.rows import check_backend
 from lsec_jax.ranking import Scorer
-from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
-from lsec_jax.training import optimizers
+from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData, NodeTable
+from lsec_jax.training import optimizers, vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_draw, make_train_step
 from lsec_jax.training.step_inputs import StepInput
 from lsec_jax.training.tables import TablePlan, plan
 from lsec_jax.training.writers import make_directory
+
+RECORD = "initialised_from"  # of data.json: where a run that did not start from scratch comes from
 
 
 @dataclasses.dataclass
@@ -100,15 +103,26 @@ class Run:
     def table_plan(self) -> TablePlan:
         """Which embedding tables a step updates lazily."""
         num_slots = self.model.num_lookups(self.inputs, self.batch_at()(0))
-        shapes = jax.eval_shape(self.model.init, Keys.from_seed(self.config.seed))
-        return plan(self.config.optimizer.tables, {name: len(of) for name, of in shapes.tables.items()}, num_slots)
+        return plan(self.config.optimizer.tables, {name: len(of) for name, of in self._tables.items()}, num_slots)
+
+    def embedded_nodes(self) -> list[NodeTable]:
+        """The nodes behind the rows of the embedding tables."""
+        return [self.data.nodes[name] for name in self._tables]
+
+    @functools.cached_property
+    def _tables(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        return jax.eval_shape(self.model.init, Keys.from_seed(self.config.seed)).tables
 
     def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
         """Returns step -> positions of the step's examples by stream."""
-        streams = {
-            name: EdgeBatches(num_examples, self.config.training.batch_size, (self.config.seed, 1 + i))
-            for i, (name, num_examples) in enumerate(self.config.model.streams(self.inputs).items())
-        }
+        sizes, config = self.config.model.streams(self.inputs), self.config
+        streams: dict[str, EdgeBatches | ReplayBatches] = {}
+        for i, (name, num_examples) in enumerate(sizes.items()):
+            seed = (config.seed, 1 + i)
+            if config.replay.window:
+                streams[name] = replay_batches(self.data, name, config.replay, config.training.batch_size, seed)
+            else:
+                streams[name] = EdgeBatches(num_examples, config.training.batch_size, seed)
         return lambda step: {name: stream(step) for name, stream in streams.items()}
 
     def input_at(self) -> Callable[[int], StepInput]:
@@ -138,8 +152,12 @@ class Run:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
 
 
-def prepare(config: RunConfig) -> Run:
+def prepare(config: RunConfig, data: LiveCommerceData | None = None) -> Run:
     """Loads, validates and splits the data and builds the model; writes nothing.
+
+    Args:
+        config: of the run.
+        data: what its source would load, where that is there already.
 
     Raises:
         ConfigError: if the config cannot work, alone or with this data.
@@ -148,11 +166,12 @@ def prepare(config: RunConfig) -> Run:
     config_lib.validate(config)
     _check_metric(config)
     model_config = config.model
-    data = config.data.load()
+    data = config.data.load() if data is None else data
     check_needs(data, model_config.needs)
     data.validate()
     data = assign_splits(data, config.split, model_config.task_relations)
     data = add_histories(data, config.histories)
+    vocabulary.check_categories(data, config.new_ids)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if config.optimizer.tables == "lazy" and not model.has_lookups:
@@ -168,6 +187,8 @@ def prepare(config: RunConfig) -> Run:
         if count:
             logging.info("data: %s: %d", text, count)
     run = Run(config, data, model, inputs, evaluator)
+    if config.replay.window:
+        run.batch_at()  # refuses a window that the edges' times do not allow
     for split in run.held_out():
         for protocol in config.evaluation.protocols:
             evaluator.check(split, protocol)  # makes the candidate lists, which are kept for later
@@ -206,7 +227,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     stored = _read_json(workdir / "config.json")
     if stored is None:
         # A run that was killed while it claimed the workdir leaves these.
-        ours = {"data.json", "data.json.tmp", "config.json.tmp"}
+        ours = {"data.json", "data.json.tmp", "config.json.tmp", vocabulary.FOLDER}
         if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return config
@@ -225,8 +246,13 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     return config
 
 
-def claim_workdir(workdir: Path, run: Run) -> None:
-    """Writes config.json and data.json into a new workdir, or checks that they are this run's already.
+def claim_workdir(workdir: Path, run: Run, origin: Mapping[str, Any] | None = None) -> None:
+    """Writes config.json, data.json and lists of ids into a new workdir, or checks that they are this run's already.
+
+    Args:
+        workdir: new, empty, or of this run.
+        run: prepared.
+        origin: where its initial state comes from, for data.json; None = from scratch.
 
     Raises:
         ConfigError: as `check_workdir`.
@@ -235,9 +261,11 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     check_workdir(workdir, run.config)
     if (workdir / "config.json").exists():
         check_fingerprint(workdir, run.data)
+        vocabulary.write(workdir, run.embedded_nodes(), only_missing=True)  # a run of before there were such lists
         return
     make_directory(workdir, f"--workdir={workdir}")
-    write_json(workdir / "data.json", describe_data(run.data))
+    vocabulary.write(workdir, run.embedded_nodes())
+    write_json(workdir / "data.json", describe_data(run.data) | ({} if origin is None else {RECORD: dict(origin)}))
     write_json(workdir / "config.json", config_lib.to_dict(run.config))
 
 
@@ -254,6 +282,7 @@ def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:
         )
     current = describe_data(data, version)
     if stored["fingerprint"] != current["fingerprint"]:
+        stored.pop(RECORD, None)
         lines = config_lib.differences(stored, current, "data")
         raise DataError(
             f"the data differs from what {workdir} was trained on (stored -> now):\n  "
@@ -323,6 +352,16 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
     check_fingerprint(workdir, run.data)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.restore(run.initial_state(), checkpoints.best_step())
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """Returns what data.json of a workdir holds; nothing where it is missing or no table, as `check_fingerprint` says.
+
+    Raises:
+        CheckpointError: it is not JSON.
+    """
+    stored = _read_json(workdir / "data.json")
+    return stored if isinstance(stored, dict) else {}
 
 
 def _read_json(path: Path) -> Any:
