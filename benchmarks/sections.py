@@ -324,7 +324,7 @@ def prequential_section(result: Result) -> str:
             f"{result['config']} (simulated, new items every day), {markdown.seeds(result)}, means over models first "
             f"trained before day {starts}: test {result['metric']} on the next day, {result['protocol']} on the first "
             f"one. cold: {of['num_steps']} steps from scratch every day; warm: {of['warm_steps']} steps a day from the "
-            "model of the day before; refreshed: never trained again, over the graph of the day; frozen: over the graph "
+            "model of the day before; refreshed: never trained again, over the graph of the day; frozen: over that "
             "of its first day ([more](updating.md#what-updating-brings)).\n",
             prequential_table(result),
             "![Metric by age](../benchmarks/quality/results/prequential.png)\n",

@@ -352,7 +352,7 @@ def test_a_damaged_checkpoint_or_list_of_ids_is_named(copy, tmp_path, damage):
 
 def test_a_run_of_before_there_were_lists_of_ids_gets_them_by_its_own_command(copy, tmp_path):
     shutil.rmtree(copy / "vocabulary")
-    with pytest.raises(CheckpointError, match=r"user\.parquet: missing.*Run its own training command again"):
+    with pytest.raises(CheckpointError, match=r"item\.parquet: missing.*Run its own training command again"):
         fit.run(later_config(), tmp_path / "new", origin=Origin(copy))
     fit.run(runs.tiny_config(), copy)
     assert started(later_config(), Origin(copy))[2]["nodes"]["item"]["known"] == 32
@@ -379,7 +379,7 @@ def test_the_flags_of_the_command(earlier, tmp_path, monkeypatch):
     (tmp_path / "empty" / "config.json").write_text("[]")
     assert "config.json: damaged" in runs.refusal(*command, "--init_from=empty")
     shutil.copy(earlier / "config.json", tmp_path / "empty")
-    assert "vocabulary/user.parquet: missing" in runs.refusal(*command, "--init_from=empty")
+    assert "vocabulary/item.parquet: missing" in runs.refusal(*command, "--init_from=empty")
     shutil.copytree(earlier / "vocabulary", tmp_path / "empty" / "vocabulary")
     assert "no checkpoints here" in runs.refusal(*command, "--init_from=empty")
     assert not (tmp_path / "new").exists()
