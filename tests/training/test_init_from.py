@@ -394,7 +394,9 @@ def test_the_state_of_another_shape_is_refused(earlier, tmp_path):
     template = prepared.initial_state()
     nodes = {table.name: table for table in prepared.embedded_nodes()}
     wrong = {"params": Params({}, {name: np.zeros((len(of), 9)) for name, of in nodes.items()})}
-    with pytest.raises(CheckpointError, match=r"does not fit this model:\n.*user.*\(60, 9\), this model has \(60, 8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)does not fit this model:\n.*user.*\(60, 9\), this model has \(60, 8\)"
+    ):
         initialisation._check_shapes(wrong, {"params": template.params}, nodes, tmp_path)
     short = {"params": Params({}, {name: np.zeros((len(of) - 1, 8)) for name, of in nodes.items()})}
     with pytest.raises(CheckpointError, match="does not fit"):
