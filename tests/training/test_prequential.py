@@ -14,7 +14,7 @@ from lsec_jax.data.audits import audit_splits
 from lsec_jax.data.sources import synthetic
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.schema import TEST, TRAIN, DataError
-from lsec_jax.training import prequential, prequential_report
+from lsec_jax.training import fit, prequential, prequential_report
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.prequential import Settings, Timeline
 from lsec_jax.training.run import prepare
@@ -191,9 +191,12 @@ def test_a_day_that_leaks_into_training_is_refused(tmp_path, monkeypatch):
 def test_a_replay_window_is_for_warm_models_only(tmp_path, monkeypatch):
     config = dataclasses.replace(day_config(), replay=ReplayConfig(window=2.0, share=0.2))
     found = {}
-    monkeypatch.setattr(
-        prequential.fit, "train", lambda config, workdir, *_: found.update({workdir.name: config.replay})
-    )
+
+    def train(config, workdir, *_):
+        found[workdir.name] = config.replay
+        return fit.Trained(None, None, None, 0)
+
+    monkeypatch.setattr(prequential.fit, "train", train)
     timeline(tmp_path, config)._trained(30, 31)
     assert found == {"30": ReplayConfig(), "31": config.replay}
 
