@@ -157,7 +157,8 @@ def _check_earlier_config(origin: Origin, config: RunConfig) -> None:
         raise CheckpointError(f"{path}: damaged ({error}); restore the file, or start from another run") from None
     own = config_lib.to_json(config)["model"]
     if not isinstance(model, dict) or model.get("type") != own["type"]:
-        lines = config_lib.differences(dict(model).get("type"), own["type"], "config.model.type")
+        stored_type = model.get("type") if isinstance(model, dict) else model
+        lines = config_lib.differences(stored_type, own["type"], "config.model.type")
     else:
         free = getattr(config.model, "training_keys", ())
         lines = [

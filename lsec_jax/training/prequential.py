@@ -251,7 +251,12 @@ class Timeline:
         """The config of a run that trains on what was before one day and is tested on another one."""
         times = (self._first + number * self.settings.day_length for number in (train_day, test_day, test_day + 1))
         training = dataclasses.replace(
-            self.config.training, num_steps=num_steps, evaluate_every=num_steps, patience=0, track_test=False
+            self.config.training,
+            num_steps=num_steps,
+            evaluate_every=num_steps,
+            patience=0,
+            max_seconds=0.0,
+            track_test=False,
         )
         return dataclasses.replace(
             self.config,

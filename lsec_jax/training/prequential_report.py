@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 
+FLOORS = ("oracle", "popularity")  # and ceilings: they do not age
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
     "oracle": "#000000",
@@ -25,7 +26,8 @@ def curves(outcomes: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list
 
     Returns:
         By policy, for each age: "age"; "mean", "std" (None for one seed) and "values" (of each seed, the mean over its
-        start days); and the same of "minus_cold", the differences to the cold model of the same day, if there is one.
+        start days); and, but for floors and ceilings, the same of "minus_cold", the differences to the cold model of
+        the same day, if there is one.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     cold = {_place(of): of["metrics"][metric] for of in outcomes if of["policy"] == "cold"}
@@ -35,7 +37,7 @@ def curves(outcomes: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list
         for age in sorted({of["age"] for of in members}):
             own = [of for of in members if of["age"] == age]
             point = {"age": age, **_over_seeds(own, [of["metrics"][metric] for of in own])}
-            if policy != "cold" and cold:
+            if policy not in ("cold", *FLOORS) and cold:
                 differences = [of["metrics"][metric] - cold[_place(of)] for of in own]
                 point["minus_cold"] = _over_seeds(own, differences)
             points.append(point)
@@ -65,7 +67,8 @@ def page(content: Mapping[str, Any]) -> str:
             "",
             f"Test {content['metric']} on the next day; {content['protocol']} on the first one. Means over the start "
             f"days {starts}, +- standard deviation over seeds ({seeds}). Steps of a training: "
-            f"{settings['warm_steps']} under warm, {content['config']['training']['num_steps']} under cold.",
+            f"{settings['warm_steps']} under warm, {content['config']['training']['num_steps']} under cold. "
+            "Age: days since the start day; only refreshed and frozen models are as old.",
             "",
             table(content["curves"]),
         ]
@@ -106,16 +109,16 @@ def figure(content: Mapping[str, Any]) -> Figure:
     for policy, points in content["curves"].items():
         ages = [point["age"] for point in points]
         for panel, values in ((left, points), (right, [point.get("minus_cold") for point in points])):
-            if values[0] is None or (panel is right and policy in ("oracle", "popularity")):
+            if values[0] is None:
                 continue
             errors = None if values[0]["std"] is None else [value["std"] for value in values]
-            style = ":" if policy in ("oracle", "popularity") else "-"
+            style = ":" if policy in FLOORS else "-"
             means = [value["mean"] for value in values]
             panel.errorbar(ages, means, errors, label=policy, color=COLORS[policy], marker=".", ls=style, capsize=3)
     right.axhline(0.0, color=COLORS["cold"], lw=1)
-    left.set(xlabel="age of the model, days", ylabel=content["metric"], title=f"{content['model']} on the next day")
+    left.set(xlabel="days since the start day", ylabel=content["metric"], title=f"{content['model']} on the next day")
     right.set(
-        xlabel="age of the model, days", ylabel=f"{content['metric']} - cold", title="Against training from scratch"
+        xlabel="days since the start day", ylabel=f"{content['metric']} - cold", title="Against training from scratch"
     )
     for panel in (left, right):
         panel.xaxis.get_major_locator().set_params(integer=True)

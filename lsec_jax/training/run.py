@@ -328,11 +328,12 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
         raise ConfigError(f"{workdir}: no config.json here; give the --workdir of a trained run")
     config = config_lib.from_dict(RunConfig, stored, plugins)
     if data_path is not None:
-        if not hasattr(config.data, "path"):
-            raise ConfigError(
-                f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path"
-            )
-        config.data.path = data_path
+        source = config.data
+        while not hasattr(source, "path") and hasattr(source, "source"):
+            source = source.source  # whose data it reads
+        if not hasattr(source, "path"):
+            raise ConfigError(f"--data={data_path}: this run's data source ({type(source).__module__}) has no path")
+        source.path = data_path
     if getattr(config.model, "backend", None) == "compiled":
         try:
             check_backend("config.model.backend", "compiled")

@@ -1,16 +1,18 @@
 """Another source's data as it was known at a time."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from lsec_jax.config import ConfigError, SplitConfig, from_dict, to_json
 from lsec_jax.data.audits import audit_splits
-from lsec_jax.data.sources import period, synthetic
+from lsec_jax.data.sources import lsec, period, synthetic
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
+from lsec_jax.training.run import load_config
 from tests import runs
 
 TIMES = 20.0, 25.0, 30.0
@@ -97,6 +99,16 @@ def test_its_config_is_stored_with_that_of_its_source(cut):
     restored = from_dict(type(config), to_json(config))
     assert restored == config and isinstance(restored.data.source, synthetic.Config)
     assert restored.data.load().fingerprint() == config.data.load().fingerprint()
+
+
+def test_data_that_moved_is_found_behind_it(tmp_path):
+    config = dataclasses.replace(runs.tiny_config(), data=period.Config(lsec.Config("there"), *TIMES))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    assert load_config(tmp_path, "here", ()).data.source.path == "here"
+    config = dataclasses.replace(config, data=period.Config(runs.tiny_world(), *TIMES))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    with pytest.raises(ConfigError, match=r"--data=here: this run's data source \(lsec_jax.data.sources.synthetic\)"):
+        load_config(tmp_path, "here", ())
 
 
 @pytest.mark.parametrize("times", [(2.0, 1.0, 3.0), (1.0, 3.0, 3.0), (1.0, 2.0, np.inf), (np.nan, 2.0, 3.0)])
