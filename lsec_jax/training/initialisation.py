@@ -196,6 +196,11 @@ def start(run: Run, origin: Origin) -> Start:
         CheckpointError: the checkpoint or the earlier run's id lists cannot be read, or do not fit the model.
         DataError: the data shares no id of some type with the earlier run's.
     """
+    if not origin.workdir.is_dir():  # of a run that was begun: nothing has looked at it yet
+        raise CheckpointError(
+            f"{origin.workdir}: gone, but the run that starts from it has no checkpoint of its own yet; bring it back, "
+            "or use another --workdir"
+        )
     template = run.initial_state()
     tables = template.params.tables
     earlier = vocabulary.read(origin.workdir, tables)

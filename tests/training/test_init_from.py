@@ -240,6 +240,10 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_with_the_same_pa
     with pytest.raises(CheckpointError, match="is not the one that"):
         fit.run(later_config(num_steps=2), tmp_path / "new", origin=Origin(copy))
     (tmp_path / "new" / "data.json").write_text(json.dumps(record))
+    copy.rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="copy: gone, but the run that starts from it has no checkpoint"):
+        fit.run(later_config(num_steps=2), tmp_path / "new")
+    (tmp_path / "elsewhere").rename(copy)
     fit.run(later_config(num_steps=2), tmp_path / "new")
     fit.run(later_config(num_steps=2), tmp_path / "other", origin=Origin(copy))
     jax.tree.map(np.testing.assert_array_equal, *(stored(tmp_path / name, 2) for name in ("new", "other")))
