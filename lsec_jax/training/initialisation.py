@@ -270,7 +270,7 @@ def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapp
     fresh = jax.device_get(template)
 
     def carried(own: Params, other: Params, is_vectors: bool) -> Params:
-        tables = {
+        tables: dict[str, Any] = {
             name: _table(values, other.tables[name], placements[name], is_vectors)
             for name, values in own.tables.items()
         }
@@ -289,7 +289,7 @@ def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapp
     return jax.tree.map(lambda value, like: jax.device_put(np.asarray(value, like.dtype), like.sharding), new, template)
 
 
-def _table(fresh: np.ndarray, earlier: np.ndarray, placement: Placement, is_vectors: bool) -> np.ndarray:
+def _table(fresh: Any, earlier: Any, placement: Placement, is_vectors: bool) -> np.ndarray:
     """A table with the earlier rows of known nodes; new nodes' vectors are means, their moments stay fresh."""
     table, rows = np.array(fresh), placement.rows
     known = np.flatnonzero(rows >= 0)
