@@ -17,6 +17,7 @@ from benchmarks.throughput.sections import (
 )
 from benchmarks.throughput.suite_section import section as suite_section
 from benchmarks.throughput.suite_section import targets_table
+from lsec_jax.training import prequential_report
 
 NOT_MEASURED = "not measured\n"
 
@@ -310,11 +311,34 @@ def _models_table(values: Result, names: Sequence[str], protocol: str) -> str:
     return markdown.table([f"model ({protocol})", *names], rows)
 
 
+def prequential_table(result: Result) -> str:
+    """The metric of each policy by the age of its model, and the differences to training from scratch."""
+    return prequential_report.table(result["curves"])
+
+
+def prequential_section(result: Result) -> str:
+    """All about models that age."""
+    of, starts = result["settings"], markdown.joined(result["settings"]["start_days"])
+    return "\n".join(
+        [
+            f"{result['config']} (simulated, new items every day), {markdown.seeds(result)}, means over models first "
+            f"trained before day {starts}: test {result['metric']} on the next day, {result['protocol']} on the first "
+            f"one. cold: {of['num_steps']} steps from scratch every day; warm: {of['warm_steps']} steps a day from the "
+            "model of the day before; refreshed: never trained again, over the graph of the day; frozen: over that "
+            "of its first day ([more](updating.md#what-updating-brings)).\n",
+            prequential_table(result),
+            "![Metric by age](../benchmarks/quality/results/prequential.png)\n",
+            markdown.circumstances(result),
+        ]
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
     "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
+    "prequential": ("Models that age", prequential_section, prequential_table),
     "world": ("The live world beside published statistics", world_section, world_table),
     "suite": ("How fast each kind of work is", suite_section, targets_table),
     "suite_gpu": ("How fast each kind of work is on a GPU", suite_section, targets_table),

@@ -200,6 +200,32 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass
+class ReplayConfig:
+    """Of which training edges batches are made, where edges have times. Graphs have all of them, whatever this says.
+
+    Attributes:
+        window: batches are of the edges of this much time (the data's unit) before the end of training; 0 = of all.
+        share: of each batch that is of older edges, in [0, 1).
+    """
+
+    window: float = 0.0
+    share: float = 0.0
+
+
+@dataclasses.dataclass
+class NewIdsConfig:
+    """How `train --init_from` starts nodes that the earlier run did not know.
+
+    Attributes:
+        categories: "TYPE.FEATURE", at most one of each node type, e.g. "item.category": new nodes of the type start
+            from the mean of the known ones with the same value of this categorical or ordinal feature; without one, or
+            where no known node has the value, from the mean of all known ones of the type.
+    """
+
+    categories: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
 class RunConfig:
     """One run. `data` and `model` hold a source's and a model's own config dataclass.
 
@@ -219,6 +245,8 @@ class RunConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     histories: tuple[HistoryConfig, ...] = ()
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
+    new_ids: NewIdsConfig = dataclasses.field(default_factory=NewIdsConfig)
     seed: int = 0
 
 
@@ -405,6 +433,8 @@ def validate(config: RunConfig) -> None:
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{key} = {seed} must be in [0, 2**32)")
+    _check_replay(config.replay)
+    _check_new_ids(config.new_ids)
     for i, history in enumerate(config.histories):
         _check_history(f"config.histories[{i}]", history, [other.name for other in config.histories[:i]])
     for part in (config.data, config.model):
@@ -445,6 +475,26 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
                 f"config.optimizer.{name} = {getattr(optimizer, name)}: '{optimizer.name}' has no such key; leave it "
                 f"at {getattr(defaults, name)}"
             )
+
+
+def _check_replay(replay: ReplayConfig) -> None:
+    if not 0 <= replay.window < math.inf:
+        raise ConfigError(f"config.replay.window = {replay.window} must be finite and at least 0")
+    if not 0 <= replay.share < 1:
+        raise ConfigError(f"config.replay.share = {replay.share} must be in [0, 1)")
+    if replay.share and not replay.window:
+        raise ConfigError(
+            f"config.replay.share = {replay.share}: without a window no edge is older; set config.replay.window too"
+        )
+
+
+def _check_new_ids(new_ids: NewIdsConfig) -> None:
+    types = [name.partition(".")[0] for name in new_ids.categories]
+    for i, name in enumerate(new_ids.categories):
+        if not all(name.partition(".")):
+            raise ConfigError(f"config.new_ids.categories[{i}] = {name!r}: write TYPE.FEATURE, e.g. 'item.category'")
+        if types[i] in types[:i]:
+            raise ConfigError(f"config.new_ids.categories[{i}] = {name!r}: '{types[i]}' has one already; give one")
 
 
 def _check_history(key: str, history: HistoryConfig, taken: list[str]) -> None:

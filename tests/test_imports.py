@@ -15,7 +15,7 @@ _FOUNDATION = {"schema", "config"}
 _LAYERS = {"nn", "losses", "metrics"}
 _MODELS = {"models", "ranking", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
-_COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare"}
+_COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare", "prequential"}
 # What each first-level module or folder of the package may import of the package; "" is the package's __init__.
 ALLOWED: dict[str, set[str]] = {"": set(), "data": _FOUNDATION | {"data"}}
 ALLOWED |= {name: {name} for name in _FOUNDATION}

@@ -66,6 +66,14 @@ class ModelConfig(Protocol):
         """The tables that the data must have; `training.run.prepare` checks them."""
         ...
 
+    @property
+    def training_keys(self) -> tuple[str, ...]:
+        """Keys that only say how it trains or computes, e.g. "l2" or "tasks[].weight".
+
+        They change neither shapes nor what a parameter means: a run may start from one that has other values.
+        """
+        ...
+
     def validate(self) -> None:
         """Checks its own keys; raises ConfigError."""
         ...

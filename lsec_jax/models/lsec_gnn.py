@@ -183,6 +183,13 @@ class Config:
         """The relations to propagate over and those to predict."""
         return Needs(relations=tuple(dict.fromkeys((*self.relations, *self.task_relations))))
 
+    @property
+    def training_keys(self) -> tuple[str, ...]:
+        """Those of sampling, of what a step leaves out, of negatives and of weights in the loss."""
+        of_tasks = ("weight", "num_negatives", "hardest_of", "rows_per_draw")
+        sampling = ("training_graph", "fanout_quantile", "fanout_limits", "exclude_batch_edges", "excluded_degrees")
+        return ("embedding_std", *sampling, "l2", "backend", *(f"tasks[].{name}" for name in of_tasks))
+
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """Builds the model's big arrays from the training edges; raises as `build_inputs`."""
         self_loops = self.aggregator == "gcn" and self.self_loop  # "gat" takes no weights from the graph

@@ -82,6 +82,11 @@ class Config:
         """The one relation."""
         return Needs(relations=(self.relation,))
 
+    @property
+    def training_keys(self) -> tuple[str, ...]:
+        """Those of the start, of negatives and of the loss."""
+        return ("embedding_std", "num_negatives", "l2")
+
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """The training positives; no graphs."""
         return build_inputs(data, (), (self.relation,), edge_weights=False, self_loops=False)

@@ -7,6 +7,7 @@ how long the others' lists are, and what fills them up sends nothing. Numpy only
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -39,10 +40,18 @@ def divide(graph: BipartiteGraph, num_parts: int, has_transposes: bool) -> Divid
         num_senders = num_parts * rows_per_part(len(other.indptr) - 1, num_parts)
         sides.append(_divide_rows(rows, np.asarray(position), num_parts, num_senders, has_transposes))
     (to_source, source_position, of_source), (to_target, target_position, of_target) = sides
-    degrees = (_padded(of, num_parts) for of in (graph.source_degrees, graph.target_degrees))
-    loops = (_padded(of, num_parts) for of in (graph.source_self, graph.target_self))
-    transposes = (of_source, of_target) if has_transposes else None
-    return DividedGraph(to_source, to_target, source_position, target_position, *degrees, *loops, transposes)
+    transposes = None if of_source is None or of_target is None else (of_source, of_target)
+    return DividedGraph(
+        to_source,
+        to_target,
+        source_position,
+        target_position,
+        _padded(graph.source_degrees, num_parts),
+        _padded(graph.target_degrees, num_parts),
+        _padded(graph.source_self, num_parts),
+        _padded(graph.target_self, num_parts),
+        transposes,
+    )
 
 
 def fullest_share(graph: DividedGraph, num_parts: int) -> float:
@@ -56,7 +65,7 @@ def fullest_share(graph: DividedGraph, num_parts: int) -> float:
 
 def _divide_rows(
     rows: Rows, position: np.ndarray, num_parts: int, num_senders: int, has_transposes: bool
-) -> tuple[Rows, np.ndarray, Rows | None]:
+) -> tuple[Rows, Any, Rows | None]:
     """One direction's parts one after the other, where each edge stands in them, and their transposes."""
     indptr, senders, values = (np.asarray(of) for of in (rows.indptr, rows.senders, rows.values))
     num_rows = len(indptr) - 1
@@ -89,7 +98,7 @@ def _stacked(parts: list[Rows], num_edges: int) -> Rows:
     """Rows of equal shapes one after the other."""
     num_levels = max(len(part.levels) for part in parts)
     num_rows = len(parts[0].indptr) - 1
-    nothing = Level(np.zeros(0, np.int32), np.zeros(0, np.int32), np.full(num_rows, -1, np.int32))
+    nothing = Level(jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32), jnp.full(num_rows, -1, jnp.int32))
     levels = []
     for number in range(num_levels):
         of_parts = [part.levels[number] if number < len(part.levels) else nothing for part in parts]
@@ -106,12 +115,12 @@ def _stacked(parts: list[Rows], num_edges: int) -> Rows:
     )
 
 
-def _joined(arrays: list[Any], size: int, fill: int) -> np.ndarray:
+def _joined(arrays: list[Any], size: int, fill: int) -> Any:
     """Arrays one after the other, each filled up to a size."""
     host = [np.asarray(array) for array in jax.device_get(arrays)]
     return np.concatenate([np.pad(array, (0, size - len(array)), constant_values=fill) for array in host])
 
 
-def _padded(array: Array | np.ndarray, num_parts: int) -> np.ndarray:
+def _padded(array: Array | np.ndarray, num_parts: int) -> Any:
     host = np.asarray(array)
     return np.pad(host, (0, -len(host) % num_parts))

@@ -159,8 +159,11 @@ def exclude_edges(
         to_target=without(graph.to_target, graph.target_position),
     )
     if graph.transposes is not None:
-        both = zip(graph.transposes, (thinned.to_source, thinned.to_target), strict=True)
-        thinned = thinned._replace(transposes=tuple(of._replace(values=rows.values[of.twins]) for of, rows in both))
+        of_source, of_target = (
+            transposed._replace(values=rows.values[transposed.twins])
+            for transposed, rows in zip(graph.transposes, (thinned.to_source, thinned.to_target), strict=True)
+        )
+        thinned = thinned._replace(transposes=(of_source, of_target))
     return _renormalized(thinned, backend) if renormalize else thinned
 
 

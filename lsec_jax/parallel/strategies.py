@@ -204,8 +204,6 @@ def _place(tree: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
         sharding = NamedSharding(mesh, spec)
 
         def put(leaf: Any) -> jax.Array:
-            if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
-                raise TypeError("keys are constants of a function, not arguments")
             host = np.asarray(leaf)
             return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

@@ -66,14 +66,14 @@ def received_bytes(hlo: str) -> float:
 
 
 def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
-    name, body = None, []
+    name, body = "", list[str]()
     for line in hlo.splitlines():
         header = _COMPUTATION.match(line)
         if header:
             name, body = header["name"], []
-        elif line.startswith("}") and name is not None:
+        elif line.startswith("}") and name:
             yield name, body
-            name = None
+            name = ""
         else:
             body.append(line)
 

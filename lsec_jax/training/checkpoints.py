@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
@@ -233,6 +234,28 @@ class Checkpoints:
         if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
             raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
         return state, progress
+
+    def restore_on_host(self, template: dict[str, Any], step: int) -> dict[str, Any]:
+        """Reads parts of a state as numpy arrays, in the shapes that were stored.
+
+        Args:
+            template: parts of `TrainState` by name, of the same structure (its values and shapes are not used).
+            step: which one.
+
+        Raises:
+            CheckpointError: if it cannot be read or has another structure.
+        """
+        as_stored = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(template, restore_args=as_stored, partial_restore=True)
+                ),
+            )
+        except Exception as error:  # as in `restore`
+            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({_brief(error)})") from error
+        return restored.state
 
     def best_step(self) -> int:
         """The step of the best kept checkpoint by its stored metric."""

@@ -4,20 +4,41 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import logging
 
 from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
-from lsec_jax.training import loop, plots, reports
+from lsec_jax.schema import LiveCommerceData
+from lsec_jax.training import initialisation, loop, plots, reports
 from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in
+from lsec_jax.training.initialisation import Origin, Start
 from lsec_jax.training.locks import WorkdirLock
 from lsec_jax.training.run import Run, await_claim, check_workdir, claim_workdir, prepare
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.writers import make_directory, open_writer
 
 
-def run(config: RunConfig, workdir: Path, audit: bool = False, fall_back: bool = False) -> str:
+class Trained(NamedTuple):
+    """A run that has trained to its end.
+
+    Attributes:
+        run: prepared.
+        state: of its best checkpoint.
+        progress: its early-stopping record.
+        last_step: of its last checkpoint.
+    """
+
+    run: Run
+    state: TrainState
+    progress: Progress
+    last_step: int
+
+
+def run(
+    config: RunConfig, workdir: Path, audit: bool = False, fall_back: bool = False, origin: Origin | None = None
+) -> str:
     """Trains (or resumes) and writes everything into the workdir.
 
     Args:
@@ -25,12 +46,13 @@ def run(config: RunConfig, workdir: Path, audit: bool = False, fall_back: bool =
         workdir: new, empty, or of this run.
         audit: look for leaks between training and evaluation first.
         fall_back: move damaged checkpoints aside and go on from the newest one that is whole.
+        origin: an earlier run to start from; a run that was begun keeps the one that it has.
 
     Returns:
         The leaderboard as Markdown, in the first process.
 
     Raises:
-        ConfigError, DataError: before anything is written, also where another run uses the workdir.
+        ConfigError, DataError, CheckpointError: before anything is written, also where another run uses the workdir.
         ProcessError: if another process of the run failed before training, or has other data.
         NonFiniteError: if training diverged; the last good checkpoint stays.
         CheckpointError: if a checkpoint cannot be read or written.
@@ -38,7 +60,30 @@ def run(config: RunConfig, workdir: Path, audit: bool = False, fall_back: bool =
         Terminated: after SIGTERM, with everything saved.
     """
     with WorkdirLock(workdir) as lock, _naming(workdir):
-        return _run(config, workdir, audit, fall_back, lock)
+        return _report(workdir, _train(config, workdir, lock, audit, fall_back, origin))
+
+
+def train(
+    config: RunConfig,
+    workdir: Path,
+    audit: bool = False,
+    origin: Origin | None = None,
+    data: LiveCommerceData | None = None,
+) -> Trained:
+    """Prepares, and trains or resumes: `run` without its report.
+
+    Args:
+        config: of the run.
+        workdir: new, empty, or of this run.
+        audit: look for leaks between training and evaluation first.
+        origin: an earlier run to start from.
+        data: what the config's source would load, where that is there already.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, NonFiniteError, WorkdirError, Terminated: as `run`.
+    """
+    with WorkdirLock(workdir) as lock, _naming(workdir):
+        return _train(config, workdir, lock, audit, False, origin, data)
 
 
 class WorkdirError(OSError):
@@ -59,17 +104,9 @@ def _naming(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def _run(config: RunConfig, workdir: Path, audit: bool, fall_back: bool, lock: WorkdirLock) -> str:
-    with processes.agreed("preparing the run"):
-        config = check_workdir(workdir, config)
-        prepared = prepare(config)
-        if audit:
-            prepared.audit()
-            logging.info("audit: nothing leaks from validation and test into training")
-        for text in config.model.warnings(prepared.inputs, config.training.batch_size):
-            logging.warning(text)
-    _claim(workdir, prepared, lock)
-    state, progress, last_step = _train(prepared, workdir, fall_back)
+def _report(workdir: Path, trained: Trained) -> str:
+    prepared, state, progress, last_step = trained
+    config = prepared.config
     logging.info("evaluating the checkpoint of step %d and the baselines", int(state.step))
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
@@ -82,7 +119,33 @@ def _run(config: RunConfig, workdir: Path, audit: bool, fall_back: bool, lock: W
     return report
 
 
-def _claim(workdir: Path, run: Run, lock: WorkdirLock) -> None:
+def _train(
+    config: RunConfig,
+    workdir: Path,
+    lock: WorkdirLock,
+    audit: bool,
+    fall_back: bool,
+    origin: Origin | None,
+    data: LiveCommerceData | None = None,
+) -> Trained:
+    start = None
+    with processes.agreed("preparing the run"):
+        config = check_workdir(workdir, config)
+        origin = initialisation.settle(workdir, config, origin)
+        prepared = prepare(config, data)
+        if audit:
+            prepared.audit()
+            logging.info("audit: nothing leaks from validation and test into training")
+        for text in config.model.warnings(prepared.inputs, config.training.batch_size):
+            logging.warning(text)
+        if origin is not None and not steps_in(workdir / "checkpoints"):
+            start = initialisation.start(prepared, origin)
+            initialisation.check_unchanged(workdir, start)
+    _claim(workdir, prepared, lock, start)
+    return _to_the_end(prepared, workdir, fall_back, start)
+
+
+def _claim(workdir: Path, run: Run, lock: WorkdirLock, start: Start | None) -> None:
     """Makes the workdir this run's own. All processes must have the same data, and see what the first one wrote."""
     if processes.count() > 1:
         processes.require_same({"data": run.describe()}, "Give every process the same files")
@@ -90,23 +153,25 @@ def _claim(workdir: Path, run: Run, lock: WorkdirLock) -> None:
         if processes.is_first():
             make_directory(workdir, f"--workdir={workdir}")
             lock.take()
-            claim_workdir(workdir, run)
+            claim_workdir(workdir, run, None if start is None else start.record)
     with processes.agreed("looking at the workdir"):
         if not processes.is_first():
             await_claim(workdir)
 
 
-def _train(run: Run, workdir: Path, fall_back: bool) -> tuple[TrainState, Progress, int]:
-    """Returns the best state, and the last step."""
+def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -> Trained:
+    """Trains to the end, from another run's parameters if there is a start."""
     config, directory = run.config, workdir / "checkpoints"
     validate = _validator(run)
     resumed = _restore(run, directory, fall_back, Checkpoints.latest_step)
-    state, progress = resumed or (run.initial_state(), Progress())
+    state, progress = resumed or (run.initial_state() if start is None else start.state, Progress())
     if resumed is not None:
         is_finished = loop.is_finished(config.training, int(state.step), progress)
         logging.info("training ended at step %d" if is_finished else "resuming from step %d", int(state.step))
     policy = config.checkpoint
     with Checkpoints(directory, policy.keep_last, keep_best=policy.keep_best, record=run.record()) as checkpoints:
+        if resumed is None and start is not None:
+            checkpoints.save(state, progress)  # from now on the earlier run is not needed
         with open_writer(workdir, int(state.step), config.training.num_steps) as writer:
             progress = loop.train(
                 config.training,
@@ -123,7 +188,7 @@ def _train(run: Run, workdir: Path, fall_back: bool) -> tuple[TrainState, Progre
     last_step = max(steps_in(directory))
     best = _restore(run, directory, fall_back, Checkpoints.best_step)
     assert best is not None
-    return best[0], progress, last_step
+    return Trained(run, best[0], progress, last_step)
 
 
 def _restore(

@@ -20,6 +20,7 @@ from lsec_jax.data.batches import EdgeBatches
 from lsec_jax.data.event_statistics import split_sizes
 from lsec_jax.data.files import write_json
 from lsec_jax.data.history_audits import audit_all_histories
+from lsec_jax.data.replay import ReplayBatches, replay_batches
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
@@ -29,8 +30,8 @@ from lsec_jax.parallel import strategies
 from lsec_jax.parallel.mesh import check_batches
 from lsec_jax.parallel.strategies import Part, Strategy
 from lsec_jax.ranking import Scorer
-from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData
-from lsec_jax.training import optimizers
+from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData, NodeTable
+from lsec_jax.training import optimizers, vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_record, steps_in
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.locks import LOCK_NAME
@@ -46,6 +47,7 @@ _MAY_CHANGE = (
     "config.training.on_nonfinite:",
     "config.training.max_skipped:",
 )
+RECORD = "initialised_from"  # of data.json: where a run that did not start from scratch comes from
 
 
 @dataclasses.dataclass
@@ -118,12 +120,19 @@ class Run:
     def table_plan(self) -> TablePlan:
         """Which embedding tables a step updates lazily."""
         num_slots = self.model.num_lookups(self.inputs, self.batch_at()(0))
-        shapes = jax.eval_shape(self.model.init, Keys.from_seed(self.config.seed))
-        return plan(self.config.optimizer.tables, {name: len(of) for name, of in shapes.tables.items()}, num_slots)
+        return plan(self.config.optimizer.tables, {name: len(of) for name, of in self._tables.items()}, num_slots)
+
+    def embedded_nodes(self) -> list[NodeTable]:
+        """The nodes behind the rows of the embedding tables."""
+        return [self.data.nodes[name] for name in self._tables]
+
+    @functools.cached_property
+    def _tables(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        return jax.eval_shape(self.model.init, Keys.from_seed(self.config.seed)).tables
 
     def batch_at(self) -> Callable[[int], Mapping[str, np.ndarray]]:
         """Returns step -> positions of the step's examples by stream."""
-        streams = _streams(self.config, self.inputs)
+        streams = _streams(self.config, self.data, self.inputs)
         return lambda step: {name: stream(step) for name, stream in streams.items()}
 
     def input_at(self) -> Callable[[int], StepInput]:
@@ -194,8 +203,12 @@ class Run:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
 
 
-def prepare(config: RunConfig) -> Run:
+def prepare(config: RunConfig, data: LiveCommerceData | None = None) -> Run:
     """Loads, validates and splits the data and builds the model; writes nothing.
+
+    Args:
+        config: of the run.
+        data: what its source would load, where that is there already.
 
     Raises:
         ConfigError: if the config cannot work, alone or with this data.
@@ -205,11 +218,12 @@ def prepare(config: RunConfig) -> Run:
     _check_metric(config)
     strategy = strategies.make(config.parallel)
     model_config = config.model
-    data = config.data.load()
+    data = config.data.load() if data is None else data
     check_needs(data, model_config.needs)
     data.validate()
     data = assign_splits(data, config.split, model_config.task_relations)
     data = add_histories(data, config.histories)
+    vocabulary.check_categories(data, config.new_ids)
     evaluator = Evaluator(data, model_config.task_relations[0], config.evaluation)
     model = TrainableModel(model_config.build(data, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if config.optimizer.tables == "lazy" and not model.has_lookups:
@@ -224,7 +238,8 @@ def prepare(config: RunConfig) -> Run:
     for text, count in sorted(data.counts.items()):
         if count:
             logging.info("data: %s: %d", text, count)
-    sizes = {name: stream.batch_size for name, stream in _streams(config, inputs).items()}
+    # Also refuses a replay window that the edges' times do not allow.
+    sizes = {name: stream.batch_size for name, stream in _streams(config, data, inputs).items()}
     check_batches(sizes, model_config.rows_together, strategy.num_replicas)
     run = Run(config, data, model, strategy.place(inputs, Part.INPUTS), evaluator, strategy)
     for split in run.held_out():
@@ -248,11 +263,15 @@ def _host_inputs(config: RunConfig, data: LiveCommerceData, strategy: Strategy) 
         return inputs if strategy.num_shards == 1 else config.model.divide(inputs, strategy.num_shards)
 
 
-def _streams(config: RunConfig, inputs: Any) -> dict[str, EdgeBatches]:
-    return {
-        name: EdgeBatches(num_examples, config.training.batch_size, (config.seed, 1 + i))
-        for i, (name, num_examples) in enumerate(config.model.streams(inputs).items())
-    }
+def _streams(config: RunConfig, data: LiveCommerceData, inputs: Any) -> dict[str, EdgeBatches | ReplayBatches]:
+    streams: dict[str, EdgeBatches | ReplayBatches] = {}
+    for i, (name, num_examples) in enumerate(config.model.streams(inputs).items()):
+        seed = (config.seed, 1 + i)
+        if config.replay.window:
+            streams[name] = replay_batches(data, name, config.replay, config.training.batch_size, seed)
+        else:
+            streams[name] = EdgeBatches(num_examples, config.training.batch_size, seed)
+    return streams
 
 
 def _check_metric(config: RunConfig) -> None:
@@ -281,7 +300,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     stored = _read_json(workdir / "config.json")
     if stored is None:
         # A run that was killed while it claimed the workdir leaves these.
-        ours = {"data.json", "data.json.tmp", "config.json.tmp", LOCK_NAME}
+        ours = {"data.json", "data.json.tmp", "config.json.tmp", LOCK_NAME, vocabulary.FOLDER}
         if workdir.is_dir() and any(path.name not in ours for path in workdir.iterdir()):
             raise ConfigError(f"workdir {workdir} is not empty and holds no run; choose an empty or new directory")
         return config
@@ -301,8 +320,13 @@ def check_workdir(workdir: Path, config: RunConfig) -> RunConfig:
     return config
 
 
-def claim_workdir(workdir: Path, run: Run) -> None:
-    """Writes config.json and data.json into a new workdir, or checks that they are this run's already.
+def claim_workdir(workdir: Path, run: Run, origin: Mapping[str, Any] | None = None) -> None:
+    """Writes config.json, data.json and lists of ids into a new workdir, or checks that they are this run's already.
+
+    Args:
+        workdir: new, empty, or of this run.
+        run: prepared.
+        origin: where its initial state comes from, for data.json; None = from scratch.
 
     Raises:
         ConfigError: as `check_workdir`.
@@ -313,10 +337,12 @@ def claim_workdir(workdir: Path, run: Run) -> None:
     stored = _read_json(workdir / "config.json")
     if stored is None:
         make_directory(workdir, f"--workdir={workdir}")
-        write_json(workdir / "data.json", run.describe())
+        vocabulary.write(workdir, run.embedded_nodes())
+        write_json(workdir / "data.json", run.describe() | ({} if origin is None else {RECORD: dict(origin)}))
         write_json(workdir / "config.json", current)
         return
     _check_fingerprint(workdir, run.describe)
+    vocabulary.write(workdir, run.embedded_nodes(), only_missing=True)  # a run of before there were such lists
     changed = config_lib.differences(config_lib.with_defaults(stored, run.config), current)
     if changed := [line for line in changed if line.startswith(_MAY_CHANGE)]:
         logging.info("changed since this run was started: %s", ", ".join(changed))
@@ -348,6 +374,7 @@ def _check_fingerprint(workdir: Path, describe: Callable[[int], dict[str, Any]])
     stored = _read_json(workdir / "data.json")
     if not isinstance(stored, dict) or "fingerprint" not in stored:
         raise DataError(f"{workdir}/data.json is missing or damaged; restore the file, or train into another --workdir")
+    stored.pop(RECORD, None)
     if lines := _data_differences(stored, describe, f"{workdir}/data.json: "):
         raise DataError(
             f"the data differs from what {workdir} was trained on (stored -> now):\n  "
@@ -411,11 +438,12 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
         raise ConfigError(f"{workdir}: no config.json here; give the --workdir of a trained run")
     config = config_lib.from_dict(RunConfig, stored, plugins)
     if data_path is not None:
-        if not hasattr(config.data, "path"):
-            raise ConfigError(
-                f"--data={data_path}: this run's data source ({type(config.data).__module__}) has no path"
-            )
-        config.data.path = data_path
+        source = config.data
+        while not hasattr(source, "path") and hasattr(source, "source"):
+            source = source.source  # whose data it reads
+        if not hasattr(source, "path"):
+            raise ConfigError(f"--data={data_path}: this run's data source ({type(source).__module__}) has no path")
+        source.path = data_path
     config.parallel = ParallelConfig()
     if getattr(config.model, "backend", None) == "compiled":
         try:
@@ -450,6 +478,16 @@ def _newest_record(workdir: Path) -> dict[str, Any]:
     """What the newest checkpoint says of its run; empty if there is none, or it says nothing."""
     steps = steps_in(workdir / "checkpoints")
     return read_record(workdir / "checkpoints" / str(steps[-1])) if steps else {}
+
+
+def read_data_record(workdir: Path) -> dict[str, Any]:
+    """Returns what data.json of a workdir holds; nothing where it is missing or no table, as `check_fingerprint` says.
+
+    Raises:
+        CheckpointError: it is not JSON.
+    """
+    stored = _read_json(workdir / "data.json")
+    return stored if isinstance(stored, dict) else {}
 
 
 def _read_json(path: Path) -> Any:

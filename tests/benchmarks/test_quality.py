@@ -10,6 +10,7 @@ from benchmarks import runs, statistics, tables
 from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, differences, validate
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_prequential import prequential_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
 from tests.benchmarks.test_time_to_level import auc_result, gowalla_result
 from tests.benchmarks.test_time_to_level import gowalla_outcome as seconds_outcome
@@ -142,6 +143,7 @@ def all_results():
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
+        "prequential": {**prequential_result(), **CIRCUMSTANCES},
         "world": {**world_result(), **CIRCUMSTANCES},
         "time_to_auc": {**auc_result(), **CIRCUMSTANCES},
         "time_to_auc_small_world": {**auc_result(), **CIRCUMSTANCES},

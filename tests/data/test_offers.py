@@ -52,9 +52,9 @@ def load(name, folder):
     return {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny}[name]().load()
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("prepared", "tfds")])
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("prepared", "period", "tfds")])
 def test_a_source_has_what_it_says_and_is_valid(name, tmp_path):
-    """`prepared` has what its source has; the tests of `tfds` compare its tables."""
+    """`prepared` and `period` have what their sources have; the tests of `tfds` compare its tables."""
     data, said = load(name, tmp_path), SOURCES[name]
     data.validate()
     if "relations" not in said.configured:
@@ -100,7 +100,7 @@ def test_configured_names_are_told_apart_in_the_documentation():
             Needs(relations=("buy", "gift")),
             "relation 'gift' is",
             "buy, follow, sell; sources that have it: kuailive; where yours name it so: "
-            "interactions, lsec, lightgcn_text, sequences, tfds, prepared\n",
+            "interactions, lsec, lightgcn_text, sequences, tfds, prepared, period\n",
         ),
         (
             Needs(events={"impression": ("watched",)}),

@@ -114,6 +114,12 @@ SOURCES: Mapping[str, Offers] = {
         time="seconds",
     ),
     "prepared": Offers(configured=KINDS, time="as its source", given_split="yes", truth="as its source"),
+    "period": Offers(
+        configured=("relations", "features", "availability"),
+        time="as its source",
+        given_split="yes",
+        truth="as its source, of relations",
+    ),
     "synthetic": _WORLD,
     "synthetic (live)": dataclasses.replace(
         _WORLD,
