@@ -186,14 +186,15 @@ class ParallelConfig:
         strategy: "pmap" (every device has a copy of all parameters and graphs and computes its part of each batch) or
             "sharded" (embedding tables with their moments, and graphs that are trained whole, are divided over the
             axis `model` as well).
-        data: devices along the mesh axis `data`; 0 = all there are, divided by `model`.
+        data: devices along the mesh axis `data`; 0 = all there are, divided by `model`. Of a CPU, whose devices share
+            its cores, 0 takes one where the run has one process.
         model: devices along the axis `model`; 1 for "pmap".
         initialization_seconds: how long processes wait for each other at the start.
         heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
     """
 
     strategy: str = "pmap"
-    data: int = 1
+    data: int = 0
     model: int = 1
     initialization_seconds: int = 300
     heartbeat_seconds: int = 100

@@ -20,7 +20,8 @@ def make_mesh(config: ParallelConfig, devices: Sequence[jax.Device] | None = Non
         ConfigError: if there are too few devices, or a process would have none of them.
     """
     devices = jax.devices() if devices is None else devices
-    along_data = config.data or len(devices) // config.model
+    is_one_cpu = devices[0].platform == "cpu" and jax.process_count() == 1
+    along_data = config.data or (1 if is_one_cpu else len(devices) // config.model)
     wanted = along_data * config.model
     if not 1 <= wanted <= len(devices):
         asked_for = f"config.parallel.data x config.parallel.model = {config.data or 'all'} x {config.model}"

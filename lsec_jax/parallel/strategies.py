@@ -132,7 +132,7 @@ class Pmap(Strategy):
         if Part.ROWS not in arguments:
             alone = jax.jit(function)
             return lambda *copies: alone(*self.whole(copies))
-        return jax.pmap(
+        divided = jax.pmap(
             function,
             DATA,
             in_axes=tuple(_axis(part) for part in arguments),
@@ -140,6 +140,14 @@ class Pmap(Strategy):
             devices=list(self._mesh.devices.flat),
             donate_argnums=(0,) if donates else (),
         )
+        if jax.process_count() == 1 or Part.ROWS in results:
+            return divided
+        return lambda *arrays: jax.tree.map(self._of_all_processes, divided(*arrays))
+
+    def _of_all_processes(self, copy: jax.Array) -> jax.Array:
+        """What jax.pmap returns is each process's own, which checkpoints are not made of."""
+        pieces = [shard.data for shard in copy.addressable_shards]
+        return jax.make_array_from_single_device_arrays(copy.shape, NamedSharding(self._mesh, P()), pieces)
 
 
 class Sharded(Strategy):

@@ -110,6 +110,7 @@ class Run:
     def step_function(self) -> Callable[..., Any]:
         """The compiled training step; the log says how it updates the embedding tables."""
         chosen = self.table_plan()
+        logging.info("devices: %s", self.strategy.description)
         logging.info("embedding tables: %s", chosen.reason)
         key, may_skip = Keys.from_seed(self.config.seed).negatives, self.config.training.on_nonfinite == "skip"
         step = make_train_step(self.model, self._optimizer(), key, chosen.lazy, may_skip)
@@ -444,7 +445,7 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
         if not hasattr(source, "path"):
             raise ConfigError(f"--data={data_path}: this run's data source ({type(source).__module__}) has no path")
         source.path = data_path
-    config.parallel = ParallelConfig()
+    config.parallel = ParallelConfig(data=1)
     if getattr(config.model, "backend", None) == "compiled":
         try:
             check_backend("config.model.backend", "compiled")

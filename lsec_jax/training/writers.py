@@ -138,6 +138,9 @@ class SilentWriter(MetricWriter):
     def write(self, step: int, kind: str, metrics: Mapping[str, float], seconds: float) -> None:
         """Does nothing."""
 
+    def flush(self) -> None:
+        """Does nothing."""
+
     def announce(self, text: str) -> None:
         """Does nothing."""
 

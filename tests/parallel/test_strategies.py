@@ -10,6 +10,7 @@ import pytest
 from lsec_jax.config import ConfigError, ParallelConfig
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.models.edge_tasks import TaskConfig
+from lsec_jax.parallel import strategies
 from lsec_jax.training import run as run_lib
 from tests import runs
 
@@ -125,7 +126,7 @@ def test_rows_that_share_their_draws_stay_on_one_device():
         run_lib.prepare(config)
 
 
-def test_all_devices_means_all():
-    run = run_lib.prepare(config_of("lightgcn", ParallelConfig("sharded", data=0, model=2)))
-    assert run.strategy.num_replicas == jax.device_count() == 8
-    assert run.strategy.num_shards == 2
+def test_virtual_devices_of_a_cpu_are_used_where_they_are_asked_for():
+    assert strategies.make(ParallelConfig()).num_replicas == 1
+    assert strategies.make(ParallelConfig("sharded", model=2)).num_replicas == 2
+    assert strategies.make(ParallelConfig("sharded", data=4, model=2)).num_replicas == jax.device_count() == 8

@@ -1,0 +1,75 @@
+"""Two processes with two devices each train together: the same numbers, checkpoints and report as one."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import runs
+from tests.started import places, together
+
+# 16 steps of a batch that four devices can share.
+OVERRIDES = ["--config.training.batch_size=48", "--config.training.num_steps=16", "--config.training.log_every=1"]
+MESHES = {
+    "pmap": ["--config.parallel.data=0"],
+    "sharded": ["--config.parallel.strategy=sharded", "--config.parallel.data=2", "--config.parallel.model=2"],
+}
+
+
+def train(config_file, workdir, *arguments):
+    return ["-m", "lsec_jax.train", f"--config={config_file}", f"--workdir={workdir}", *OVERRIDES, *arguments]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(runs.CONFIG_FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(config_file, tmp_path_factory):
+    """The workdir of one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    (ended,) = together([train(config_file, workdir)])
+    assert ended.code == 0, ended.err
+    return workdir
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def values(workdir):
+    rows = json.loads((workdir / "report.json").read_text())["rows"]
+    return {(row["model"], row["split"]): row["metrics"] for row in rows}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_two_processes_train_to_the_numbers_of_one(mesh, alone, config_file, tmp_path):
+    workdir = tmp_path / "run"
+    ended = together([train(config_file, workdir, *MESHES[mesh], *place) for place in places()], num_devices=2)
+    assert [of.code for of in ended] == [0, 0], "\n".join(of.err for of in ended)
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+    wanted = values(alone)
+    for name, metrics in values(workdir).items():
+        for key, value in metrics.items():
+            assert value == pytest.approx(wanted[name][key], abs=1e-4), (name, key)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(alone, config_file, tmp_path):
+    workdir = tmp_path / "run"
+    half = ["--config.training.max_seconds=0.001", *MESHES["sharded"]]
+    ended = together([train(config_file, workdir, *half, *place) for place in places()], num_devices=2)
+    assert [of.code for of in ended] == [0, 0], "\n".join(of.err for of in ended)
+    steps = runs.steps_of(workdir)
+    assert 0 < steps[-1] < 16
+    config = json.loads((workdir / "config.json").read_text())
+    config["training"]["max_seconds"] = 0.0
+    (workdir / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(workdir / "plots")
+    (done,) = together([train(config_file, workdir)])
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
