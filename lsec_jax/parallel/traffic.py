@@ -15,9 +15,7 @@ _SHARES = {
     "all-to-all": lambda size: (size - 1) / size,
     "collective-permute": lambda _: 1.0,
 }
-_OPERATION = re.compile(
-    rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?:-start)?\((?P<operands>.*?)\)(?P<rest>.*)"
-)
+_OPERATION = re.compile(rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?P<start>-start)?\((?P<rest>.*)")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>[\w.\-]+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*body=%(?P<body>[\w.\-]+)")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%(?P<name>[\w.\-]+)")
@@ -83,8 +81,12 @@ def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -
         if found := _OPERATION.search(line):
             if times is None:
                 raise ValueError(f"a loop with a {found['name']} does not say how often it runs: {line.strip()[:200]}")
-            sides = (_num_bytes(found["result"]), _num_bytes(found["operands"]))
-            yield Collective(found["name"], max(sides), _group_size(found["rest"]), times)
+            name, size = found["name"], _group_size(found["rest"])
+            # What starts an all-gather or a permutation names its operands beside its results.
+            sizes = _num_bytes(found["result"])
+            if found["start"] and name != "all-reduce":
+                sizes = sizes[len(sizes) // 2 :]
+            yield Collective(name, sum(sizes) * (size if name == "reduce-scatter" else 1), size, times)
         if loop := _WHILE.search(line):
             trips = _TRIPS.search(line)
             inside = None if trips is None or times is None else times * int(trips["count"])
@@ -93,14 +95,14 @@ def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -
             yield from _in_computation(called["name"], lines, times)
 
 
-def _num_bytes(text: str) -> int:
-    """Of the largest array in a list of them: the start of a collective that runs beside others has both sides."""
-    sizes = [0]
+def _num_bytes(text: str) -> list[int]:
+    """Of each array in a list of them."""
+    sizes = []
     for array in _ARRAY.finditer(text):
         count = int(np.prod([int(length) for length in array["shape"].split(",") if length], dtype=np.int64))
         bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
         sizes.append(count * bits // 8)
-    return max(sizes)
+    return sizes
 
 
 def _group_size(text: str) -> int:
