@@ -12,8 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from lsec_jax import cli
-from lsec_jax import config as config_lib
+from lsec_jax import cli, config_json
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
@@ -36,7 +35,7 @@ def load_config(name: str, variant: str = "") -> RunConfig:
 
 def as_json(config: Any) -> dict[str, Any]:
     """The JSON form of a config, as a workdir stores it."""
-    return config_lib.to_json(config)
+    return config_json.to_json(config)
 
 
 def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[st
     """
     if path.exists():
         stored = _read_piece(path)
-        if changed := config_lib.differences(stored["settings"], settings, "settings"):
+        if changed := config_json.differences(stored["settings"], settings, "settings"):
             raise ConfigError(
                 f"{path} belongs to other settings (stored -> given):\n  "
                 + "\n  ".join(changed)

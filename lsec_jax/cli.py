@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from lsec_jax.config import ConfigError, RunConfig, check_parallel, from_dict, to_dict, unknown_key_message
+from lsec_jax.config import ConfigError, RunConfig, check_parallel
+from lsec_jax.config_json import from_dict, to_dict, unknown_key_message
 from lsec_jax.parallel import members, processes, startup
 from lsec_jax.parallel.processes import ProcessError
 from lsec_jax.ranking import NanScoreError

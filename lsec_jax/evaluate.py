@@ -13,7 +13,8 @@ from absl import flags, logging
 from lsec_jax import cli
 from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
-from lsec_jax.training.run import load_config, prepare, restore_best
+from lsec_jax.training.run import prepare
+from lsec_jax.training.workdirs import load_config, restore_best
 
 _WORKDIR = cli.define_workdir()
 _DATA = cli.define_data()

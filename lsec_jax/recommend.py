@@ -18,7 +18,8 @@ from absl import flags, logging
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 from lsec_jax.training import serving
-from lsec_jax.training.run import load_config, prepare, restore_best
+from lsec_jax.training.run import prepare
+from lsec_jax.training.workdirs import load_config, restore_best
 from lsec_jax.training.writers import require_writable
 
 _WORKDIR = cli.define_workdir()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lsec_jax import config as config_lib
-from lsec_jax.config import ConfigError, RunConfig, from_dict, to_dict, validate
+from lsec_jax import config_json
+from lsec_jax.config import ConfigError, RunConfig, validate
+from lsec_jax.config_json import from_dict, to_dict
 from lsec_jax.data.sources import interactions
 from lsec_jax.models import lsec_gnn
 from tests import runs
@@ -120,19 +121,19 @@ def test_a_stored_class_of_a_named_plugin_is_found():
 
 def test_differences_name_every_changed_key():
     stored, current = through_json(runs.tiny_config()), through_json(runs.tiny_config())
-    assert config_lib.differences(stored, current) == []
+    assert config_json.differences(stored, current) == []
     current["training"]["num_steps"] = 9
     current["model"]["tasks"][0]["weight"] = 2.0
     current["model"]["relations"] = ["buy", "follow"]
     del current["seed"]
-    assert config_lib.differences(stored, current) == [
+    assert config_json.differences(stored, current) == [
         'config.model.relations: ["buy"] -> ["buy", "follow"]',
         "config.model.tasks[0].weight: 1.0 -> 2.0",
         'config.seed: 0 -> "(absent)"',
         "config.training.num_steps: 8 -> 9",
     ]
     current["model"]["tasks"].append(current["model"]["tasks"][0])
-    assert any(line.startswith("config.model.tasks: [") for line in config_lib.differences(stored, current))
+    assert any(line.startswith("config.model.tasks: [") for line in config_json.differences(stored, current))
 
 
 @pytest.mark.parametrize(("name", "key"), [("sgd", "eps"), ("sgd", "b1"), ("adagrad", "b2")])
@@ -155,14 +156,14 @@ def test_what_an_older_version_did_not_store_counts_as_its_default():
         (stored["model"]["tasks"][0], "rows_per_draw"),
     ):
         del holder[name]
-    assert config_lib.differences(stored, through_json(config))
-    filled = config_lib.with_defaults(stored, config)
-    assert config_lib.differences(filled, through_json(config)) == [
+    assert config_json.differences(stored, through_json(config))
+    filled = config_json.with_defaults(stored, config)
+    assert config_json.differences(filled, through_json(config)) == [
         "config.evaluation.cutoffs: [10, 20, 50] -> [5, 10]"
     ]
     config.model.tasks[0].rows_per_draw = 2
-    assert "config.model.tasks[0].rows_per_draw: 1 -> 2" in config_lib.differences(filled, through_json(config))
-    assert config_lib.with_defaults("damaged", config) == "damaged"
+    assert "config.model.tasks[0].rows_per_draw: 1 -> 2" in config_json.differences(filled, through_json(config))
+    assert config_json.with_defaults("damaged", config) == "damaged"
 
 
 @pytest.mark.parametrize(

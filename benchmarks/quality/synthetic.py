@@ -21,7 +21,8 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.training import fit, reports
 from lsec_jax.training.evaluation import EvaluationRow, baseline_scorers, oracle_scorer
-from lsec_jax.training.run import prepare, restore_best
+from lsec_jax.training.run import prepare
+from lsec_jax.training.workdirs import restore_best
 
 CONFIGS = {"gcn": "gcn_synthetic", "lsec-gcn": "lsec_gcn_synthetic"}
 ORDER = ("popularity", "gcn", "lsec-gcn", "oracle")

@@ -9,7 +9,8 @@ import dataclasses
 import numpy as np
 
 from lsec_jax import schema
-from lsec_jax.config import ConfigError, EvaluationConfig, differences, to_json
+from lsec_jax.config import ConfigError, EvaluationConfig
+from lsec_jax.config_json import differences, to_json
 from lsec_jax.data import csr
 
 _BLOCK_PAIRS = 200_000  # candidate pairs drawn at once, meant to stay in a core's cache

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lsec_jax.config import HistoryConfig, from_dict
+from lsec_jax.config import HistoryConfig
+from lsec_jax.config_json import from_dict
 from lsec_jax.data.columns import blocks
 from lsec_jax.data.sequences import ends_before, last_items
 from lsec_jax.schema import DataError, Events, Histories, LiveCommerceData

@@ -10,6 +10,7 @@ from absl import logging
 from tqdm import tqdm
 
 from lsec_jax import config as config_lib
+from lsec_jax import config_json
 from lsec_jax.config import RunConfig
 from lsec_jax.data import candidates, event_statistics, store
 from lsec_jax.data.columns import Workspace
@@ -47,7 +48,7 @@ def run(
     tasks = config.model.task_relations
     if hasattr(config.data, "outline"):
         _check_settings(config.data.outline(), config)
-    settings = config_lib.to_json(config)
+    settings = config_json.to_json(config)
     if getattr(config.data, "path", ""):
         settings["data"]["path"] = str(expand_path(config.data.path).resolve())
     source = {name: settings[name] for name in ("data", "split", "histories")}

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, HistoryConfig, differences, to_json
+from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.config_json import differences, to_json
 from lsec_jax.data.columns import NewColumn, blocks, in_memory
 from lsec_jax.schema import NAME_RULE, DataError, Events, Histories, LiveCommerceData, is_name
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, SplitConfig, differences, from_dict, to_json
+from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.config_json import differences, from_dict, to_json
 from lsec_jax.data.audits import LEAVE_ONE_OUT_LEAST
 from lsec_jax.data.columns import NewColumn, blocks, in_memory
 from lsec_jax.schema import SPLITS, TEST, TRAIN, VALIDATION, Candidates, DataError, Events, LiveCommerceData, Relation

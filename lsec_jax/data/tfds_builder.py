@@ -29,7 +29,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lsec_jax.config import ConfigError, differences, to_json
+from lsec_jax.config import ConfigError
+from lsec_jax.config_json import differences, to_json
 from lsec_jax.data import store
 from lsec_jax.data.columns import blocks
 from lsec_jax.data.event_columns import EventColumns, HistoryView, take_or

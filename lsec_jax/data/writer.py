@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import differences
+from lsec_jax.config_json import differences
 from lsec_jax.data import store
 from lsec_jax.data.files import write_json
 from lsec_jax.schema import DataError, LiveCommerceData

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lsec_jax.config import differences
+from lsec_jax.config_json import differences
 
 
 class ProcessError(RuntimeError):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import lsec_jax
-from lsec_jax import config as config_lib
+from lsec_jax import config_json
 from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes, roll_call
 from lsec_jax.parallel.members import Member
@@ -57,7 +57,7 @@ def start(member: Member, config: RunConfig, arguments: Mapping[str, Any]) -> No
             f"jax cannot connect the processes ({str(error).splitlines()[0]}). A config file must not compute with jax"
         ) from error
     _check_devices()
-    same = {"config": config_lib.to_json(config), "arguments": dict(arguments), "code": code_version()}
+    same = {"config": config_json.to_json(config), "arguments": dict(arguments), "code": code_version()}
     processes.require_same(same, _REMEDY)
 
 

@@ -17,7 +17,7 @@ from lsec_jax.data.files import write_json
 from lsec_jax.data.live_statistics import SECONDS, LiveStatistics, live_statistics
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import analysis_plots, analysis_report, figure4, live_report, reports
-from lsec_jax.training.run import describe_data
+from lsec_jax.training.data_records import describe_data
 from lsec_jax.training.writers import make_directory, require_writable
 
 FILES = ("analysis.md", "influence.png", "users.png", "items.png", "live.png", "figure4.json", "figure4.png")

@@ -19,7 +19,8 @@ from lsec_jax.data.analysis import Tripartite
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.schema import DataError, LiveCommerceData
 from lsec_jax.training import serving
-from lsec_jax.training.run import load_config, prepare, restore_best
+from lsec_jax.training.run import prepare
+from lsec_jax.training.workdirs import load_config, restore_best
 
 ROLES = ("ncf", "gcn", "lsec")
 NUM_STREAMERS = 5

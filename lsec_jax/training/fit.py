@@ -15,8 +15,9 @@ from lsec_jax.training import initialisation, loop, plots, reports
 from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in
 from lsec_jax.training.initialisation import Origin, Start
 from lsec_jax.training.locks import WorkdirLock
-from lsec_jax.training.run import Run, await_claim, check_workdir, claim_workdir, prepare
+from lsec_jax.training.run import Run, prepare
 from lsec_jax.training.state import TrainState
+from lsec_jax.training.workdirs import await_claim, check_workdir, claim_workdir
 from lsec_jax.training.writers import make_directory, open_writer
 
 

@@ -25,13 +25,15 @@ import scipy.sparse
 from absl import logging
 
 from lsec_jax import config as config_lib
+from lsec_jax import config_json
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.schema import DataError, Feature, NodeTable
 from lsec_jax.training import vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, steps_in
-from lsec_jax.training.run import RECORD, Run, read_data_record
+from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
+from lsec_jax.training.workdirs import RECORD, read_data_record
 
 MOMENTS = ("keep", "reset")
 _RECORDED = {"workdir", "asked_step", "moments", "step", "parameters_sha256"}
@@ -107,7 +109,7 @@ def settle(workdir: Path, config: RunConfig, origin: Origin | None) -> Origin | 
         found = None if stored is None else {name: stored[name] for name in ("workdir", "asked_step", "moments")}
         given = None if origin is None else _as_asked(origin)
         if given is not None and found != given:
-            lines = config_lib.differences(found or {}, given, "--init_from")
+            lines = config_json.differences(found or {}, given, "--init_from")
             raise ConfigError(
                 f"workdir {workdir} was begun otherwise (stored -> given):\n  "
                 + "\n  ".join(lines)
@@ -155,15 +157,15 @@ def _check_earlier_config(origin: Origin, config: RunConfig) -> None:
         model, optimizer = stored["model"], stored["optimizer"].get("name", "adam")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); restore the file, or start from another run") from None
-    own = config_lib.to_json(config)["model"]
+    own = config_json.to_json(config)["model"]
     if not isinstance(model, dict) or model.get("type") != own["type"]:
         stored_type = model.get("type") if isinstance(model, dict) else model
-        lines = config_lib.differences(stored_type, own["type"], "config.model.type")
+        lines = config_json.differences(stored_type, own["type"], "config.model.type")
     else:
         free = getattr(config.model, "training_keys", ())
         lines = [
             line
-            for line in config_lib.differences(config_lib.with_defaults(model, config.model), own, "config.model")
+            for line in config_json.differences(config_json.with_defaults(model, config.model), own, "config.model")
             if _key_of(line) not in free
         ]
     if lines:

@@ -23,6 +23,7 @@ import numpy as np
 from absl import logging
 
 from lsec_jax import config as config_lib
+from lsec_jax import config_json
 from lsec_jax.config import ConfigError, ReplayConfig, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import period
@@ -90,7 +91,7 @@ def run(config: RunConfig, settings: Settings, workdir: Path) -> str:
     settings.validate()
     config_lib.validate(config)
     fixed = {"warm_steps": settings.warm_steps, "day_length": settings.day_length}
-    given = {"config": config_lib.to_json(config), **fixed}
+    given = {"config": config_json.to_json(config), **fixed}
     _check_workdir(workdir, given)
     outcomes = []
     for seed in settings.seeds:
@@ -103,7 +104,7 @@ def run(config: RunConfig, settings: Settings, workdir: Path) -> str:
         "protocol": outcomes[0]["protocol"],
         "model": config.model.name,
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
-        "config": config_lib.to_json(config),
+        "config": config_json.to_json(config),
         "curves": prequential_report.curves(outcomes, config.training.metric),
         "outcomes": outcomes,
         "environment": reports.environment(),
@@ -123,7 +124,7 @@ def _check_workdir(workdir: Path, given: dict[str, Any]) -> None:
             stored = json.loads(path.read_text())
         except ValueError as error:
             raise ConfigError(f"{path}: damaged ({error}); choose a new directory") from None
-        if changed := config_lib.differences(stored, given, "prequential"):
+        if changed := config_json.differences(stored, given, "prequential"):
             raise ConfigError(
                 f"workdir {workdir} belongs to other settings (stored -> given):\n  "
                 + "\n  ".join(changed)

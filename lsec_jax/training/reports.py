@@ -15,7 +15,7 @@ from lsec_jax.data.files import write_json
 from lsec_jax.ranking import Scorer
 from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
-from lsec_jax.training.run import Run, describe_data
+from lsec_jax.training.run import Run
 
 _LEADERBOARD_METRICS = {
     "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),
@@ -99,7 +99,7 @@ def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_
         "last_step": last_step,
         "train_seconds": progress.train_seconds,
         "compile_seconds": progress.compile_seconds,
-        "data": describe_data(run.data),
+        "data": run.describe(),
         "environment": environment(),
     }
     write_json(workdir / "report.json", content)

@@ -8,7 +8,8 @@ import scipy.stats
 
 from benchmarks import runs, statistics, tables
 from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
-from lsec_jax.config import ConfigError, differences, validate
+from lsec_jax.config import ConfigError, validate
+from lsec_jax.config_json import differences
 from lsec_jax.training.loop import NonFiniteError
 from tests.benchmarks.test_prequential import prequential_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result

@@ -3,8 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lsec_jax import config as config_lib
-from lsec_jax import schema
+from lsec_jax import config_json, schema
 from lsec_jax.config import EvaluationConfig, RunConfig, SplitConfig
 from lsec_jax.data import candidates, csr
 from lsec_jax.data.csr import csr_from_pairs
@@ -186,7 +185,7 @@ def test_frozen_lists_are_stored_and_no_later_split_drops_them(method, tmp_path)
     split = SplitConfig(method=method)
     data = assign_splits(synthetic.tiny().load(), split, ("buy",))
     frozen = candidates.freeze_candidates(data, "buy", EvaluationConfig(num_candidates=30)).replace(truth=None)
-    settings = config_lib.to_json(RunConfig(data=synthetic.tiny(), model=None, split=split))
+    settings = config_json.to_json(RunConfig(data=synthetic.tiny(), model=None, split=split))
     source = {"data": settings["data"], "split": settings["split"], "tasks": ["buy"], "quarantine": False}
     with Writer(tmp_path / "d", {**source, "histories": []}) as writer:
         writer.finish(frozen, {}, lambda num_bytes: None)

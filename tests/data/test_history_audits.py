@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lsec_jax.config import HistoryConfig, to_json
+from lsec_jax.config import HistoryConfig
+from lsec_jax.config_json import to_json
 from lsec_jax.data import columns, history_audits
 from lsec_jax.data.history_audits import audit_all_histories
 from lsec_jax.data.sequences import add_histories, ends_before, last_items

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError, SplitConfig, from_dict, to_json
+from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.config_json import from_dict, to_json
 from lsec_jax.data.audits import audit_splits
 from lsec_jax.data.sources import lsec, period, synthetic
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, TRAIN, VALIDATION, DataError
-from lsec_jax.training.run import load_config
+from lsec_jax.training.workdirs import load_config
 from tests import runs
 
 TIMES = 20.0, 25.0, 30.0

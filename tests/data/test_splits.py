@@ -5,7 +5,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError, SplitConfig, to_json
+from lsec_jax.config import ConfigError, SplitConfig
+from lsec_jax.config_json import to_json
 from lsec_jax.data import columns, splits
 from lsec_jax.data.audits import audit_leave_one_out, audit_splits
 from lsec_jax.data.splits import assign_splits, event_rows

@@ -95,7 +95,8 @@ def test_figure_4_has_the_points_and_scores_of_the_vectors(here, workdirs):
     from sklearn.metrics import silhouette_score
 
     from lsec_jax.training import serving
-    from lsec_jax.training.run import load_config, prepare, restore_best
+    from lsec_jax.training.run import prepare
+    from lsec_jax.training.workdirs import load_config, restore_best
 
     trained = [f"--{role}={workdirs[role]}" for role in ("ncf", "gcn", "lsec")]
     assert runs.command("analyze", "--config=config.py", "--output=out", *SMALL, *trained).code == 0

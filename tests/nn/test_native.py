@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError, to_json
+from lsec_jax.config import ConfigError
+from lsec_jax.config_json import to_json
 from lsec_jax.nn import rows
 from lsec_jax.nn.native import build, kernels
-from lsec_jax.training.run import load_config
+from lsec_jax.training.workdirs import load_config
 from tests import runs
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.parallel import processes
-from lsec_jax.training.run import await_claim
+from lsec_jax.training.workdirs import await_claim
 from lsec_jax.training.writers import open_writer
 
 

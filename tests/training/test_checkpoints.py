@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lsec_jax.schema import DataError
-from lsec_jax.training import fit, run
+from lsec_jax.training import fit, run, workdirs
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError, Progress
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
@@ -263,7 +263,7 @@ def test_evaluation_takes_the_new_best_checkpoint_where_training_replaces_it_mea
         return restored(self, checkpoints, step)
 
     monkeypatch.setattr(run.Run, "restore", replaced)
-    assert run.restore_best(prepared, finished)[0].step == 8
+    assert workdirs.restore_best(prepared, finished)[0].step == 8
 
 
 def test_a_resumed_run_may_change_which_checkpoints_stay_and_the_workdir_says_so(finished):

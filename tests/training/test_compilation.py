@@ -16,7 +16,7 @@ import lsec_jax
 from lsec_jax.config import TrainingConfig
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.nn.native import kernels
-from lsec_jax.training import compilation, fit, loop, reports, run, state, writers
+from lsec_jax.training import compilation, fit, loop, reports, run, state, workdirs, writers
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.step_inputs import StepInput
 from tests import runs
@@ -68,7 +68,7 @@ def test_nothing_compiles_after_the_first_step_and_the_first_validation(name, tm
     prepared = run.prepare(config)
     before = []
     for _ in range(2):
-        best, _ = run.restore_best(prepared, tmp_path)
+        best, _ = workdirs.restore_best(prepared, tmp_path)
         before.append(compilation.log().now().programs)
         rows = reports.rows(prepared, {"model": prepared.scorer_function()(best)}, ["test"], ["candidates"], 0.0)
     assert rows and compilation.log().now().programs == before[1]

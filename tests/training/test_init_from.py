@@ -11,7 +11,7 @@ import pytest
 from lsec_jax.config import ConfigError, NewIdsConfig
 from lsec_jax.models import ncf
 from lsec_jax.schema import DataError, Feature, NodeTable
-from lsec_jax.training import fit, initialisation, run
+from lsec_jax.training import fit, initialisation, run, workdirs
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints
 from lsec_jax.training.initialisation import Origin
 from lsec_jax.training.state import TrainState
@@ -58,7 +58,7 @@ def ncf_config(**training):
 
 def stored(workdir, step):
     """The state of a checkpoint, as numpy."""
-    template = run.prepare(run.load_config(workdir, None, ("tests",))).initial_state()
+    template = run.prepare(workdirs.load_config(workdir, None, ("tests",))).initial_state()
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return jax.device_get(checkpoints.restore(template, step)[0])
 
@@ -215,14 +215,14 @@ def test_the_record_says_where_a_run_comes_from_and_resuming_needs_the_earlier_r
     whole, resumed = (stored(tmp_path / name, 8) for name in ("unbroken", "broken"))
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     fit.run(later_config(), tmp_path / "broken")  # nor the flag
-    record = json.loads((tmp_path / "broken" / "data.json").read_text())[run.RECORD]
+    record = json.loads((tmp_path / "broken" / "data.json").read_text())[workdirs.RECORD]
     assert (record["workdir"], record["asked_step"], record["step"]) == (str(copy), "last", 8)
     assert len(record["parameters_sha256"]) == 64 and record["moments"] == "keep"
     data = run.prepare(later_config()).data
-    run.check_fingerprint(tmp_path / "broken", data)
+    workdirs.check_fingerprint(tmp_path / "broken", data)
     with pytest.raises(DataError) as caught:
-        run.check_fingerprint(tmp_path / "broken", data.replace(end_time=1e6))
-    assert run.RECORD not in str(caught.value)
+        workdirs.check_fingerprint(tmp_path / "broken", data.replace(end_time=1e6))
+    assert workdirs.RECORD not in str(caught.value)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again_with_the_same_parameters_or_not_at_all(
@@ -235,7 +235,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_with_the_same_pa
         patch.setattr(Checkpoints, "save", stop)
         fit.run(later_config(num_steps=2), tmp_path / "new", origin=Origin(copy))
     record = json.loads((tmp_path / "new" / "data.json").read_text())
-    changed = {**record, run.RECORD: {**record[run.RECORD], "parameters_sha256": "0" * 64}}
+    changed = {**record, workdirs.RECORD: {**record[workdirs.RECORD], "parameters_sha256": "0" * 64}}
     (tmp_path / "new" / "data.json").write_text(json.dumps(changed))
     with pytest.raises(CheckpointError, match="is not the one that"):
         fit.run(later_config(num_steps=2), tmp_path / "new", origin=Origin(copy))

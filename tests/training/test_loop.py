@@ -8,7 +8,7 @@ import pytest
 from lsec_jax.config import ConfigError, TrainingConfig
 from lsec_jax.data.sources import lightgcn_text
 from lsec_jax.schema import DataError
-from lsec_jax.training import fit, loop, run, state, writers
+from lsec_jax.training import data_records, fit, loop, run, state, workdirs, writers
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.step_inputs import StepInput
 from tests import runs
@@ -23,7 +23,7 @@ def lines_of(workdir, kind=None):
 
 def stored(workdir, step):
     """(state, progress) of one checkpoint, as numpy, the time left out."""
-    config = run.load_config(workdir, None, ())
+    config = workdirs.load_config(workdir, None, ())
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         found, progress = checkpoints.restore(run.prepare(config).initial_state(), step)
     progress.train_seconds = progress.compile_seconds = 0.0
@@ -100,7 +100,7 @@ def test_the_workdir_of_another_config_is_refused_with_the_difference(finished):
 
 def test_a_run_goes_on_with_other_devices_and_processes(finished):
     config = runs.replace(runs.tiny_config(log_every=1), parallel={"heartbeat_seconds": 7})
-    assert run.check_workdir(finished, config) == config
+    assert workdirs.check_workdir(finished, config) == config
 
 
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
@@ -142,15 +142,15 @@ def test_a_workdir_of_before_there_were_versions_of_fingerprints_is_still_known(
     record["fingerprint"] = data.fingerprint(version=1)
     assert record["fingerprint"] != data.fingerprint()
     (finished / "data.json").write_text(json.dumps(record))
-    run.check_fingerprint(finished, data)
+    workdirs.check_fingerprint(finished, data)
     later = data.replace(cut_times=tuple(np.add(data.cut_times, 1e-6)))
-    run.check_fingerprint(finished, later)  # all that the old fingerprint can tell
-    (finished / "data.json").write_text(json.dumps(run.describe_data(data)))
+    workdirs.check_fingerprint(finished, later)  # all that the old fingerprint can tell
+    (finished / "data.json").write_text(json.dumps(data_records.describe_data(data)))
     with pytest.raises(DataError, match=r"data\.fingerprint: "):
-        run.check_fingerprint(finished, later)
+        workdirs.check_fingerprint(finished, later)
     (finished / "data.json").write_text(json.dumps({**record, "fingerprint_version": 3}))
     with pytest.raises(DataError, match=r"fingerprint_version = 3; this version of lsec_jax knows 1 to 2"):
-        run.check_fingerprint(finished, data)
+        workdirs.check_fingerprint(finished, data)
 
 
 def test_a_run_of_before_inputs_were_made_ahead_and_compilation_was_counted_goes_on(finished, unbroken):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lsec_jax.schema import DataError
-from lsec_jax.training import fit, run
+from lsec_jax.training import fit, run, workdirs
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.step_inputs import StepInput, StepInputs
 from tests import runs
@@ -109,7 +109,7 @@ def sampled_config(prefetch):
 
 
 def final_params(workdir):
-    prepared = run.prepare(run.load_config(workdir, None, ()))
+    prepared = run.prepare(workdirs.load_config(workdir, None, ()))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return jax.device_get(checkpoints.restore(prepared.initial_state(), 6)[0].params)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lsec_jax.config import ConfigError, from_dict
+from lsec_jax.config import ConfigError
+from lsec_jax.config_json import from_dict
 from lsec_jax.data import store
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.manifest import check_source

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsec_jax import config as config_lib
+from lsec_jax import config_json
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import synthetic
 from lsec_jax.data.sources.live_world import feed, inside
@@ -338,10 +338,10 @@ def test_unknown_truth_is_refused_with_what_there_is(world):
 
 def test_a_live_config_survives_json_and_can_be_absent():
     for config in (synthetic.live_tiny(), synthetic.tiny()):
-        stored = config_lib.to_dict(config)
-        assert config_lib.from_dict(synthetic.Config, stored) == config
-    older = config_lib.to_dict(synthetic.tiny())
+        stored = config_json.to_dict(config)
+        assert config_json.from_dict(synthetic.Config, stored) == config
+    older = config_json.to_dict(synthetic.tiny())
     del older["live"]
-    assert config_lib.differences(older, config_lib.to_dict(synthetic.tiny())) == []
+    assert config_json.differences(older, config_json.to_dict(synthetic.tiny())) == []
     with pytest.raises(ConfigError, match=r"unknown config key 'config\.live\.num_impression'"):
-        config_lib.from_dict(synthetic.Config, {"live": {"num_impression": 3}})
+        config_json.from_dict(synthetic.Config, {"live": {"num_impression": 3}})
