@@ -41,6 +41,8 @@ MODELS = {
     "ncf_lazy": ncf.Config(embedding_dim=6, mlp_dims=(8, 4), l2=1e-3),
     "ncf_dense": ncf.Config(embedding_dim=6, mlp_dims=(8, 4)),
 }
+# The others take as long again each.
+QUICK = {"lightgcn", "lsec_gcn", "lsec_gat", "lsec_gcn_sampled", "hardest", "ncf_lazy"}
 PARALLEL = {
     "pmap": ParallelConfig("pmap", data=8),
     "sharded": ParallelConfig("sharded", data=2, model=4),
@@ -78,7 +80,9 @@ def reference(name):
 
 
 @pytest.mark.parametrize("strategy", PARALLEL)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in MODELS]
+)
 def test_a_model_trains_to_the_same_numbers_on_one_device_and_on_eight(name, strategy):
     metrics, scorer, params = trained(name, PARALLEL[strategy])
     wanted_metrics, wanted_scorer, wanted_params = reference(name)
