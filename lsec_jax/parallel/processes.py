@@ -111,6 +111,11 @@ def require_same(values: Mapping[str, Any], remedy: str) -> None:
     raise ProcessError("the processes differ (process 0 -> other):\n  " + "\n  ".join(lines) + f"\n{remedy}")
 
 
+def of_first(value: Any) -> Any:
+    """A JSON value of process 0, in all of them: what follows from a clock must not be decided by each."""
+    return value if _Own.count == 1 else json.loads(gather_texts(json.dumps(value) if is_first() else "")[0])
+
+
 def gather_texts(text: str) -> list[str]:
     """Returns the texts of all processes, in their order."""
     own = np.frombuffer(text.encode(), np.uint8)

@@ -67,7 +67,7 @@ class Strategy(abc.ABC):
         Args:
             function: of arrays that were placed.
             arguments: what it gets of each argument.
-            results: what it returns; of one result, its own.
+            results: what it returns, of the parts STATE and SAME; of one result, its own.
             donates: whether the first argument's buffers may be used again.
         """
 
@@ -135,12 +135,12 @@ class Pmap(Strategy):
         divided = jax.pmap(
             function,
             DATA,
-            in_axes=tuple(_axis(part) for part in arguments),
-            out_axes=_one_or_all([_axis(part) for part in results]),
+            in_axes=tuple(0 if part is Part.ROWS else None for part in arguments),
+            out_axes=None,
             devices=list(self._mesh.devices.flat),
             donate_argnums=(0,) if donates else (),
         )
-        if jax.process_count() == 1 or Part.ROWS in results:
+        if jax.process_count() == 1:
             return divided
         return lambda *arrays: jax.tree.map(self._of_all_processes, divided(*arrays))
 
@@ -236,10 +236,6 @@ class _Bound:
 
     def lower(self, *arguments: Any) -> Any:
         return self._of(arguments).lower(*arguments)
-
-
-def _axis(part: Part) -> int | None:
-    return 0 if part is Part.ROWS else None
 
 
 def _one_or_all(items: list[Any]) -> Any:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lsec_jax.config import TrainingConfig
+from lsec_jax.parallel import processes
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.compilation import RecompilationGuard, log
 from lsec_jax.training.state import TrainState
@@ -150,7 +151,7 @@ class _Session:
         with self._clock.validating(), self._guard.phase("validation", step):
             try:
                 with termination.interrupting():
-                    found = self._validate(state)
+                    found = processes.of_first(self._validate(state))
             except Terminated:
                 self._progress.owes_validation = True
                 self.save(state, step)
@@ -197,8 +198,8 @@ class _Session:
                 f"steps {', '.join(map(str, skipped))}: loss or gradient is not finite; more were skipped than "
                 f"config.training.max_skipped = {self._config.max_skipped}; {self._what_is_left()}"
             )
-        self._progress.train_seconds = self._clock.seconds()
-        self._progress.compile_seconds = self._clock.compile_seconds()
+        seconds = processes.of_first([self._clock.seconds(), self._clock.compile_seconds()])
+        self._progress.train_seconds, self._progress.compile_seconds = seconds
 
     def _what_is_left(self) -> str:
         last = self._checkpoints.finished_step()

@@ -100,7 +100,7 @@ class Run:
         logging.info("embedding tables: %s", chosen.reason)
         key, may_skip = Keys.from_seed(self.config.seed).negatives, self.config.training.on_nonfinite == "skip"
         step = make_train_step(self.model, self._optimizer(), key, chosen.lazy, may_skip)
-        drawn = [Part.ROWS] if self.model.draws_ahead else []
+        drawn = [Part.SAME] if self._draws_ahead else []
         arguments = [Part.STATE, Part.INPUTS, Part.ROWS, *drawn]
         return self.strategy.compile(step, arguments, [Part.STATE, Part.SAME], donates=True)
 
@@ -125,9 +125,9 @@ class Run:
     def input_at(self) -> Callable[[int], StepInput]:
         """Returns step -> its batch on the device, with the draws of a model that draws ahead."""
         batch_at, draw = self.batch_at(), None
-        if self.model.draws_ahead:
+        if self._draws_ahead:
             function = make_draw(self.model, Keys.from_seed(self.config.seed).negatives)
-            draw = self.strategy.compile(function, [Part.INPUTS, Part.ROWS, Part.SAME], [Part.ROWS])
+            draw = self.strategy.compile(function, [Part.INPUTS, Part.ROWS, Part.SAME], [Part.SAME])
 
         def make(step: int) -> StepInput:
             batch = self.strategy.place(batch_at(step), Part.ROWS)
@@ -138,6 +138,11 @@ class Run:
             return StepInput(batch, drawn, time.perf_counter() - started)
 
         return make
+
+    @property
+    def _draws_ahead(self) -> bool:
+        """On several devices the step draws itself: two threads would start collectives in orders of their own."""
+        return self.model.draws_ahead and self.strategy.num_replicas == 1
 
     def scorer_function(self) -> Callable[[TrainState], Scorer]:
         """Returns the jitted function from a state to the primary task's scorer."""

@@ -24,6 +24,7 @@ seen = {
     "devices": jax.device_count(),
     "own_devices": jax.local_device_count(),
     "is_first": processes.is_first(),
+    "of_first": processes.of_first({"seconds": 1.5 + int(number)}),
     "texts": processes.gather_texts("short" if processes.is_first() else "a longer one"),
 }
 processes.require_same({"name": "equal"}, "")
@@ -58,6 +59,11 @@ def test_two_processes_with_two_devices_see_four(pair):
 def test_texts_of_all_processes_are_gathered_in_their_order(pair):
     for ended in pair:
         assert json.loads(line_of(ended, "SEEN "))["texts"] == ["short", "a longer one"]
+
+
+def test_what_follows_from_a_clock_is_decided_by_the_first_process(pair):
+    for ended in pair:
+        assert json.loads(line_of(ended, "SEEN "))["of_first"] == {"seconds": 1.5}
 
 
 def test_an_error_of_one_process_ends_all_of_them(pair):
