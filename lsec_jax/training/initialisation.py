@@ -27,6 +27,7 @@ from absl import logging
 from lsec_jax import config as config_lib
 from lsec_jax import config_json
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import DataError, Feature, NodeTable
 from lsec_jax.training import vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, steps_in
@@ -203,7 +204,7 @@ def start(run: Run, origin: Origin) -> Start:
             f"{origin.workdir}: gone, but the run that starts from it has no checkpoint of its own yet; bring it back, "
             "or use another --workdir"
         )
-    template = run.initial_state()
+    template = run.unplaced_state()
     tables = template.params.tables
     earlier = vocabulary.read(origin.workdir, tables)
     features = vocabulary.check_categories(run.data, run.config.new_ids)
@@ -231,7 +232,7 @@ def start(run: Run, origin: Origin) -> Start:
         "data_fingerprint": read_data_record(origin.workdir).get("fingerprint"),
         "nodes": counts,
     }
-    return Start(state, record)
+    return Start(run.strategy.place(state, Part.STATE), record)
 
 
 def check_unchanged(workdir: Path, found: Start) -> None:
@@ -261,10 +262,10 @@ def place(nodes: NodeTable, earlier: NodeTable, feature: Feature | None, origin:
 
 
 def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapping[str, Placement]) -> TrainState:
-    """Returns a state with another one's dense parameters and, by id, its rows.
+    """Returns a state, of numpy arrays, with another one's dense parameters and, by id, its rows.
 
     Args:
-        template: a fresh state: gives shapes, shardings, the step, rows of padding, and moments where there are none.
+        template: a fresh state: gives shapes, the step, rows of padding, and moments where there are none.
         params: the other one's, numpy; its tables may have rows of padding at their end.
         opt_state: its optimizer's state, of the same optimizer; None = a fresh one.
         placements: of the nodes of each table.
@@ -288,7 +289,7 @@ def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapp
         is_part = (Params, optax.ScaleByScheduleState)
         new_opt_state = jax.tree.map(moments, new_opt_state, opt_state, is_leaf=lambda node: isinstance(node, is_part))
     new = TrainState(fresh.step, carried(fresh.params, params, is_vectors=True), new_opt_state)
-    return jax.tree.map(lambda value, like: jax.device_put(np.asarray(value, like.dtype), like.sharding), new, template)
+    return jax.tree.map(lambda value, like: np.asarray(value, like.dtype), new, fresh)
 
 
 def _table(fresh: Any, earlier: Any, placement: Placement, is_vectors: bool) -> np.ndarray:

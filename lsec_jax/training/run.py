@@ -90,8 +90,12 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, where the strategy has it."""
+        return self.strategy.place(self.unplaced_state(), Part.STATE)
+
+    def unplaced_state(self) -> TrainState:
+        """The same on this process's first device, whatever the strategy; its tables are filled up for the parts."""
         state = init_state(self.model, self._optimizer(), Keys.from_seed(self.config.seed))
-        return self.strategy.place(pad_tables(state, self.strategy.num_shards), Part.STATE)
+        return pad_tables(state, self.strategy.num_shards)
 
     def step_function(self) -> Callable[..., Any]:
         """The compiled training step; the log says how it updates the embedding tables."""
