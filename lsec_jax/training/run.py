@@ -181,8 +181,9 @@ class Run:
         """
         record = checkpoints.record(step)
         if "config" in record:
-            stored = config_json.with_defaults(record["config"], self.config)
-            models = [dict(of["model"]) for of in (stored, config_json.to_json(self.config))]
+            own = dataclasses.replace(self.config, data=None)  # which may be there already, and be no config
+            stored = config_json.with_defaults(record["config"], own)
+            models = [dict(of["model"]) for of in (stored, config_json.to_json(own))]
             for model in models:
                 model.pop("backend", None)  # how sums are made, not what they are
             lines = config_json.differences(models[0], models[1], "config.model")
