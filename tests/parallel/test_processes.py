@@ -1,13 +1,19 @@
 """Two processes with two devices each train together: the same numbers, checkpoints and report as one."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import runs
-from tests.started import places, together
+from tests.started import ended as finish
+from tests.started import places, start, together
 
 # 16 steps of a batch that four devices can share.
 OVERRIDES = ["--config.training.batch_size=48", "--config.training.num_steps=16", "--config.training.log_every=1"]
@@ -73,3 +79,32 @@ def test_a_run_of_two_processes_goes_on_in_one(alone, config_file, tmp_path):
     (done,) = together([train(config_file, workdir)])
     assert done.code == 0, done.err
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+
+
+def test_the_launcher_starts_both_processes_again_when_one_is_killed(alone, config_file, tmp_path):
+    workdir, num_steps = tmp_path / "run", 60
+    arguments = train(config_file, workdir, *MESHES["pmap"], f"--config.training.num_steps={num_steps}")[2:]
+    launcher = start(["-m", "launch.local", "--processes=2", "--virtual_devices=2", "--", *arguments])
+    try:
+        while not runs.steps_of(workdir):
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.05)
+        os.kill(process_with("--process_id=1", str(workdir)), signal.SIGKILL)
+        (ended,) = finish([launcher])
+    finally:
+        launcher.kill()
+    assert ended.code == 0, ended.err
+    assert "starting again" in ended.err
+    found = losses(workdir)
+    assert len(found) == num_steps
+    np.testing.assert_allclose(found[:16], losses(alone), rtol=1e-5)
+
+
+def process_with(*arguments):
+    """The process that has these in its command line."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            own = (folder / "cmdline").read_text()
+            if "lsec_jax.train" in own and "launch.local" not in own and all(of in own for of in arguments):
+                return int(folder.name)
+    raise AssertionError(f"no process has {arguments}")
