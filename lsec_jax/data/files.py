@@ -4,6 +4,7 @@ Rules for text: UTF-8, with or without a byte order mark; lines end in a line fe
 before it; the last one too, else it may be cut.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import gzip
@@ -191,11 +192,12 @@ def _not_utf_8_text(data: bytes, name: str) -> str:
     return ""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON through a temporary file, so that a killed process leaves the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file that takes the place of a file: a kill leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -212,3 +214,9 @@ def quote(text: str | bytes) -> str:
     """Returns the text in quotes, with its control characters escaped, and shortened."""
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, `replacing` what is there."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -54,15 +54,6 @@ def divide(graph: BipartiteGraph, num_parts: int, has_transposes: bool) -> Divid
     )
 
 
-def fullest_share(graph: DividedGraph, num_parts: int) -> float:
-    """The edges of the part with the most, divided by the mean of all parts: 1 is perfect balance."""
-    most = mean = 0.0
-    for rows in (graph.to_source, graph.to_target):
-        counts = np.asarray(rows.indptr).reshape(num_parts, -1)[:, -1]
-        most, mean = most + counts.max(), mean + counts.mean()
-    return most / max(mean, 1.0)
-
-
 def _divide_rows(
     rows: Rows, position: np.ndarray, num_parts: int, num_senders: int, has_transposes: bool
 ) -> tuple[Rows, Any, Rows | None]:

@@ -1,33 +1,33 @@
 """The mesh of devices that a run's config asks for, and whether its batches can be divided over it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from lsec_jax.config import ConfigError, ParallelConfig
 from lsec_jax.nn.replicas import DATA, MODEL
+from lsec_jax.parallel import processes
 
 
-def make_mesh(config: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """Lays devices out along the axes `data` and `model`; "pmap" has the first one only.
+def make_mesh(config: ParallelConfig) -> jax.sharding.Mesh:
+    """Lays devices of all processes out along the axes `data` and `model`; "pmap" has the first one only.
 
     Args:
         config: how many along each axis.
-        devices: of all processes; default: all there are.
 
     Raises:
         ConfigError: if there are too few devices, or a process would have none of them.
     """
-    devices = jax.devices() if devices is None else devices
-    is_one_cpu = devices[0].platform == "cpu" and jax.process_count() == 1
+    devices = jax.devices()
+    is_one_cpu = devices[0].platform == "cpu" and processes.count() == 1
     along_data = config.data or (1 if is_one_cpu else len(devices) // config.model)
     wanted = along_data * config.model
     if not 1 <= wanted <= len(devices):
         asked_for = f"config.parallel.data x config.parallel.model = {config.data or 'all'} x {config.model}"
         raise ConfigError(
             f"{asked_for} needs {max(wanted, config.model)} devices, and there are {len(devices)} "
-            f"({devices[0].platform}, {jax.process_count()} processes); lower one of them, or set config.parallel.data "
+            f"({devices[0].platform}, {processes.count()} processes); lower one of them, or set config.parallel.data "
             "to 0 for all devices"
         )
     used = devices[:wanted]

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from lsec_jax.config import ParallelConfig
 from lsec_jax.nn.propagation import DividedGraph
 from lsec_jax.nn.replicas import DATA, MODEL
+from lsec_jax.parallel import processes
 from lsec_jax.parallel.mesh import make_mesh
 from lsec_jax.training.tables import Params
 
@@ -140,7 +141,7 @@ class Pmap(Strategy):
             devices=list(self._mesh.devices.flat),
             donate_argnums=(0,) if donates else (),
         )
-        if jax.process_count() == 1:
+        if processes.count() == 1:
             return divided
         return lambda *arrays: jax.tree.map(self._of_all_processes, divided(*arrays))
 

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from lsec_jax.parallel import processes
 from lsec_jax.training import checkpoint_contents
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
@@ -266,7 +267,7 @@ class Checkpoints:
     def _purge(self) -> None:
         """Removes what Orbax has put away to be deleted."""
         folder = self.directory / _DELETED
-        if jax.process_index() == 0 and folder.is_dir():
+        if processes.is_first() and folder.is_dir():
             for path in folder.iterdir():
                 shutil.rmtree(path, ignore_errors=True)  # what is left goes with the next call
 
@@ -339,7 +340,7 @@ def set_aside(directory: Path, step: int) -> Path:
             "a copy, or train into another --workdir"
         )
     folder = directory.parent / "damaged_checkpoints"
-    if jax.process_index() == 0:
+    if processes.is_first():
         folder.mkdir(exist_ok=True)
         taken = {path.name for path in folder.iterdir()}
         name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)

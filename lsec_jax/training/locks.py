@@ -9,10 +9,10 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-import jax
 from absl import logging
 
 from lsec_jax.config import ConfigError
+from lsec_jax.parallel import processes
 
 LOCK_NAME = "lock"
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
@@ -45,7 +45,7 @@ class WorkdirLock:
         Raises:
             ConfigError: if another run has it, with its process and host.
         """
-        if self._file is not None or jax.process_index() > 0:
+        if self._file is not None or not processes.is_first():
             return
         file = self._path.open("a+")
         try:

@@ -15,7 +15,7 @@ from lsec_jax.training.compilation import RecompilationGuard, log
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.step_inputs import StepInput, StepInputs
 from lsec_jax.training.termination import Terminated, Termination
-from lsec_jax.training.writers import MetricWriter
+from lsec_jax.training.writers import Writer
 
 # Steps that may wait for the device before the host waits for them.
 _MAX_QUEUED = 2
@@ -37,7 +37,7 @@ def train(
     inputs: Any,
     validate: Validate,
     checkpoints: Checkpoints,
-    writer: MetricWriter,
+    writer: Writer,
     save_every: int = 0,
 ) -> Progress:
     """Trains until the steps, the patience or the time are used up. Every validation also saves a checkpoint.
@@ -100,7 +100,7 @@ class _Session:
         progress: Progress,
         validate: Validate,
         checkpoints: Checkpoints,
-        writer: MetricWriter,
+        writer: Writer,
     ):
         self._config, self._progress, self._validate = config, progress, validate
         self._checkpoints, self._writer = checkpoints, writer

@@ -1,4 +1,4 @@
-"""One run from its config: data, model, evaluator, and what its workdir holds."""
+"""One run from its config: data, model, evaluator, and how it is divided over devices."""
 
 import dataclasses
 import functools

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-import jax
 from jax.experimental import multihost_utils
+
+from lsec_jax.parallel import processes
 
 
 class Terminated(Exception):
@@ -36,13 +37,13 @@ class Termination:
 
     def begin(self) -> None:
         """From now on there is something to save, and the process ends where `is_due` is asked."""
-        if self._before is None and jax.process_count() == 1:
+        if self._before is None and processes.count() == 1:
             if threading.current_thread() is threading.main_thread():  # others cannot
                 self._before = signal.signal(signal.SIGTERM, self._on_signal)
 
     def is_due(self, step: int) -> bool:
         """Whether to save and end after this step; to be asked after every step, by all processes."""
-        if jax.process_count() == 1:
+        if processes.count() == 1:
             return self._is_asked
         try:
             return multihost_utils.reached_preemption_sync_point(step)

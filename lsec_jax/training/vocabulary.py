@@ -4,7 +4,6 @@
 delta-encoded and compressed. Another run can take rows over by id without the data that the run was trained on.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsec_jax.config import ConfigError, NewIdsConfig
+from lsec_jax.data.files import replacing
 from lsec_jax.schema import Feature, LiveCommerceData, NodeTable
 from lsec_jax.training.checkpoints import CheckpointError
 
@@ -28,16 +28,15 @@ def write(workdir: Path, tables: Iterable[NodeTable], only_missing: bool = False
         if only_missing and path.exists():
             continue
         is_text = table.ids.dtype.kind == "U"
-        temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(
-            pa.table({"id": pa.array(table.ids, pa.large_string() if is_text else pa.int64())}),
-            temporary,
-            compression="zstd",
-            use_dictionary=False,  # ids are unique
-            write_statistics=False,
-            column_encoding={"id": "DELTA_BYTE_ARRAY" if is_text else "DELTA_BINARY_PACKED"},
-        )
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            pq.write_table(
+                pa.table({"id": pa.array(table.ids, pa.large_string() if is_text else pa.int64())}),
+                temporary,
+                compression="zstd",
+                use_dictionary=False,  # ids are unique
+                write_statistics=False,
+                column_encoding={"id": "DELTA_BYTE_ARRAY" if is_text else "DELTA_BINARY_PACKED"},
+            )
 
 
 def read(workdir: Path, node_types: Iterable[str]) -> dict[str, NodeTable]:

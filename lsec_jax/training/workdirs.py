@@ -21,7 +21,6 @@ from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.locks import LOCK_NAME
 from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
-from lsec_jax.training.writers import make_directory
 
 # What a resumed run may change: it decides how the run goes on, not what comes out of the steps that it makes.
 _MAY_CHANGE = (
@@ -72,7 +71,7 @@ def claim_workdir(workdir: Path, run: Run, origin: Mapping[str, Any] | None = No
     """Writes config.json, data.json and lists of ids into a new workdir, or checks that they are this run's already.
 
     Args:
-        workdir: new, empty, or of this run.
+        workdir: exists; empty, or of this run.
         run: prepared.
         origin: where its initial state comes from, for data.json; None = from scratch.
 
@@ -84,7 +83,6 @@ def claim_workdir(workdir: Path, run: Run, origin: Mapping[str, Any] | None = No
     current = config_json.to_json(run.config)
     stored = _read_json(workdir / "config.json")
     if stored is None:
-        make_directory(workdir, f"--workdir={workdir}")
         vocabulary.write(workdir, run.embedded_nodes())
         write_json(workdir / "data.json", run.describe() | ({} if origin is None else {RECORD: dict(origin)}))
         write_json(workdir / "config.json", current)

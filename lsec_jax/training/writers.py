@@ -15,6 +15,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from lsec_jax.config import ConfigError
+from lsec_jax.data.files import replacing
 from lsec_jax.parallel import processes
 
 _FLUSH_SECONDS = 10.0
@@ -126,11 +127,11 @@ class MetricWriter:
             logging.info("step %d/%d  %s", step, self._num_steps, "  ".join(parts))
 
 
-class SilentWriter(MetricWriter):
+class SilentWriter:
     """Writes and shows nothing: what all processes of a run measure alike, the first one writes."""
 
-    def __init__(self) -> None:
-        pass
+    def __enter__(self) -> "SilentWriter":
+        return self
 
     def __exit__(self, *exception: Any) -> None:
         pass
@@ -148,7 +149,10 @@ class SilentWriter(MetricWriter):
         """Does nothing."""
 
 
-def open_writer(workdir: Path, first_step: int, num_steps: int) -> MetricWriter:
+Writer = MetricWriter | SilentWriter
+
+
+def open_writer(workdir: Path, first_step: int, num_steps: int) -> Writer:
     """The writer of this process: `MetricWriter` in the first one, a silent one in the others."""
     return MetricWriter(workdir, first_step, num_steps) if processes.is_first() else SilentWriter()
 
@@ -194,6 +198,5 @@ def _drop_later_lines(path: Path, last_step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line cut by a kill: its step is trained again
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept))

@@ -1,9 +1,6 @@
 """Checkpoints and SIGTERM in a run of several processes."""
 
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax.numpy as jnp
@@ -13,16 +10,18 @@ from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from tests import runs
+from tests.started import ended, free_port, start
 
 NUM_ROWS = 10
 # A table in four pieces, two for each of two processes; one of the processes is asked to end.
 PROCESS = """
 import pathlib, sys, time
 import jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
 address, rank, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-jax.distributed.initialize(address, 2, rank)
+from lsec_jax.config import RunConfig
+from lsec_jax.parallel import startup
+from lsec_jax.parallel.members import Member
+startup.start(Member(address, 2, rank), RunConfig(None, None), {})
 
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -60,23 +59,17 @@ print("ended at", step)
 
 
 def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restores_on_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
+    address = f"127.0.0.1:{free_port()}"
+    children = [start(["-c", PROCESS, address, rank, tmp_path], num_devices=2) for rank in range(2)]
     for _ in range(3000):
         if runs.steps_of(tmp_path):
             break
         assert all(child.poll() is None for child in children)
         time.sleep(0.1)
     children[1].send_signal(signal.SIGTERM)
-    told = [child.communicate(timeout=300)[0].splitlines()[-1] for child in children]
-    assert [child.returncode for child in children] == [0, 0]
+    done = ended(children)
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    told = [of.out.splitlines()[-1] for of in done]
     step = runs.steps_of(tmp_path)[-1]
     assert told == [f"ended at {step}"] * 2 and 1 < step < 10**4 - 1
     table = np.arange(3.0 * NUM_ROWS).reshape(NUM_ROWS, 3)
