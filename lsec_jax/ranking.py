@@ -2,13 +2,13 @@
 
 Every block has `block_size` users (the last one is padded by repeating its last user), and the padded widths are taken
 over all blocks, so that a call compiles once, and other users with equal counts do not compile again. While the device
-ranks one block, the host prepares the next. A model only has to offer the two methods of `Scorer`.
+ranks one block, the host prepares the next. A model only has to offer the two methods of `Scorer`; one whose vectors
+are divided over devices comes as a `Ranker`, on which the same functions of blocks run.
 """
 
 import collections
-import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,15 +18,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax import metrics, user_blocks
+from lsec_jax.nn import replicas
+from lsec_jax.scorers import Scorer
 
-AnyArray = Array | np.ndarray
 Csr = user_blocks.Csr
-_Dispatched = tuple[tuple[Any, Array], np.ndarray]  # (a block's results, who has a NaN score) on the device; its users
+Result = tuple[Any, Array]  # a block's results by user, and who has a NaN score, on the device
+Masked = tuple[np.ndarray, np.ndarray]  # flat (positions in a block, targets): pairs that are left out
 
-_PAIR_CHUNK = 16  # users whose candidates' rows are gathered at once
-_MLP_CHUNK = 64  # users whose hidden units are added up together
 _LEAST_POSITIVES = 16  # room in a list, so that other users seldom need another compilation
-_UNITS = 16  # hidden units added at once: the running scores are read and written that many times less often
 
 
 class NanScoreError(ValueError):
@@ -41,139 +40,62 @@ class NanScoreError(ValueError):
 
 
 @runtime_checkable
-class Scorer(Protocol):
-    """What can be ranked. Either method may return a numpy or a jax array of floats; higher is better."""
-
-    def score_all(self, source_ids: np.ndarray) -> AnyArray:
-        """Scores all targets: source_ids [b] int32 -> [b, n]."""
-        ...
-
-    def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> AnyArray:
-        """Scores given targets: source_ids [b], target_ids [b, k] int32 -> [b, k]."""
-        ...
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["source_vectors", "target_vectors"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class DotScorer:
-    """score(u, i) = source_vectors[u] . target_vectors[i].
+class Ranker(Protocol):
+    """What runs this module's functions of a block where a scorer's arrays are.
 
     Attributes:
-        source_vectors: [m, d] float32.
-        target_vectors: [n, d] float32.
+        users_together: the users of a block are a multiple of it.
     """
 
-    source_vectors: AnyArray
-    target_vectors: AnyArray
+    users_together: int
 
-    def score_all(self, source_ids: np.ndarray) -> Array:
-        """[b] -> [b, n] float32."""
-        return _dot_all(self, source_ids)
+    def place(self, offered: np.ndarray | None) -> Any:
+        """Puts what is known of each target, [n], where the ranker needs it."""
+        ...
 
-    def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
-        """[b], [b, k] -> [b, k] float32."""
-        return _dot_pairs(self, source_ids, target_ids)
+    def rank_all(
+        self, function: "functools.partial[Result]", ids: np.ndarray, by_user: Any, masked: Masked, offered: Any
+    ) -> Result:
+        """function(scores of all targets [b, n], *by_user, masked, offered)."""
+        ...
 
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["source_half", "target_half", "output_weights", "output_bias"],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class MlpScorer:
-    """The two-layer predictor of LSEC-GNN (Eq. 8) with its first layer applied once per node.
-
-    W1 [v_u ; v_i] + b1 = (W1u v_u + b1) + W1i v_i, so score(u, i) = relu(source_half[u] + target_half[i]) . w + b.
-
-    Attributes:
-        source_half: W1u v_u + b1, [m, h] float32.
-        target_half: W1i v_i, [n, h] float32.
-        output_weights: w, [h] float32.
-        output_bias: b, scalar.
-    """
-
-    source_half: AnyArray
-    target_half: AnyArray
-    output_weights: AnyArray
-    output_bias: AnyArray | float
-
-    def score_all(self, source_ids: np.ndarray) -> Array:
-        """[b] -> [b, n] float32."""
-        return _mlp_all(self, self._targets_by_unit, source_ids)
-
-    def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
-        """[b], [b, k] -> [b, k] float32."""
-        return _mlp_pairs(self, source_ids, target_ids)
-
-    @functools.cached_property
-    def _targets_by_unit(self) -> Array:
-        """target_half transposed, a hidden unit being one contiguous row: made once, not for each block of users."""
-        with jax.ensure_compile_time_eval():  # or the first use inside a traced function would keep a tracer
-            return jnp.asarray(self.target_half).T
+    def rank_pairs(
+        self, function: "functools.partial[Result]", ids: np.ndarray, target_ids: np.ndarray, by_user: Any
+    ) -> Result:
+        """function(scores of the pairs [b, k], *by_user)."""
+        ...
 
 
-# Rankings compare scores that lie close together, so these products run at full precision on every backend.
-@jax.jit
-def _dot_all(scorer: DotScorer, source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
-    sources = jnp.asarray(scorer.source_vectors)[source_ids]
-    return jnp.matmul(sources, jnp.asarray(scorer.target_vectors).T, precision=lax.Precision.HIGHEST)
+class _OneDevice:
+    """The ranker of a scorer whose arrays are in one place."""
+
+    users_together = 1
+
+    def __init__(self, scorer: Scorer):
+        self._scorer = scorer
+
+    def place(self, offered: np.ndarray | None) -> np.ndarray | None:
+        return offered
+
+    def rank_all(
+        self, function: Callable[..., Result], ids: np.ndarray, by_user: Any, masked: Masked, offered: Any
+    ) -> Result:
+        return function(self._scorer.score_all(ids), *by_user, masked, offered)
+
+    def rank_pairs(
+        self, function: Callable[..., Result], ids: np.ndarray, target_ids: np.ndarray, by_user: Any
+    ) -> Result:
+        return function(self._scorer.score_pairs(ids, target_ids), *by_user)
 
 
-@jax.jit
-def _dot_pairs(scorer: DotScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    def one_user(ids: tuple[Array, Array]) -> Array:
-        source, targets = ids
-        rows = jnp.asarray(scorer.target_vectors)[targets]  # [k, d]
-        return jnp.matmul(rows, jnp.asarray(scorer.source_vectors)[source], precision=lax.Precision.HIGHEST)
-
-    return lax.map(one_user, (source_ids, target_ids), batch_size=_PAIR_CHUNK)
-
-
-@jax.jit
-def _mlp_all(scorer: MlpScorer, targets: Float[Array, "h n"], source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
-    missing = -targets.shape[0] % _UNITS  # units of weight 0 up to a multiple
-    sources = jnp.pad(jnp.asarray(scorer.source_half)[source_ids], ((0, 0), (0, missing)))  # [b, h]
-    targets = jnp.pad(targets, ((0, missing), (0, 0)))
-    weights = jnp.pad(jnp.asarray(scorer.output_weights), (0, missing))
-    num_users, num_targets = sources.shape[0], targets.shape[1]
-
-    def chunk(rows: Array) -> Array:
-        def add_units(group: Array, total: Array) -> Array:
-            own, their, weight = (
-                lax.dynamic_slice_in_dim(array, group * _UNITS, _UNITS, axis)
-                for array, axis in ((rows, 1), (targets, 0), (weights, 0))
-            )
-            for unit in range(_UNITS):
-                hidden = own[:, unit][:, None] + their[unit][None, :]
-                # A ReLU that keeps NaN and is one instruction on CPU, which maximum is not.
-                total = total + weight[unit] * jnp.where(hidden < 0, 0, hidden)
-            return total
-
-        start = jnp.zeros((rows.shape[0], num_targets), jnp.float32) + scorer.output_bias
-        return lax.fori_loop(0, targets.shape[0] // _UNITS, add_units, start)
-
-    size = min(_MLP_CHUNK, num_users)
-    padded = jnp.pad(sources, ((0, -num_users % size), (0, 0)))
-    scores = lax.map(chunk, padded.reshape(-1, size, padded.shape[1]))
-    return scores.reshape(-1, num_targets)[:num_users]
-
-
-@jax.jit
-def _mlp_pairs(scorer: MlpScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    def one_user(ids: tuple[Array, Array]) -> Array:
-        source, targets = ids
-        hidden = jax.nn.relu(
-            jnp.asarray(scorer.source_half)[source][None, :] + jnp.asarray(scorer.target_half)[targets]
-        )
-        product = jnp.matmul(hidden, jnp.asarray(scorer.output_weights), precision=lax.Precision.HIGHEST)
-        return product + scorer.output_bias
-
-    return lax.map(one_user, (source_ids, target_ids), batch_size=_PAIR_CHUNK)
+def _ranker(scorer: Scorer | Ranker, block_size: int) -> tuple[Ranker, int]:
+    """The ranker, and the size of its blocks."""
+    ranker = scorer if isinstance(scorer, Ranker) else _OneDevice(scorer)
+    return ranker, -(-block_size // ranker.users_together) * ranker.users_together
 
 
 def full_ranking(
-    scorer: Scorer,
+    scorer: Scorer | Ranker,
     source_ids: np.ndarray,
     seen: Csr,
     positives: Csr,
@@ -201,22 +123,23 @@ def full_ranking(
     """
     source_ids = np.asarray(source_ids, np.int32)
     _check_disjoint(source_ids, seen, positives)
+    ranker, block_size = _ranker(scorer, block_size)
+    rank, placed = functools.partial(_full_ranking_block, cutoffs=tuple(cutoffs)), ranker.place(offered)
     width = user_blocks.round_up(max(1, int(user_blocks.lengths(positives, source_ids).max(initial=0))))
     both = user_blocks.lengths(seen, source_ids) + user_blocks.lengths(positives, source_ids)
     masked_width = user_blocks.largest_sum(both, block_size)
 
-    def blocks() -> Iterator[_Dispatched]:
+    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
         for ids, num_real in user_blocks.split(source_ids, block_size):
-            rows, targets = user_blocks.concatenated_rows([seen, positives], ids[:num_real], masked_width)
+            masked = user_blocks.concatenated_rows([seen, positives], ids[:num_real], masked_width)
             wanted = user_blocks.padded_rows(positives, ids, width)
-            scores = scorer.score_all(ids)
-            yield _full_ranking_block(scores, rows, targets, *wanted, tuple(cutoffs), offered), ids[:num_real]
+            yield ranker.rank_all(rank, ids, wanted, masked, placed), ids[:num_real]
 
     return _join(list(_fetch(blocks())))
 
 
 def rank_candidates(
-    scorer: Scorer,
+    scorer: Scorer | Ranker,
     source_ids: np.ndarray,
     target_ids: np.ndarray,
     labels: np.ndarray,
@@ -243,18 +166,24 @@ def rank_candidates(
     labels = np.asarray(labels, bool)
     most = int(labels.sum(axis=1).max(initial=0))
     width = user_blocks.round_up(max(_LEAST_POSITIVES, most))
+    ranker, block_size = _ranker(scorer, block_size)
+    rank = functools.partial(_candidates_block, cutoffs=tuple(cutoffs), max_positives=width)
 
-    def blocks() -> Iterator[_Dispatched]:
+    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
         for at, num_real in user_blocks.split(np.arange(len(source_ids)), block_size):
-            scores = scorer.score_pairs(source_ids[at], np.asarray(target_ids[at], np.int32))
-            result = _candidates_block(scores, labels[at], tuple(cutoffs), width)
-            yield result, source_ids[at[:num_real]]
+            targets = np.asarray(target_ids[at], np.int32)
+            yield ranker.rank_pairs(rank, source_ids[at], targets, (labels[at],)), source_ids[at[:num_real]]
 
     return _join(list(_fetch(blocks())))
 
 
 def top_k(
-    scorer: Scorer, source_ids: np.ndarray, seen: Csr | None, k: int, block_size: int, offered: np.ndarray | None = None
+    scorer: Scorer | Ranker,
+    source_ids: np.ndarray,
+    seen: Csr | None,
+    k: int,
+    block_size: int,
+    offered: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best targets of every user, best first; equal scores in the order of their ids.
 
@@ -275,6 +204,8 @@ def top_k(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     source_ids = np.asarray(source_ids, np.int32)
+    ranker, block_size = _ranker(scorer, block_size)
+    rank, placed = functools.partial(_top_k_block, k=k), ranker.place(offered)
     masks = [] if seen is None else [seen]
     masked_width = 1
     if seen is not None:
@@ -286,10 +217,10 @@ def top_k(
     target_ids = np.full((len(source_ids), k), -1, np.int32)
     scores = np.full((len(source_ids), k), -np.inf, np.float32)
 
-    def blocks() -> Iterator[_Dispatched]:
+    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
         for ids, num_real in user_blocks.split(source_ids, block_size):
-            rows, targets = user_blocks.concatenated_rows(masks, ids[:num_real], masked_width)
-            yield _top_k_block(scorer.score_all(ids), rows, targets, k, offered), ids[:num_real]
+            masked = user_blocks.concatenated_rows(masks, ids[:num_real], masked_width)
+            yield ranker.rank_all(rank, ids, (), masked, placed), ids[:num_real]
 
     start = 0
     for best_ids, best in _fetch(blocks()):
@@ -302,17 +233,17 @@ def top_k(
 @functools.partial(jax.jit, static_argnames="cutoffs")
 def _full_ranking_block(
     scores: Float[Array, "b n"],
-    masked_rows: Int[Array, " e"],
-    masked_targets: Int[Array, " e"],
     positive_ids: Int[Array, "b p"],
     positive_mask: Bool[Array, "b p"],
-    cutoffs: tuple[int, ...],
+    masked: tuple[Int[Array, " e"], Int[Array, " e"]],
     offered: Bool[Array, " n"] | None,
+    cutoffs: tuple[int, ...],
 ) -> tuple[dict[str, Float[Array, " b"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
-    positive_scores = jnp.take_along_axis(scores, positive_ids, axis=1)
-    negatives = _only_offered(scores, offered).at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
-    best = lax.top_k(negatives, min(max(cutoffs), scores.shape[1]))[0]
+    places = replicas.own_nodes(positive_ids, scores.shape[1])
+    positive_scores = jnp.take_along_axis(scores, places, axis=1, mode="clip")
+    positive_scores = replicas.of_owners(positive_scores, places, scores.shape[1])
+    best, _ = _best(_left(scores, masked, offered), max(cutoffs))
     best = jnp.pad(best, ((0, 0), (0, max(cutoffs) - best.shape[1])), constant_values=-jnp.inf)
     return metrics.full_ranking_metrics(best, positive_scores, positive_mask, cutoffs), has_nan
 
@@ -328,24 +259,40 @@ def _candidates_block(
 @functools.partial(jax.jit, static_argnames="k")
 def _top_k_block(
     scores: Float[Array, "b n"],
-    masked_rows: Int[Array, " e"],
-    masked_targets: Int[Array, " e"],
-    k: int,
+    masked: tuple[Int[Array, " e"], Int[Array, " e"]],
     offered: Bool[Array, " n"] | None,
+    k: int,
 ) -> tuple[tuple[Int[Array, "b j"], Float[Array, "b j"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
-    left = _only_offered(scores, offered).at[masked_rows, masked_targets].set(-jnp.inf, mode="drop")
-    best, best_ids = lax.top_k(left, min(k, scores.shape[1]))
+    best, best_ids = _best(_left(scores, masked, offered), k)
     return (jnp.where(best == -jnp.inf, -1, best_ids), best), has_nan
 
 
-def _only_offered(scores: Float[Array, "b n"], offered: Bool[Array, " n"] | None) -> Float[Array, "b n"]:
-    return scores if offered is None else jnp.where(offered[None, :], scores, -jnp.inf)
+def _left(
+    scores: Float[Array, "b n"], masked: tuple[Int[Array, " e"], Int[Array, " e"]], offered: Bool[Array, " n"] | None
+) -> Float[Array, "b n"]:
+    """The scores of what is neither masked nor not offered; -inf elsewhere."""
+    scores = scores if offered is None else jnp.where(offered[None, :], scores, -jnp.inf)
+    rows, targets = masked
+    return scores.at[rows, replicas.own_nodes(targets, scores.shape[1])].set(-jnp.inf, mode="drop")
+
+
+def _best(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b j"], Int[Array, "b j"]]:
+    """The k best scores of a row, as far as there are, and their ids; of equal ones, those of lower ids first.
+
+    Of divided targets every device sends its k best, in the order of ids, and all choose among them.
+    """
+    best, ids = lax.top_k(scores, min(k, scores.shape[1]))
+    if replicas.num_shards() == 1:
+        return best, ids
+    every, every_id = replicas.all_columns(best), replicas.all_columns(replicas.own_ids(scores.shape[1])[ids])
+    best, at = lax.top_k(every, min(k, every.shape[1]))
+    return best, jnp.take_along_axis(every_id, at, axis=1)
 
 
 def _without_nan(scores: Float[Array, "b k"]) -> tuple[Float[Array, "b k"], Bool[Array, " b"]]:
     is_nan = jnp.isnan(scores)
-    return jnp.where(is_nan, -jnp.inf, scores).astype(jnp.float32), is_nan.any(axis=1)
+    return jnp.where(is_nan, -jnp.inf, scores).astype(jnp.float32), replicas.any_of_shards(is_nan.any(axis=1))
 
 
 def _check_disjoint(source_ids: np.ndarray, seen: Csr, positives: Csr) -> None:
@@ -361,9 +308,9 @@ def _check_disjoint(source_ids: np.ndarray, seen: Csr, positives: Csr) -> None:
         )
 
 
-def _fetch(dispatched: Iterable[_Dispatched]) -> Iterator[Any]:
+def _fetch(dispatched: Iterable[tuple[Result, np.ndarray]]) -> Iterator[Any]:
     """Brings each block's results to the host without the padding rows, once the device has the next block to do."""
-    waiting: collections.deque[_Dispatched] = collections.deque()
+    waiting: collections.deque[tuple[Result, np.ndarray]] = collections.deque()
     for block in dispatched:
         waiting.append(block)
         if len(waiting) > 1:
@@ -372,7 +319,7 @@ def _fetch(dispatched: Iterable[_Dispatched]) -> Iterator[Any]:
         yield _to_host(waiting.popleft())
 
 
-def _to_host(block: _Dispatched) -> Any:
+def _to_host(block: tuple[Result, np.ndarray]) -> Any:
     (result, has_nan), ids = jax.device_get(block[0]), block[1]
     if has_nan[: len(ids)].any():
         raise NanScoreError(int(ids[np.flatnonzero(has_nan[: len(ids)])[0]]))

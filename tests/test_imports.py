@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _FOUNDATION = {"schema", "config", "config_json"}
 _LAYERS = {"nn", "losses", "metrics"}
-_MODELS = {"models", "ranking", "user_blocks", "bandits"}
+_MODELS = {"models", "ranking", "scorers", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
 _COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare", "prequential"}
 # What each first-level module or folder of the package may import of the package; "" is the package's __init__.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsec_jax import ranking
+from lsec_jax import ranking, scorers
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.models.popularity import PopularityScorer
 
@@ -15,7 +15,7 @@ NUM_SOURCES, NUM_TARGETS = 37, 60
 
 def random_dot_scorer(width=8):
     generator = np.random.default_rng(0)
-    return ranking.DotScorer(
+    return scorers.DotScorer(
         jnp.asarray(generator.normal(size=(NUM_SOURCES, width)), jnp.float32),
         jnp.asarray(generator.normal(size=(NUM_TARGETS, width)), jnp.float32),
     )
@@ -24,7 +24,7 @@ def random_dot_scorer(width=8):
 def random_mlp_scorer(num_hidden=16):
     generator = np.random.default_rng(1)
     halves = (generator.normal(size=(n, num_hidden)) for n in (NUM_SOURCES, NUM_TARGETS))
-    return ranking.MlpScorer(
+    return scorers.MlpScorer(
         *(jnp.asarray(half, jnp.float32) for half in halves),
         jnp.asarray(generator.normal(size=num_hidden), jnp.float32),
         jnp.float32(0.3),
@@ -96,7 +96,7 @@ def test_mlp_scorer_equals_an_mlp_on_concatenated_vectors():
     users, items = generator.normal(size=(5, 6)), generator.normal(size=(7, 4))
     weights, bias = generator.normal(size=(10, 8)), generator.normal(size=8)
     output = generator.normal(size=8)
-    scorer = ranking.MlpScorer(
+    scorer = scorers.MlpScorer(
         jnp.asarray(users @ weights[:6] + bias, jnp.float32),
         jnp.asarray(items @ weights[6:], jnp.float32),
         jnp.asarray(output, jnp.float32),
@@ -110,8 +110,8 @@ def test_mlp_scorer_equals_an_mlp_on_concatenated_vectors():
 @pytest.mark.parametrize(
     ("scorer", "score_all", "score_pairs"),
     [
-        (random_dot_scorer(width=11), ranking._dot_all, ranking._dot_pairs),
-        (random_mlp_scorer(num_hidden=11), ranking._mlp_all, ranking._mlp_pairs),
+        (random_dot_scorer(width=11), scorers._dot_all, scorers._dot_pairs),
+        (random_mlp_scorer(num_hidden=11), scorers._mlp_all, scorers._mlp_pairs),
     ],
     ids=["dot", "mlp"],
 )
@@ -158,9 +158,9 @@ def test_one_user_gets_the_list_that_it_gets_among_all():
 
 def test_one_call_compiles_each_function_once():
     scorer, (seen, positives) = random_dot_scorer(width=13), random_split()
-    before = ranking._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
+    before = scorers._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
     ranking.full_ranking(scorer, np.arange(NUM_SOURCES), seen, positives, (6,), 4)
-    after = ranking._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
+    after = scorers._dot_all._cache_size(), ranking._full_ranking_block._cache_size()
     assert [a - b for a, b in zip(after, before, strict=True)] == [1, 1]
 
 
@@ -297,16 +297,16 @@ def test_memory_follows_the_block_size_and_not_the_number_of_users(function):
 
     def num_bytes(num_sources, block_size):
         shapes = [(num_sources, 40), (num_targets, 40), (40,), ()]
-        scorer = ranking.MlpScorer(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+        scorer = scorers.MlpScorer(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
         by_unit, scores = (jax.ShapeDtypeStruct((rows, num_targets), jnp.float32) for rows in (40, block_size))
         flat = jax.ShapeDtypeStruct((width,), jnp.int32)
         wanted = [jax.ShapeDtypeStruct((block_size, 8), dtype) for dtype in (jnp.int32, jnp.bool_)]
         if function == "score":
-            lowered = ranking._mlp_all.lower(scorer, by_unit, jax.ShapeDtypeStruct((block_size,), jnp.int32))
+            lowered = scorers._mlp_all.lower(scorer, by_unit, jax.ShapeDtypeStruct((block_size,), jnp.int32))
         elif function == "top_k":
-            lowered = ranking._top_k_block.lower(scores, flat, flat, 20, None)
+            lowered = ranking._top_k_block.lower(scores, (flat, flat), None, k=20)
         else:
-            lowered = ranking._full_ranking_block.lower(scores, flat, flat, *wanted, (20,), None)
+            lowered = ranking._full_ranking_block.lower(scores, *wanted, (flat, flat), None, cutoffs=(20,))
         memory = lowered.compile().memory_analysis()
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 

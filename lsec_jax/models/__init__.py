@@ -7,9 +7,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from lsec_jax.ranking import Scorer
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.schema.needs import Needs
+from lsec_jax.scorers import NodeScorer
 
 
 class Model(Protocol):
@@ -25,12 +25,12 @@ class Model(Protocol):
         """(loss, metrics by name) of one step, from each stream's positions; pure."""
         ...
 
-    def scorer(self, tables: Mapping[str, Array], inputs: Any) -> Scorer:
-        """The primary task's scorer."""
+    def scorer(self, tables: Mapping[str, Array], inputs: Any) -> NodeScorer:
+        """The primary task's scorer, of this device's nodes (`nn/replicas.py`)."""
         ...
 
-    def encode(self, tables: Mapping[str, Array], inputs: Any) -> Mapping[str, Array]:
-        """The final vectors by node type, for export."""
+    def final_vectors(self, tables: Mapping[str, Array], inputs: Any) -> Mapping[str, Array]:
+        """The final vectors of this device's nodes by node type, for export."""
         ...
 
 

@@ -43,9 +43,9 @@ from lsec_jax.nn.predictors import DotPredictor, MlpPredictor
 from lsec_jax.nn.propagation import DividedGraph, exclude_edges
 from lsec_jax.nn.rows import Backend, check_backend
 from lsec_jax.nn.sampling import PositiveEdges
-from lsec_jax.ranking import DotScorer, MlpScorer
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.schema.needs import Needs
+from lsec_jax.scorers import DotScorer, MlpScorer
 
 EXCLUDED_SHARE_WARNING = 0.1
 
@@ -446,15 +446,16 @@ class LsecGnn(nnx.Module):
             loss += self.config.l2 * losses.mean_squared_norm(*embeddings, num_rows=len(edge_ids))
         return loss, metrics
 
+    def final_vectors(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
+        """All vectors (Eq. 7) of this device's nodes; where graphs are not divided, each device makes those of all."""
+        if replicas.num_shards() == 1 or any(isinstance(graph, DividedGraph) for graph in inputs.graphs.values()):
+            return self.encode(tables, inputs)
+        whole = {name: replicas.whole_table(tables[name], count) for name, count in self.num_nodes.items()}
+        return {name: replicas.own_part(vectors) for name, vectors in self.encode(whole, inputs).items()}
+
     def scorer(self, tables: Tables, inputs: Inputs) -> DotScorer | MlpScorer:
-        """Returns the primary task's scorer, with every node's half of the predictor computed once."""
-        task = self.config.tasks[0].relation
-        is_divided = any(isinstance(graph, DividedGraph) for graph in inputs.graphs.values())
-
-        def whole(of_nodes: Mapping[str, Array]) -> dict[str, Array]:
-            return {name: replicas.whole_table(values, self.num_nodes[name]) for name, values in of_nodes.items()}
-
-        vectors = whole(self.encode(tables, inputs)) if is_divided else self.encode(whole(tables), inputs)
+        """Returns the primary task's scorer of this device's nodes, with their halves of the predictor made once."""
+        task, vectors = self.config.tasks[0].relation, self.final_vectors(tables, inputs)
         source_type, target_type = self.ends[task]
         predictor = self.predictors[task]
         source_half = predictor.source_half(vectors[source_type])

@@ -30,6 +30,7 @@ from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.sampling import negative_mask, uniform_targets
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.schema.needs import Needs
+from lsec_jax.scorers import AnyArray, NodeScorer
 
 Tables = Mapping[str, Float[Array, "_ d"]]
 
@@ -125,7 +126,7 @@ class Config:
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
-class NcfScorer:
+class NcfScorer(NodeScorer):
     """score(u, i) = source_factors[u] . target_factors[i] + tower(source_halves[u] + target_halves[i]) . output + bias.
 
     Attributes:
@@ -137,6 +138,7 @@ class NcfScorer:
         bias: scalar.
     """
 
+    per_node = ("source_factors", "target_factors", "source_halves", "target_halves")
     source_factors: Float[Array, "*m d"]
     target_factors: Float[Array, "*n d"]
     source_halves: Float[Array, "*m f"]
@@ -145,11 +147,11 @@ class NcfScorer:
     output: Float[Array, " g"]
     bias: Float[Array, ""]
 
-    def score_all(self, source_ids: np.ndarray) -> Array:
+    def score_all(self, source_ids: AnyArray) -> Array:
         """[b] -> [b, n] float32."""
         return _score_all(self, source_ids)
 
-    def score_pairs(self, source_ids: np.ndarray, target_ids: np.ndarray) -> Array:
+    def score_pairs(self, source_ids: AnyArray, target_ids: AnyArray) -> Array:
         """[b], [b, k] -> [b, k] float32."""
         return _score_pairs(self, source_ids, target_ids)
 
@@ -173,26 +175,28 @@ class NcfScorer:
 # One user at a time: a tower over all pairs of a block would not fit any cache.
 @jax.jit
 def _score_all(scorer: NcfScorer, source_ids: Int[Array, " b"]) -> Float[Array, "b n"]:
-    def one_user(source: Array) -> Array:
-        return scorer.score(
-            scorer.source_factors[source], scorer.target_factors, scorer.source_halves[source], scorer.target_halves
-        )
+    def one_user(source: tuple[Array, Array]) -> Array:
+        factors, halves = source
+        return scorer.score(factors, scorer.target_factors, halves, scorer.target_halves)
 
-    return lax.map(one_user, source_ids)
+    return lax.map(one_user, _sources(scorer, source_ids))
 
 
 @jax.jit
 def _score_pairs(scorer: NcfScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    def one_user(ids: tuple[Array, Array]) -> Array:
-        source, targets = ids
-        return scorer.score(
-            scorer.source_factors[source],
-            scorer.target_factors[targets],
-            scorer.source_halves[source],
-            scorer.target_halves[targets],
-        )
+    places = replicas.own_nodes(target_ids, len(scorer.target_factors))
 
-    return lax.map(one_user, (source_ids, target_ids))
+    def one_user(of: tuple[tuple[Array, Array], Array]) -> Array:
+        (factors, halves), targets = of
+        return scorer.score(factors, scorer.target_factors[targets], halves, scorer.target_halves[targets])
+
+    scores = lax.map(one_user, (_sources(scorer, source_ids), places))
+    return replicas.of_owners(scores, places, len(scorer.target_factors))
+
+
+def _sources(scorer: NcfScorer, source_ids: Int[Array, " b"]) -> tuple[Float[Array, "b d"], Float[Array, "b f"]]:
+    factors, halves = (replicas.take_same(of, source_ids) for of in (scorer.source_factors, scorer.source_halves))
+    return factors, halves
 
 
 class Tower(nnx.Module):
@@ -237,13 +241,13 @@ class Ncf(nnx.Module):
         width = self.config.embedding_dim * (2 if self.config.variant == "neumf" else 1)
         return normal_tables(key, self.num_nodes, width, self.config.embedding_std)
 
-    def encode(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
-        """The embeddings as they are."""
+    def final_vectors(self, tables: Tables, inputs: Inputs) -> dict[str, Float[Array, "_ _"]]:
+        """The embeddings of this device's nodes as they are."""
         return dict(tables)
 
     def scorer(self, tables: Tables, inputs: Inputs) -> NcfScorer:
-        """Returns the scorer, with every node's half of the first layer computed once."""
-        return self._scorer(*(replicas.whole_table(tables[end], self.num_nodes[end]) for end in self.ends))
+        """Returns the scorer of this device's nodes, with every node's half of the first layer computed once."""
+        return self._scorer(*(tables[end] for end in self.ends))
 
     def _scorer(self, sources: Float[Array, "*b d"], targets: Float[Array, "*c d"]) -> NcfScorer:
         split = 0 if self.config.variant == "mlp" else self.config.embedding_dim

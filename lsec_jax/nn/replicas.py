@@ -44,7 +44,7 @@ def mean_of_parts(gradient: Any) -> Any:
     """The mean over all devices of the gradients of a table, of which each has its own part."""
     if not axes():
         return gradient
-    copies = tuple(name for name in axes() if name != MODEL)
+    copies = _copies()
     total = lax.psum(gradient, copies) if copies else gradient
     return jax.tree.map(lambda of: of / num_replicas(), total)
 
@@ -85,10 +85,70 @@ def own_nodes(ids: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
         ids: of the whole table.
         num_rows: of this device's part.
     """
-    if num_shards() == 1:
-        return ids
-    places = ids - lax.axis_index(MODEL) * num_rows
-    return jnp.where((places >= 0) & (places < num_rows), places, num_rows)
+    return ids if num_shards() == 1 else _within(ids - lax.axis_index(MODEL) * num_rows, num_rows)
+
+
+def _within(places: Int[Array, "*s"], size: int) -> Int[Array, "*s"]:
+    return jnp.where((places >= 0) & (places < size), places, size)
+
+
+def own_ids(num_rows: int) -> Int[Array, " n"]:
+    """The ids of the nodes in this device's part of a table; past the table's end, of what fills the part up."""
+    numbers = jnp.arange(num_rows, dtype=jnp.int32)
+    return numbers if num_shards() == 1 else lax.axis_index(MODEL) * num_rows + numbers
+
+
+def own_part(vectors: Shaped[Array, "m ..."]) -> Shaped[Array, "n ..."]:
+    """This device's part of the vectors of all nodes, which every device has; the opposite of `whole_table`."""
+    count = num_shards()
+    if count == 1:
+        return vectors
+    vectors = jnp.pad(vectors, ((0, -len(vectors) % count), *[(0, 0)] * (vectors.ndim - 1)))
+    size = len(vectors) // count
+    return lax.dynamic_slice_in_dim(vectors, lax.axis_index(MODEL) * size, size)
+
+
+def of_owners(values: Float[Array, "*s"], places: Int[Array, "*s"], num_rows: int) -> Float[Array, "*s"]:
+    """Values of nodes, each from the device that has the node: only numbers are on the way, no vectors.
+
+    Args:
+        values: what this device made of the nodes; of others than its own, anything.
+        places: `own_nodes` of them.
+        num_rows: of this device's part.
+    """
+    return lax.psum(jnp.where(places < num_rows, values, 0), MODEL) if num_shards() > 1 else values
+
+
+def any_of_shards(flags: Bool[Array, "*s"]) -> Bool[Array, "*s"]:
+    """What is true of some part of the tables."""
+    return lax.pmax(flags.astype(jnp.int32), MODEL) > 0 if num_shards() > 1 else flags
+
+
+def all_columns(values: Shaped[Array, "b k"]) -> Shaped[Array, "b c"]:
+    """The columns of all parts of the tables, for the same rows."""
+    return lax.all_gather(values, MODEL, axis=1, tiled=True) if num_shards() > 1 else values
+
+
+def rows_of_group(tree: Any) -> Any:
+    """The rows of a batch of all devices that share the tables between them: they work on these together."""
+    return jax.tree.map(lambda of: lax.all_gather(of, MODEL, tiled=True), tree) if num_shards() > 1 else tree
+
+
+def places_in_group(positions: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
+    """Where rows of the batch stand among `rows_of_group`, `num_rows` for those of another group."""
+    copies = _copies()
+    return _within(positions - lax.axis_index(copies) * num_rows, num_rows) if copies else positions
+
+
+def rows_of_all_groups(tree: Any) -> Any:
+    """The rows of the whole batch, from what each group made of its own."""
+    copies = _copies()
+    return jax.tree.map(lambda of: lax.all_gather(of, copies, tiled=True), tree) if copies else tree
+
+
+def _copies() -> tuple[str, ...]:
+    """The axes along which tables are copied."""
+    return tuple(name for name in axes() if name != MODEL)
 
 
 def mask_of(ids: Int[Array, " s"], num_rows: int) -> Bool[Array, " n"]:
@@ -119,8 +179,8 @@ def take(table: Float[Array, "n d"], ids: Int[Array, "*s"]) -> Float[Array, "*s 
     return lax.psum_scatter(rows, MODEL, tiled=True).reshape(*ids.shape, -1)
 
 
-def take_same(table: Shaped[Array, " n"], ids: Int[Array, " s"]) -> Shaped[Array, " s"]:
-    """`take` of ids that are the same on all devices; not differentiated."""
+def take_same(table: Shaped[Array, "n ..."], ids: Int[Array, " s"]) -> Shaped[Array, "s ..."]:
+    """`take` of ids that are the same on all devices that share the table; not differentiated."""
     if num_shards() == 1:
         return table[ids]
     return lax.psum(table.at[own_nodes(ids, len(table))].get(mode="fill", fill_value=0), MODEL)

@@ -5,6 +5,7 @@ other devices have. What of an argument or a result is divided is said by its `P
 """
 
 import abc
+import dataclasses
 import enum
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,12 +30,16 @@ class Part(enum.Enum):
         STATE: all, but of tables and their moments (those in a `Params`) its own rows.
         INPUTS: all, but of a `DividedGraph` its own part.
         ROWS: its own rows of a batch, or what it made of them.
+        NODES: its own rows of arrays with a row per node.
+        SCORER: of a `NodeScorer` its own rows of what has a row per node, and all else.
         SAME: all, the same on every device.
     """
 
     STATE = enum.auto()
     INPUTS = enum.auto()
     ROWS = enum.auto()
+    NODES = enum.auto()
+    SCORER = enum.auto()
     SAME = enum.auto()
 
 
@@ -68,7 +73,7 @@ class Strategy(abc.ABC):
         Args:
             function: of arrays that were placed.
             arguments: what it gets of each argument.
-            results: what it returns, of the parts STATE and SAME; of one result, its own.
+            results: what it returns, of any part but INPUTS and ROWS; of one result, its own.
             donates: whether the first argument's buffers may be used again.
         """
 
@@ -128,11 +133,11 @@ class Pmap(Strategy):
     ) -> Callable[..., Any]:
         """Compiles with jax.pmap; copies are passed whole, without an axis of devices.
 
-        Without rows to divide there is nothing to share: then this process's first device does it alone.
+        Without rows to divide there is nothing to share: then this process's first device does it for all.
         """
         if Part.ROWS not in arguments:
             alone = jax.jit(function)
-            return lambda *copies: alone(*self.whole(copies))
+            return lambda *copies: self.place(alone(*self.whole(copies)), Part.SAME)
         divided = jax.pmap(
             function,
             DATA,
@@ -173,11 +178,19 @@ class Sharded(Strategy):
 
         def bind(*examples: Any) -> Any:
             in_specs = tuple(_specs(of, part) for of, part in zip(examples, arguments, strict=True))
-            out_specs = [in_specs[0] if part is Part.STATE else _specs(None, part) for part in results]
-            divided = jax.shard_map(
-                function, mesh=self._mesh, in_specs=in_specs, out_specs=_one_or_all(out_specs), check_vma=False
-            )
-            return jax.jit(divided, donate_argnums=(0,) if donates else ())
+
+            def divided(out_specs: Any) -> Any:
+                return jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+            forms: Any = [None] * len(results)
+            if Part.SCORER in results:  # only what it returns says which fields it has
+                shapes = jax.eval_shape(divided(P()), *examples)
+                forms = [shapes] if len(results) == 1 else shapes
+            out_specs = [
+                in_specs[0] if part is Part.STATE else _specs(form, part)
+                for form, part in zip(forms, results, strict=True)
+            ]
+            return jax.jit(divided(_one_or_all(out_specs)), donate_argnums=(0,) if donates else ())
 
         return _Bound(bind)
 
@@ -189,10 +202,18 @@ def _specs(tree: Any, part: Part) -> Any:
             return P((DATA, MODEL))
         case Part.SAME:
             return P()
+        case Part.NODES:
+            return P(MODEL)
+        case Part.SCORER:
+            return dataclasses.replace(tree, **{of.name: _of_field(tree, of.name) for of in dataclasses.fields(tree)})
         case Part.INPUTS:
             return _map_of(DividedGraph, lambda graph: jax.tree.map(lambda _: P(MODEL), graph), tree)
         case Part.STATE:
             return _map_of(Params, lambda of: Params(_all(of.dense, P()), _all(of.tables, P(MODEL))), tree)
+
+
+def _of_field(scorer: Any, name: str) -> P:
+    return P(MODEL) if name in scorer.per_node else P()
 
 
 def _map_of(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:

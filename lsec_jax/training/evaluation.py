@@ -14,6 +14,7 @@ from lsec_jax.data import csr
 from lsec_jax.models.item_knn import ItemKnnScorer
 from lsec_jax.models.oracle import OracleScorer
 from lsec_jax.models.popularity import PopularityScorer
+from lsec_jax.scorers import Scorer
 
 _Ranked = tuple[np.ndarray, dict[str, np.ndarray], str]  # user ids, metrics per user, the protocol in words
 
@@ -80,7 +81,7 @@ class Evaluator:
         return np.sort(generator.choice(users, wanted, replace=False))
 
     def evaluate(
-        self, scorer: ranking.Scorer, split: str, protocol: str, users: np.ndarray | None = None
+        self, scorer: Scorer | ranking.Ranker, split: str, protocol: str, users: np.ndarray | None = None
     ) -> EvaluationRow:
         """Scores, ranks and averages.
 
@@ -148,7 +149,7 @@ class Evaluator:
         """The lists that `candidates` ranks: published ones if the data set has them, else generated ones."""
         return self._candidates(_split_code(split))
 
-    def _rank_candidates(self, scorer: ranking.Scorer, code: int, wanted: np.ndarray) -> _Ranked:
+    def _rank_candidates(self, scorer: Scorer | ranking.Ranker, code: int, wanted: np.ndarray) -> _Ranked:
         lists = self._candidates(code)
         rows = np.flatnonzero(np.isin(lists.source_ids, wanted))
         rows = rows[np.argsort(lists.source_ids[rows], kind="stable")]
@@ -163,7 +164,7 @@ class Evaluator:
         description = f"candidates: {lists.target_ids.shape[1]} per {self._relation.source}, {lists.origin}"
         return source_ids, per_user, description
 
-    def _rank_all(self, scorer: ranking.Scorer, code: int, wanted: np.ndarray) -> _Ranked:
+    def _rank_all(self, scorer: Scorer | ranking.Ranker, code: int, wanted: np.ndarray) -> _Ranked:
         positives = self._pairs(code)
         user_ids = wanted[np.diff(positives[0])[wanted] > 0].astype(np.int32)
         if len(user_ids) == 0:
@@ -224,12 +225,12 @@ class Evaluator:
 
 def baseline_scorers(
     data: schema.LiveCommerceData, relation: str, config: config_lib.EvaluationConfig
-) -> dict[str, ranking.Scorer]:
+) -> dict[str, Scorer]:
     """Fits the baselines named in the config on the training edges of a relation."""
     edges = data.relation(relation)
     num_sources, num_targets = len(data.nodes[edges.source]), len(data.nodes[edges.target])
     source_ids, target_ids = edges.edges(schema.TRAIN)
-    scorers: dict[str, ranking.Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for name in config.baselines:
         if name == "popularity":
             scorers[name] = PopularityScorer.fit(target_ids, num_targets)

@@ -18,7 +18,6 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.analysis import Tripartite
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.schema import DataError, LiveCommerceData
-from lsec_jax.training import serving
 from lsec_jax.training.run import prepare
 from lsec_jax.training.workdirs import load_config, restore_best
 
@@ -127,7 +126,7 @@ def compute(
     for role, config in configs.items():
         run = prepare(dataclasses.replace(config, data=_Loaded(data)))
         state, _ = restore_best(run, workdirs[role])
-        vectors[role] = serving.final_vectors(run, state)
+        vectors[role] = run.final_vectors(state)
         for node_type in types:
             is_trained[node_type] &= config.model.trained_nodes(run.data, node_type)
         models[role] = {"model": config.model.name, "workdir": str(workdirs[role]), "step": int(state.step)}

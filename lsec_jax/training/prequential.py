@@ -28,8 +28,9 @@ from lsec_jax.config import ConfigError, ReplayConfig, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import period
 from lsec_jax.data.sources.offers import check_needs
-from lsec_jax.ranking import Scorer
+from lsec_jax.ranking import Ranker
 from lsec_jax.schema import LiveCommerceData
+from lsec_jax.scorers import Scorer
 from lsec_jax.training import fit, initialisation, prequential_report, reports
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.initialisation import Origin
@@ -185,7 +186,7 @@ class Timeline:
                     yield from self._measured(name, start, age, work)
 
     def _measured(
-        self, name: str, start: int, age: int, work: Callable[[], dict[str, tuple[Run, Scorer]]]
+        self, name: str, start: int, age: int, work: Callable[[], dict[str, tuple[Run, Scorer | Ranker]]]
     ) -> list[Outcome]:
         """Evaluates what `work` returns, by policy, or reads what was measured."""
         path = self.folder / "outcomes" / f"{name}.json"
@@ -206,7 +207,7 @@ class Timeline:
     def _metric(self) -> str:
         return self.config.training.metric
 
-    def _floors(self, day: int) -> dict[str, tuple[Run, Scorer]]:
+    def _floors(self, day: int) -> dict[str, tuple[Run, Scorer | Ranker]]:
         """Popularity of the days before, and on simulated worlds the oracle."""
         config = self._cell(day, day, 1)
         found = prepare(config, self._cut(config))
@@ -215,7 +216,7 @@ class Timeline:
         oracle = oracle_scorer(found.data, found.task, "test")
         return {name: (found, of) for name, of in (scorers | ({} if oracle is None else {"oracle": oracle})).items()}
 
-    def _model(self, policy: str, start: int, day: int) -> dict[str, tuple[Run, Scorer]]:
+    def _model(self, policy: str, start: int, day: int) -> dict[str, tuple[Run, Scorer | Ranker]]:
         """A policy's model for a day, and the run to evaluate it in."""
         if policy in ("cold", "warm"):
             found = self._trained(start if policy == "warm" else day, day)

@@ -12,7 +12,8 @@ from absl import logging
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.data.files import write_json
-from lsec_jax.ranking import Scorer
+from lsec_jax.ranking import Ranker
+from lsec_jax.scorers import Scorer
 from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run
@@ -36,7 +37,11 @@ def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
 
 
 def rows(
-    run: Run, scorers: Mapping[str, Scorer], splits: Iterable[str], protocols: Iterable[str], train_seconds: float
+    run: Run,
+    scorers: Mapping[str, Scorer | Ranker],
+    splits: Iterable[str],
+    protocols: Iterable[str],
+    train_seconds: float,
 ) -> list[Row]:
     """Evaluates scorers; one row per scorer, split and protocol."""
     result = []

@@ -23,10 +23,12 @@ from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
 from lsec_jax.parallel import strategies
+from lsec_jax.parallel.divided_ranking import DividedRanking
 from lsec_jax.parallel.mesh import check_batches
 from lsec_jax.parallel.strategies import Part, Strategy
-from lsec_jax.ranking import Scorer
+from lsec_jax.ranking import Ranker
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData, NodeTable
+from lsec_jax.scorers import NodeScorer, Scorer
 from lsec_jax.training import optimizers, vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.data_records import data_differences, describe_data
@@ -148,16 +150,31 @@ class Run:
         """On several devices the step draws itself: two threads would start collectives in orders of their own."""
         return self.model.draws_ahead and self.strategy.num_replicas == 1
 
-    def scorer_function(self) -> Callable[[TrainState], Scorer]:
-        """Returns the jitted function from a state to the primary task's scorer."""
-        return lambda state: self.strategy.whole(self._compute_scorer(state.params, self.inputs))
+    def scorer_function(self) -> Callable[[TrainState], Scorer | Ranker]:
+        """Returns the compiled function from a state to the primary task's scorer; on several devices to its ranker."""
+        compute, ranking = self._scorer_programs
+        if ranking is None:
+            return lambda state: compute(state.params, self.inputs)
+        return lambda state: ranking.of(compute(state.params, self.inputs))
 
     @functools.cached_property
-    def _compute_scorer(self) -> Any:
-        def scorer(params: Params, inputs: Any) -> Scorer:
+    def _scorer_programs(self) -> tuple[Callable[[Params, Any], NodeScorer], DividedRanking | None]:
+        def scorer(params: Params, inputs: Any) -> NodeScorer:
             return self.model.module(params.dense).scorer(params.tables, inputs)
 
-        return self.strategy.compile(scorer, [Part.STATE, Part.INPUTS], [Part.SAME])
+        compiled = self.strategy.compile(scorer, [Part.STATE, Part.INPUTS], [Part.SCORER])
+        is_divided = self.strategy.num_replicas > 1
+        return compiled, DividedRanking(self.strategy, self.num_targets()) if is_divided else None
+
+    def final_vectors(self, state: TrainState) -> dict[str, np.ndarray]:
+        """The final vectors (Eq. 7) by node type, [n, d] float32; of a run in one process."""
+
+        def vectors(params: Params, inputs: Any) -> Mapping[str, jax.Array]:
+            return self.model.module(params.dense).final_vectors(params.tables, inputs)
+
+        compiled = self.strategy.compile(vectors, [Part.STATE, Part.INPUTS], [Part.NODES])
+        found = jax.device_get(compiled(state.params, self.inputs))
+        return {name: values[: len(self.data.nodes[name])] for name, values in found.items()}
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of the run that wrote it."""

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +20,9 @@ from lsec_jax.config import ConfigError
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.table import DATE_EXAMPLES, LOOKS_LIKE_DATE, parse_dates
 from lsec_jax.models.popularity import PopularityScorer
-from lsec_jax.ranking import Scorer, top_k
+from lsec_jax.ranking import Ranker, top_k
 from lsec_jax.schema import TRAIN, DataError, LiveCommerceData
+from lsec_jax.scorers import Scorer
 from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 
@@ -182,7 +182,7 @@ def write_recommendations(
 
 def _lists(
     run: Run,
-    scorers: tuple[Scorer, Scorer],
+    scorers: tuple[Scorer | Ranker, Scorer],
     internal: np.ndarray,
     is_known: np.ndarray,
     seen: tuple[np.ndarray, np.ndarray] | None,
@@ -229,18 +229,12 @@ def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
         raise
 
 
-def final_vectors(run: Run, state: TrainState) -> dict[str, np.ndarray]:
-    """Returns the final vectors (Eq. 7) by node type, [n, d] float32."""
-    encode = jax.jit(lambda params, inputs: run.model.module(params.dense).encode(params.tables, inputs))
-    return jax.device_get(encode(state.params, run.inputs))
-
-
 def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
     """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt.
 
     The directory, new or empty, gets its files only when all of them have been written.
     """
-    vectors = final_vectors(run, state)
+    vectors = run.final_vectors(state)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{directory.name}.", dir=directory.parent) as temporary:
         complete = Path(temporary) / "complete"

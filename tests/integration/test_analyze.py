@@ -94,7 +94,6 @@ def test_an_analysis_writes_tables_and_pictures_and_replaces_an_earlier_one(here
 def test_figure_4_has_the_points_and_scores_of_the_vectors(here, workdirs):
     from sklearn.metrics import silhouette_score
 
-    from lsec_jax.training import serving
     from lsec_jax.training.run import prepare
     from lsec_jax.training.workdirs import load_config, restore_best
 
@@ -106,7 +105,7 @@ def test_figure_4_has_the_points_and_scores_of_the_vectors(here, workdirs):
     roles = ("ncf", "gcn", "lsec", "lsec")
     for role, end, panel in zip(roles, ("user", "user", "user", "item"), found["panels"], strict=True):
         run = prepare(load_config(workdirs[role], None, ()))
-        vectors = serving.final_vectors(run, restore_best(run, workdirs[role])[0])[end]
+        vectors = run.final_vectors(restore_best(run, workdirs[role])[0])[end]
         at = run.data.nodes[end].index_of(np.array(panel["ids"]))
         assert panel["silhouette"] == pytest.approx(silhouette_score(vectors[at], panel["streamers"]), abs=1e-5)
         relation = run.data.relations["follow" if end == "user" else "sell"]

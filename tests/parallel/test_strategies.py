@@ -11,6 +11,7 @@ from lsec_jax.config import ConfigError, ParallelConfig
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.models.edge_tasks import TaskConfig
 from lsec_jax.parallel import strategies
+from lsec_jax.parallel.divided_ranking import DividedRanker
 from lsec_jax.training import run as run_lib
 from tests import runs
 
@@ -71,7 +72,17 @@ def trained(name, parallel):
     counts = {name: len(nodes) for name, nodes in run.data.nodes.items()}
     tables = {name: np.asarray(table)[: counts[name]] for name, table in state.params.tables.items()}
     params = jax.tree.map(np.asarray, (state.params.dense, tables))
-    return metrics, jax.tree.map(np.asarray, run.scorer_function()(state)), params
+    return metrics, scorer_arrays(run, state), params
+
+
+def scorer_arrays(run, state):
+    """The scorer's arrays without the rows that fill up parts."""
+    scorer = run.scorer_function()(state)
+    scorer = scorer.scorer if isinstance(scorer, DividedRanker) else scorer
+    relation = run.data.relations[run.task]
+    counts = {"source": len(run.data.nodes[relation.source]), "target": len(run.data.nodes[relation.target])}
+    trimmed = {name: getattr(scorer, name)[: counts[name.split("_")[0]]] for name in scorer.per_node}
+    return jax.tree.map(np.asarray, dataclasses.replace(scorer, **trimmed))
 
 
 @functools.cache

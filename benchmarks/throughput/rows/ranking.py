@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.throughput.peers.protocol import Work
 from benchmarks.throughput.rows.row import Row
-from lsec_jax import ranking
+from lsec_jax import ranking, scorers
 from lsec_jax.config import EvaluationConfig
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.sources import prepared
@@ -66,7 +66,7 @@ def make_evaluation(folder: Path, quick: bool) -> Work:
     return Work(run=lambda: evaluator.evaluate(scorer, "test", "candidates"), examples=ranked, notes=notes)
 
 
-def make_ranking(folder: Path, quick: bool, scorer: Callable[[int, int], ranking.Scorer]) -> Work:
+def make_ranking(folder: Path, quick: bool, scorer: Callable[[int, int], scorers.Scorer]) -> Work:
     """One repetition ranks all items for all users, without those of their training, and keeps the best 50."""
     _, of, num_users, num_items = _opened(folder)
     seen = csr_from_pairs(*of.edges(TRAIN), num_users)
@@ -88,13 +88,13 @@ def _vectors(count: int, width: int, seed: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), (count, width))
 
 
-def _mlp(num_users: int, num_items: int) -> ranking.Scorer:
+def _mlp(num_users: int, num_items: int) -> scorers.Scorer:
     halves = _vectors(num_users, HIDDEN, 0), _vectors(num_items, HIDDEN, 1)
-    return ranking.MlpScorer(*halves, _vectors(1, HIDDEN, 2)[0], 0.0)
+    return scorers.MlpScorer(*halves, _vectors(1, HIDDEN, 2)[0], 0.0)
 
 
-def _dot(num_users: int, num_items: int) -> ranking.Scorer:
-    return ranking.DotScorer(_vectors(num_users, WIDTH, 0), _vectors(num_items, WIDTH, 1))
+def _dot(num_users: int, num_items: int) -> scorers.Scorer:
+    return scorers.DotScorer(_vectors(num_users, WIDTH, 0), _vectors(num_items, WIDTH, 1))
 
 
 ROWS = {
