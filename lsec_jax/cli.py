@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 
-from lsec_jax.config import ConfigError, RunConfig, check_parallel
+from lsec_jax.config import ConfigError, ParallelConfig, RunConfig, check_parallel
 from lsec_jax.config_json import from_dict, to_dict, unknown_key_message
 from lsec_jax.parallel import members, processes, startup
 from lsec_jax.parallel.processes import ProcessError
@@ -220,6 +221,33 @@ def define_workdir() -> flags.FlagHolder[Any]:
 def define_data() -> flags.FlagHolder[str | None]:
     """The --data flag: where the data is now, if it moved."""
     return flags.DEFINE_string("data", None, "Path that replaces the data source's path, if the data has moved.")
+
+
+def define_mesh() -> flags.FlagHolder[str | None]:
+    """The --mesh flag of commands that score and rank; `read_mesh` reads it."""
+    return flags.DEFINE_string(
+        "mesh", None, "DATAxMODEL, such as 2x4: devices that share users, and each row of vectors; default: one device."
+    )
+
+
+def read_mesh(text: str | None) -> ParallelConfig | None:
+    """Reads --mesh.
+
+    Raises:
+        ConfigError: if it is no mesh, or larger than what there is.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text, re.ASCII)
+    if found is None:
+        raise ConfigError(f"--mesh={text}: write DATAxMODEL, two whole numbers from 1, such as 2x4")
+    along_data, along_model = int(found[1]), int(found[2])
+    if along_data * along_model > (count := jax.device_count()):
+        raise ConfigError(
+            f"--mesh={text} needs {along_data * along_model} devices, and there are {count} "
+            f"({jax.default_backend()}); give a smaller one, or leave the flag out"
+        )
+    return ParallelConfig("sharded", along_data, along_model)
 
 
 def define_plugins() -> flags.FlagHolder[list[str]]:

@@ -4,6 +4,7 @@ Example:
   python -m lsec_jax.evaluate --workdir=/tmp/run --split=test --protocol=full_ranking
 
 Needs the workdir and the data only; give --data=PATH if the data has moved. Prints a table and writes JSON.
+--mesh=DATAxMODEL divides users over DATA x MODEL devices and tables, graphs and vectors over MODEL.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from lsec_jax.training.workdirs import load_config, restore_best
 _WORKDIR = cli.define_workdir()
 _DATA = cli.define_data()
 _PLUGINS = cli.define_plugins()
+_MESH = cli.define_mesh()
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which held-out part.")
 _PROTOCOL = flags.DEFINE_enum(
     "protocol", None, ["candidates", "full_ranking"], "Default: the first protocol of the run's config."
@@ -30,11 +32,11 @@ cli.define_compilation_cache()
 def main() -> None:
     """Runs the command."""
     workdir = Path(_WORKDIR.value)
-    config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value))
+    config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
     protocol = _PROTOCOL.value or config.evaluation.protocols[0]
     output = Path(_OUTPUT.value or workdir / f"evaluation_{_SPLIT.value}_{protocol}.json")
     cli.check_output(output, (".json",))
-    run = prepare(config)
+    run = prepare(config, trains=False)
     state, progress = restore_best(run, workdir)
     scorers = {reports.model_name(config): run.scorer_function()(state)}
     rows = reports.rows(run, scorers, [_SPLIT.value], [protocol], progress.train_seconds)

@@ -8,7 +8,7 @@ left out unless --include_seen. With --at=TIME, a number or an ISO 8601 date as 
 available then are listed; the data must say when that is. A user whom the data does not know, or who has no training
 edge in any of the model's relations, gets the popularity list; the column `source` then says "popularity" instead of
 "model". Columns: user_id, rank, item_id, score, source. --export_embeddings=DIR also writes the final vectors of every
-node type with their ids.
+node type with their ids. --mesh=DATAxMODEL divides the work over devices as in lsec_jax.evaluate.
 """
 
 from pathlib import Path
@@ -25,6 +25,7 @@ from lsec_jax.training.writers import require_writable
 _WORKDIR = cli.define_workdir()
 _DATA = cli.define_data()
 _PLUGINS = cli.define_plugins()
+_MESH = cli.define_mesh()
 _K = flags.DEFINE_integer("k", 20, "Recommendations per user.", lower_bound=1)
 _USERS = flags.DEFINE_string("users", None, "File with one user id a line; default: all users of the data.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write: .parquet, .csv or .tsv.", required=True)
@@ -45,7 +46,8 @@ def main() -> None:
         require_writable(export.parent, f"--export_embeddings={export}")
     at = None if _AT.value is None else serving.read_time(_AT.value)
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
-    run = prepare(load_config(workdir, _DATA.value, tuple(_PLUGINS.value)))
+    config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
+    run = prepare(config, trains=False)
     offered = None if at is None else serving.offered_at(run, at)
     state, _ = restore_best(run, workdir)
     if _K.value > (num_items := run.num_targets()):

@@ -217,12 +217,13 @@ class Run:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)
 
 
-def prepare(config: RunConfig, data: LiveCommerceData | None = None) -> Run:
+def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: bool = True) -> Run:
     """Loads, validates and splits the data and builds the model; writes nothing.
 
     Args:
         config: of the run.
         data: what its source would load, where that is there already.
+        trains: whether its batches must suit its devices.
 
     Raises:
         ConfigError: if the config cannot work, alone or with this data.
@@ -254,7 +255,8 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None) -> Run:
             logging.info("data: %s: %d", text, count)
     # Also refuses a replay window that the edges' times do not allow.
     sizes = {name: stream.batch_size for name, stream in _streams(config, data, inputs).items()}
-    check_batches(sizes, model_config.rows_together, strategy.num_replicas)
+    if trains:
+        check_batches(sizes, model_config.rows_together, strategy.num_replicas)
     run = Run(config, data, model, strategy.place(inputs, Part.INPUTS), evaluator, strategy)
     for split in run.held_out():
         for protocol in config.evaluation.protocols:

@@ -130,8 +130,10 @@ def _check_fingerprint(workdir: Path, describe: Callable[[int], dict[str, Any]])
         )
 
 
-def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) -> RunConfig:
-    """Reads a workdir's config.json, for one device: which ones trained the run does not matter.
+def load_config(
+    workdir: Path, data_path: str | None, plugins: tuple[str, ...], parallel: ParallelConfig | None = None
+) -> RunConfig:
+    """Reads a workdir's config.json, for other devices: which ones trained the run does not matter.
 
     A run that was trained with the compiled kernels can be read where there are none: then its sums are made by the
     device's own backend, which changes their rounding only, and a warning says so.
@@ -140,6 +142,7 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
         workdir: of a trained run.
         data_path: replaces the source's `path`, or None.
         plugins: packages besides lsec_jax whose classes the config may name.
+        parallel: the devices; None = one.
 
     Raises:
         ConfigError: if there is none, or it cannot be used.
@@ -155,7 +158,7 @@ def load_config(workdir: Path, data_path: str | None, plugins: tuple[str, ...]) 
         if not hasattr(source, "path"):
             raise ConfigError(f"--data={data_path}: this run's data source ({type(source).__module__}) has no path")
         source.path = data_path
-    config.parallel = ParallelConfig(data=1)
+    config.parallel = ParallelConfig(data=1) if parallel is None else parallel
     if getattr(config.model, "backend", None) == "compiled":
         try:
             check_backend("config.model.backend", "compiled")

@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pa_parquet
 import pytest
 
 from lsec_jax import ranking
@@ -16,6 +19,7 @@ from lsec_jax.parallel import strategies, traffic
 from lsec_jax.parallel.divided_ranking import DividedRanking
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.scorers import DotScorer, MlpScorer
+from tests import runs
 
 NUM_SOURCES, NUM_TARGETS, CUTOFFS = 45, 61, (5, 30)
 MESHES = {
@@ -163,3 +167,56 @@ def test_another_scorer_and_other_users_do_not_compile_again():
         assert compiled == []
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Of a run whose batches could not be divided over eight devices."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "config.py").write_text(runs.CONFIG_FILE)
+    arguments = "--config.training.batch_size=50", "--config.training.num_steps=6"
+    done = runs.command("train", f"--config={folder / 'config.py'}", f"--workdir={folder / 'run'}", *arguments)
+    assert done.code == 0, done.err
+    return folder / "run"
+
+
+def test_a_trained_run_is_evaluated_and_recommended_from_on_any_mesh(workdir, tmp_path):
+    metrics, lists, vectors = [], [], []
+    for name, mesh in (("one", []), ("eight", ["--mesh=2x4"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for protocol in ("candidates", "full_ranking"):
+            output = folder / f"{protocol}.json"
+            done = runs.command(
+                "evaluate", f"--workdir={workdir}", f"--protocol={protocol}", f"--output={output}", *mesh
+            )
+            assert done.code == 0, done.err
+            metrics.append(json.loads(output.read_text())["rows"][0]["metrics"])
+        output, exported = folder / "lists.parquet", folder / "vectors"
+        done = runs.command(
+            "recommend", f"--workdir={workdir}", f"--output={output}", f"--export_embeddings={exported}", *mesh
+        )
+        assert done.code == 0, done.err
+        lists.append(pa_parquet.read_table(output).to_pydict())
+        vectors.append({path.name: np.load(path, allow_pickle=False) for path in exported.glob("*.npy")})
+    for of_one, of_eight in ((metrics[0], metrics[2]), (metrics[1], metrics[3])):
+        assert of_eight == pytest.approx(of_one, abs=2e-3)
+    assert lists[0]["user_id"] == lists[1]["user_id"] and lists[0]["rank"] == lists[1]["rank"]
+    np.testing.assert_allclose(lists[0]["score"], lists[1]["score"], rtol=1e-4, atol=1e-6)
+    assert np.mean(np.array(lists[0]["item_id"]) == np.array(lists[1]["item_id"])) > 0.99  # but for equal scores
+    assert vectors[0].keys() == vectors[1].keys() and len(vectors[0]) == 2
+    jax.tree.map(lambda *of: np.testing.assert_allclose(*of, rtol=1e-4, atol=1e-6), *vectors)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("8", r"--mesh=8: write DATAxMODEL, two whole numbers from 1, such as 2x4"),
+        ("0x4", r"--mesh=0x4: write DATAxMODEL"),
+        ("4x4", r"--mesh=4x4 needs 16 devices, and there are 8 \(cpu\); give a smaller one"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(workdir, tmp_path, mesh, message):
+    output = tmp_path / "lists.csv"
+    assert re.match(message, runs.refusal("recommend", f"--workdir={workdir}", f"--output={output}", f"--mesh={mesh}"))
+    assert not output.exists()
