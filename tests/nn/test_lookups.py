@@ -52,6 +52,7 @@ def overflow_of(ids, capacity):
     return sum(np.maximum(np.bincount(own // PART) - room, 0).sum() for own in inside)
 
 
+@functools.cache
 def on_devices(function, capacity, in_specs, out_specs):
     mesh = strategies.make_mesh(ParallelConfig("sharded", data=2, model=4))
     traced = function if capacity is None else lookups.exchanging(capacity)(function)
@@ -65,6 +66,9 @@ def lookup_and_gradient(table, ids, cotangents):
 
     gradient, (rows, overflow) = jax.grad(loss, has_aux=True)(table)
     return rows, replicas.mean_of_parts(gradient) * replicas.num_replicas(), overflow
+
+
+GIVE = functools.partial(replicas.give, num_rows=PART)
 
 
 @functools.cache
@@ -103,12 +107,8 @@ def test_the_kinds_of_ids_overflow_and_do_not():
 def test_what_is_given_to_the_owners_of_rows_is_summed_as_by_numpy(kind, capacity):
     ids, given = ids_of(kind), values(8 * NUM_IDS, WIDTH)
 
-    def function(values, ids):
-        rows, received = replicas.give(values, ids, PART)
-        return rows, received
-
     # Of every device: those along `data` have copies of a part.
-    compute = on_devices(function, CAPACITIES[capacity], (ROWS, ROWS), (ROWS, ROWS))
+    compute = on_devices(GIVE, CAPACITIES[capacity], (ROWS, ROWS), (ROWS, ROWS))
     rows, received = (
         np.asarray(of).reshape(2, 4, 8 * NUM_IDS, -1) for of in compute(given, ids.ravel().astype(np.int32))
     )
