@@ -190,8 +190,7 @@ class ParallelConfig:
             bytes where `lookup_capacity` is below `model`). Results are the same.
         lookup_capacity: of "all_to_all", room for the different ids of a lookup that one device asks of one other, as
             a multiple of an even share of its ids. Bytes grow with it. Where ids do not fit, that lookup goes by
-            "all_gather"; the metric "lookup_overflow" counts them, and a larger value helps. Ids in any order but that
-            of popularity seldom need more than 1.2.
+            "all_gather"; the metric "lookup_overflow" counts them, and a larger value helps (docs/performance.md).
         initialization_seconds: how long processes wait for each other at the start.
         heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
     """
