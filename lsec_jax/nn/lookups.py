@@ -111,6 +111,10 @@ class Exchange:
         counts, self._overflows = self._overflows, []
         return sum(counts, start=jnp.zeros((), jnp.float32))
 
+    def forget(self) -> None:
+        """Drops what was not popped."""
+        self._overflows = []
+
     def _requests(
         self, ids: Int[Array, " s"], num_rows: int, devices: Devices
     ) -> tuple["Requests", Int[Array, ""] | None]:
@@ -178,8 +182,12 @@ def exchanging(capacity: float) -> Iterator[None]:
     Args:
         capacity: as in `Exchange`.
     """
-    with _CURRENT(Exchange(capacity)):
-        yield
+    exchange = Exchange(capacity)
+    try:
+        with _CURRENT(exchange):
+            yield
+    finally:
+        exchange.forget()  # jax's caches keep their keys, which must not keep what was traced
 
 
 def current() -> Exchange | None:

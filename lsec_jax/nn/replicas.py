@@ -141,8 +141,8 @@ def give(
     """
 
     def gathered(values: Array) -> tuple[Array, Array]:
-        places, gathered = own_nodes(all_rows(ids), num_rows), all_rows(values)
-        return places, gathered if num_shards() == 1 else jnp.where((places < num_rows)[:, None], gathered, 0.0)
+        places, received = own_nodes(all_rows(ids), num_rows), all_rows(values)
+        return places, received if num_shards() == 1 else jnp.where((places < num_rows)[:, None], received, 0.0)
 
     exchange = lookups.current()
     if exchange is None or num_shards() == 1:

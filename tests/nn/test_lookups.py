@@ -131,6 +131,20 @@ def test_a_row_that_is_asked_for_often_is_sent_once():
     assert num_left_out == 0
 
 
+def test_the_capacities_of_the_page_on_performance_are_what_is_needed():
+    num_rows, rng = 1_000_000, np.random.default_rng(0)
+    shares = np.cumsum(1 / np.arange(1, num_rows + 1))
+    by_popularity = np.searchsorted(shares, rng.random(20_480) * shares[-1])
+    kinds = rng.integers(0, num_rows, 20_480), rng.permutation(num_rows)[by_popularity], by_popularity
+    for ids, wanted in zip(kinds, (1.2, 0.8, 4.1), strict=True):
+        counts = [np.bincount(np.unique(own) // (num_rows // 8), minlength=8).max() for own in ids.reshape(8, -1)]
+        assert np.ceil(max(counts) / (2560 / 8) * 10) / 10 == wanted
+        assert (wanted < ParallelConfig().lookup_capacity) == (wanted < 4)
+        own = ids[: 20_480 // 8]
+        _, num_left_out = lookups.requests_of(jnp.asarray(own, jnp.int32), num_rows // 8, 8, int(wanted * 2560 / 8))
+        assert num_left_out == 0
+
+
 def test_runs_of_both_ways_in_one_process_do_not_mix():
     """Also where a function inside is jitted by itself, and where compilation waits for the first call."""
 
