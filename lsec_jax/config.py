@@ -11,6 +11,7 @@ from typing import Any
 PROTOCOLS = ("candidates", "full_ranking")
 BASELINES = ("popularity", "item_knn")
 STRATEGIES = ("pmap", "sharded")
+LOOKUPS = ("all_gather", "all_to_all")
 # The optimizers, and which keys of theirs the others do not have.
 OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator"), "sgd": ()}
 
@@ -184,6 +185,12 @@ class ParallelConfig:
         data: devices along the mesh axis `data`; 0 = all there are, divided by `model`. Of a CPU, whose devices share
             its cores, 0 takes one where the run has one process.
         model: devices along the axis `model`; 1 for "pmap".
+        lookup: how rows of divided tables get to the devices that need them: "all_gather" (every device gets all ids
+            and answers all others) or "all_to_all" (each asks the devices that have the rows, for each row once: fewer
+            bytes where `lookup_capacity` is below `model`). Results are the same.
+        lookup_capacity: of "all_to_all", room for the different ids of a lookup that one device asks of one other, as
+            a multiple of an even share of its ids. Bytes grow with it. Where ids do not fit, that lookup goes by
+            "all_gather"; the metric "lookup_overflow" counts them, and a larger value helps (docs/performance.md).
         initialization_seconds: how long processes wait for each other at the start.
         heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
     """
@@ -191,6 +198,8 @@ class ParallelConfig:
     strategy: str = "pmap"
     data: int = 0
     model: int = 1
+    lookup: str = "all_gather"
+    lookup_capacity: float = 2.0
     initialization_seconds: int = 300
     heartbeat_seconds: int = 100
 
@@ -309,6 +318,24 @@ def check_parallel(parallel: ParallelConfig) -> None:
         raise ConfigError(
             f"config.parallel.model = {parallel.model}: strategy 'pmap' divides nothing along that axis; set it to 1, "
             "or config.parallel.strategy to 'sharded'"
+        )
+    _check_lookup(parallel)
+
+
+def _check_lookup(parallel: ParallelConfig) -> None:
+    require_choice("config.parallel.lookup", parallel.lookup, LOOKUPS)
+    if not 0 < parallel.lookup_capacity < math.inf:
+        raise ConfigError(f"config.parallel.lookup_capacity = {parallel.lookup_capacity} must be positive and finite")
+    if parallel.lookup == "all_to_all" and parallel.model == 1:
+        raise ConfigError(
+            "config.parallel.lookup = 'all_to_all': with config.parallel.model = 1 every device has whole tables; "
+            "leave it at 'all_gather', or divide them (config.parallel.strategy = 'sharded' and model > 1)"
+        )
+    default = ParallelConfig().lookup_capacity
+    if parallel.lookup != "all_to_all" and parallel.lookup_capacity != default:
+        raise ConfigError(
+            f"config.parallel.lookup_capacity = {parallel.lookup_capacity}: lookup '{parallel.lookup}' has no such "
+            f"key; leave it at {default}, or set config.parallel.lookup to 'all_to_all'"
         )
 
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from lsec_jax.nn import lookups
+
 DATA, MODEL = "data", "model"
 
 
@@ -164,19 +166,58 @@ def take(table: Float[Array, "n d"], ids: Int[Array, "*s"]) -> Float[Array, "*s 
     """Rows of a table, wherever they are.
 
     Of a divided table, the devices that share it gather each other's ids, and each sends every other one the sum of
-    the rows that it has and zeros (reduce-scatter). The gradient goes the same way back. Never more than the rows that
-    are asked for is on the way.
+    the rows that it has and zeros (reduce-scatter), or they exchange different ids and rows (`nn/lookups.py`), as the
+    strategy says. The gradient goes the same way back. Never more than the rows that are asked for is on the way.
 
     Args:
         table: all of it, or this device's part.
         ids: of the whole table, different ones on each device.
     """
-    count = num_shards()
-    if count == 1:
+    if num_shards() == 1:
         return table[ids]
-    asked_for = own_nodes(lax.all_gather(ids.ravel(), MODEL, tiled=True), len(table))
-    rows = table.at[asked_for].get(mode="fill", fill_value=0)
-    return lax.psum_scatter(rows, MODEL, tiled=True).reshape(*ids.shape, -1)
+
+    def gathered(table: Array) -> Array:
+        asked_for = own_nodes(lax.all_gather(ids.ravel(), MODEL, tiled=True), len(table))
+        return lax.psum_scatter(table.at[asked_for].get(mode="fill", fill_value=0), MODEL, tiled=True)
+
+    exchange = lookups.current()
+    rows = gathered(table) if exchange is None else exchange.take(table, ids.ravel(), gathered, _devices())
+    return rows.reshape(*ids.shape, -1)
+
+
+def give(
+    values: Float[Array, "s d"], ids: Int[Array, " s"], num_rows: int
+) -> tuple[Int[Array, " r"], Float[Array, "r d"]]:
+    """What all devices have for rows of this device's part of a table: the way back of `take`.
+
+    Args:
+        values: for the rows of the ids.
+        ids: of the whole table, different ones on each device.
+        num_rows: of this device's part.
+
+    Returns:
+        (rows of this part, some more than once, those past its end for rows of others; their values, 0 for those of
+        others).
+    """
+
+    def gathered(values: Array) -> tuple[Array, Array]:
+        places, received = own_nodes(all_rows(ids), num_rows), all_rows(values)
+        return places, received if num_shards() == 1 else jnp.where((places < num_rows)[:, None], received, 0.0)
+
+    exchange = lookups.current()
+    if exchange is None or num_shards() == 1:
+        return gathered(values)
+    return exchange.give(values, ids, num_rows, gathered, _devices())
+
+
+def lookup_overflow() -> dict[str, Float[Array, ""]]:
+    """A step's metric of its lookups so far: how many ids of all devices had no room; nothing in the default way."""
+    exchange = lookups.current()
+    return {} if exchange is None else {"lookup_overflow": exchange.pop_overflow()}
+
+
+def _devices() -> lookups.Devices:
+    return lookups.Devices(MODEL, axes())
 
 
 def take_same(table: Shaped[Array, "n ..."], ids: Int[Array, " s"]) -> Shaped[Array, "s ..."]:

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lsec_jax.config import ParallelConfig
+from lsec_jax.nn import lookups
 from lsec_jax.nn.propagation import DividedGraph
 from lsec_jax.nn.replicas import DATA, MODEL
 from lsec_jax.parallel import processes
@@ -87,7 +88,7 @@ def make(config: ParallelConfig) -> Strategy:
     mesh = make_mesh(config)
     if mesh.size == 1:
         return OneDevice(mesh.devices.item())
-    return Pmap(mesh) if config.strategy == "pmap" else Sharded(mesh)
+    return Pmap(mesh) if config.strategy == "pmap" else Sharded(mesh, config)
 
 
 class OneDevice(Strategy):
@@ -159,12 +160,12 @@ class Pmap(Strategy):
 class Sharded(Strategy):
     """jit of jax.shard_map over the axes `data` and `model`."""
 
-    def __init__(self, mesh: jax.sharding.Mesh):
-        self._mesh = mesh
+    def __init__(self, mesh: jax.sharding.Mesh, config: ParallelConfig):
+        self._mesh, self._config = mesh, config
         self.num_replicas, self.num_shards = mesh.size, mesh.shape[MODEL]
         self.description = (
             f"sharded over {mesh.shape[DATA]} x {mesh.shape[MODEL]} devices (data x model, "
-            f"{mesh.devices.flat[0].platform})"
+            f"{mesh.devices.flat[0].platform}){', lookups by all-to-all' if config.lookup == 'all_to_all' else ''}"
         )
 
     def place(self, tree: Any, part: Part) -> Any:
@@ -175,6 +176,8 @@ class Sharded(Strategy):
         self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
     ) -> Callable[..., Any]:
         """Compiles for the mesh; results of the part STATE have the form of the first argument."""
+        if self._config.lookup == "all_to_all":
+            function = lookups.exchanging(self._config.lookup_capacity)(function)
 
         def bind(*examples: Any) -> Any:
             in_specs = tuple(_specs(of, part) for of, part in zip(examples, arguments, strict=True))

@@ -1,4 +1,8 @@
-"""What a compiled function sends between devices, read from its HLO."""
+"""What a compiled function sends between devices, read from its HLO.
+
+Of a conditional, one branch counts: that of a false predicate, unless the other one is asked for. The condition of a
+lookup by all-to-all (`nn/lookups.py`) is that ids have no room, which a large enough capacity prevents.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +22,12 @@ _SHARES = {
 _OPERATION = re.compile(rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?P<start>-start)?\((?P<rest>.*)")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>[\w.\-]+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*body=%(?P<body>[\w.\-]+)")
-_CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%(?P<name>[\w.\-]+)")
+_CALLED = re.compile(r"(?:to_apply|calls)=%(?P<name>[\w.\-]+)")
+# Branches are numbered, and the first one is that of a false predicate; or they are named.
+_BRANCHES = re.compile(r" conditional\(.*branch_computations=\{%(?P<false>[\w.\-]+), %(?P<true>[\w.\-]+)\}")
+_NAMED_BRANCHES = re.compile(
+    r" conditional\(.*true_computation=%(?P<true>[\w.\-]+), false_computation=%(?P<false>[\w.\-]+)"
+)
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(?P<count>\d+)"')
 _ARRAY = re.compile(r"(?P<type>pred|[subf]+\d+)\[(?P<shape>[\d,]*)\]")
 
@@ -44,23 +53,25 @@ class Collective(NamedTuple):
         return self.times * self.num_bytes * _SHARES[self.name](self.group_size)
 
 
-def collectives(hlo: str) -> list[Collective]:
+def collectives(hlo: str, predicate: bool = False) -> list[Collective]:
     """Lists the collectives of a compiled function.
 
     Args:
         hlo: `compiled.as_text()`.
+        predicate: of all conditionals.
 
     Raises:
-        ValueError: for a loop around a collective that does not say how often it runs.
+        ValueError: for a loop around a collective that does not say how often it runs, or a choice between more than
+            two branches.
     """
     lines = {name: list(body) for name, body in _computations(hlo)}
     entry = next(name for name in lines if re.search(rf"^ENTRY %{re.escape(name)} ", hlo, re.MULTILINE))
-    return list(_in_computation(entry, lines, 1))
+    return list(_in_computation(entry, lines, 1, "true" if predicate else "false"))
 
 
-def received_bytes(hlo: str) -> float:
-    """What a device receives from others in one call of a compiled function, at least."""
-    return sum(of.received_bytes for of in collectives(hlo))
+def received_bytes(hlo: str, predicate: bool = False) -> float:
+    """What a device receives from others in one call of a compiled function, at least; arguments as `collectives`."""
+    return sum(of.received_bytes for of in collectives(hlo, predicate))
 
 
 def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
@@ -76,7 +87,7 @@ def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
             body.append(line)
 
 
-def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -> Iterator[Collective]:
+def _in_computation(name: str, lines: dict[str, list[str]], times: int | None, predicate: str) -> Iterator[Collective]:
     for line in lines[name]:
         if found := _OPERATION.search(line):
             if times is None:
@@ -90,9 +101,14 @@ def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -
         if loop := _WHILE.search(line):
             trips = _TRIPS.search(line)
             inside = None if trips is None or times is None else times * int(trips["count"])
-            yield from _in_computation(loop["body"], lines, inside)
+            yield from _in_computation(loop["body"], lines, inside, predicate)
+        if " conditional(" in line:
+            branches = _BRANCHES.search(line) or _NAMED_BRANCHES.search(line)
+            if branches is None:
+                raise ValueError(f"a conditional that has not two branches: {line.strip()[:200]}")
+            yield from _in_computation(branches[predicate], lines, times, predicate)
         for called in _CALLED.finditer(line):
-            yield from _in_computation(called["name"], lines, times)
+            yield from _in_computation(called["name"], lines, times, predicate)
 
 
 def _num_bytes(text: str) -> list[int]:

@@ -218,7 +218,9 @@ def is_finished(config: TrainingConfig, step: int, progress: Progress) -> bool:
 
 
 def _means(pending: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([metrics[name] for metrics in pending])) for name in (pending[0] if pending else ())}
+    """Of each metric, over the steps that have it: a resumed run may have others."""
+    names = dict.fromkeys(name for metrics in pending for name in metrics)
+    return {name: float(np.mean([of[name] for of in pending if name in of])) for name in names}
 
 
 class _Clock:

@@ -119,13 +119,15 @@ def make_train_step(
 
         def loss(trained: Params) -> tuple[Array, Metrics]:
             module = model.module(trained.dense)
-            if not ids:
-                return module.loss(trained.tables, inputs, batch, key, *drawn)
-            read = {
-                name: table if name in rows else replicas.take(table, ids[name])
-                for name, table in trained.tables.items()
-            }
-            return module.loss_of_rows(read, inputs, batch, key)
+            if ids:
+                read = {
+                    name: table if name in rows else replicas.take(table, ids[name])
+                    for name, table in trained.tables.items()
+                }
+                total, metrics = module.loss_of_rows(read, inputs, batch, key)
+            else:
+                total, metrics = module.loss(trained.tables, inputs, batch, key, *drawn)
+            return total, metrics | replicas.lookup_overflow()
 
         trained = params._replace(tables={**params.tables, **rows})
         (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -152,11 +154,8 @@ def _of_rows(
     gradients: Float[Array, "*s d"], ids: Int[Array, "*s"], num_rows: int
 ) -> tuple[Int[Array, " r"], Float[Array, "r d"]]:
     """The rows of this device's part of a table that the batch looked up, each once, and their gradients."""
-    width = gradients.shape[-1]
-    all_ids = replicas.own_nodes(replicas.all_rows(ids.ravel()), num_rows)
-    all_gradients = replicas.all_rows(gradients.reshape(-1, width)) / replicas.num_replicas()
-    if replicas.num_shards() > 1:
-        all_gradients = jnp.where((all_ids < num_rows)[:, None], all_gradients, 0.0)
+    flat = gradients.reshape(-1, gradients.shape[-1]) / replicas.num_replicas()
+    all_ids, all_gradients = replicas.give(flat, ids.ravel(), num_rows)
     rows, slots = tables_lib.distinct_rows(all_ids, num_rows)
     return rows, tables_lib.sum_repeated(all_gradients, slots)
 

@@ -286,6 +286,14 @@ def test_a_nan_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
         train_counter(tmp_path / "again", [0.5] * 5, config, [float("inf")])
 
 
+def test_metrics_that_a_resumed_run_has_no_more_are_means_over_the_steps_that_had_them(tmp_path):
+    """Such as those of another way of lookups."""
+    progress = Progress(pending=[{"loss": 5.0, "lookup_overflow": 3.0}, {"loss": 3.0, "lookup_overflow": 4.0}])
+    train_counter(tmp_path, [0.5], TrainingConfig(num_steps=2, patience=0, log_every=2), progress=progress)
+    (line,) = lines_of(tmp_path, "train")
+    assert (line["loss"], line["lookup_overflow"]) == ((5 + 3 + 0 + 1) / 4, 3.5)
+
+
 def test_the_time_limit_stops_with_a_validated_checkpoint(tmp_path):
     config = TrainingConfig(num_steps=10**6, evaluate_every=10**6, patience=0, log_every=3, max_seconds=0.05)
     progress = train_counter(tmp_path, [0.5] * 5, config)
