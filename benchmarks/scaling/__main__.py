@@ -6,9 +6,9 @@ Example:
 Compiles a step of every model on 2, 4 and 8 virtual devices of the CPU under both strategies and counts what its
 collectives receive; compares that with the closed formulas (`formulas.py`); applies these to LSEC-Large and to a
 platform of 1e8 users on published accelerators (`predictions.py`); times a few steps on 1 to 8 virtual devices, which
-share the cores: a smoke test. What is compiled is kept in --workdir, so a run that was ended goes on. Writes a JSON file
-and a picture; `python -m benchmarks.tables` makes the tables of docs/scaling.md of it. An hour on one busy core, of
-which the compiler takes most.
+share the cores: a smoke test. What is compiled is kept in --workdir, so a run that was ended goes on. Writes a JSON
+file and a picture; `python -m benchmarks.tables` makes the tables of docs/scaling.md of it. The compiler takes most of
+the time: about 20 minutes of one core.
 """
 
 import os
@@ -18,7 +18,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any

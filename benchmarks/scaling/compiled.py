@@ -30,7 +30,7 @@ MESHES = ("sharded-2x4", "pmap-8", "sharded-2x2", "sharded-1x2", "pmap-2", "shar
 
 
 def models(width: int = 64) -> dict[str, lsec_gnn.Config | ncf.Config]:
-    """A config of every kind of model, of equal widths; the name says how tables are updated where there is a choice."""
+    """A config of every kind of model, of equal widths; a name says how tables are updated where there is a choice."""
     tasks = (TaskConfig("buy", weight=0.5), TaskConfig("follow", weight=0.5))
     shared: dict[str, Any] = {
         "tasks": tasks,
@@ -44,7 +44,7 @@ def models(width: int = 64) -> dict[str, lsec_gnn.Config | ncf.Config]:
         "LSEC-LightGCN": lsec_gnn.Config(**shared, aggregator="lightgcn"),
         "LSEC-NGCF": lsec_gnn.Config(**shared, aggregator="ngcf"),
         "LSEC-GAT": lsec_gnn.Config(**{**shared, "layer_dims": (width // 8, width // 8)}, aggregator="gat"),
-        "LSEC-GCN, sampled": lsec_gnn.Config(**shared, training_graph="sampled", fanout_limits=(4, 16)),
+        "LSEC-GCN, sampled": lsec_gnn.Config(**shared, training_graph="sampled", fanout_limits=(2, 2)),
         "NCF, dense": ncf.Config(embedding_dim=width // 2, mlp_dims=(width, width // 2)),
         "NCF, lazy": ncf.Config(embedding_dim=width // 2, mlp_dims=(width, width // 2)),
     }
@@ -93,9 +93,7 @@ def parse_mesh(text: str) -> ParallelConfig:
     """A mesh from "pmap-N" or "sharded-DATAxMODEL"; raises ConfigError."""
     found = re.fullmatch(r"(pmap)-(\d+)|(sharded)-(\d+)x(\d+)", text)
     if found is None:
-        raise ConfigError(
-            f"--meshes: '{text}' is no mesh; give pmap-8 or sharded-2x4 (data x model), with commas between"
-        )
+        raise ConfigError(f"--meshes: '{text}' is no mesh; give for example pmap-8,sharded-2x4 (data x model)")
     pmap, replicas, sharded, data, model = found.groups()
     return ParallelConfig(pmap, data=int(replicas)) if pmap else ParallelConfig(sharded, int(data), int(model))
 
