@@ -106,8 +106,8 @@ def section(result: Result) -> str:
     return "\n".join(
         [
             "Training steps on virtual devices of a CPU, compiled and not timed, but for the smoke test: bytes that a "
-            "device receives, counted from the HLO, beside closed formulas. [scaling.md](scaling.md) says what they are "
-            "and predicts larger runs.\n",
+            "device receives, counted from the HLO, beside closed formulas. [scaling.md](scaling.md) says what they "
+            "are, and predicts larger runs.\n",
             counts_table(result),
             operations_table(result),
             markdown.circumstances(result),
