@@ -4,9 +4,8 @@ Example:
   python -m benchmarks.tables           writes
   python -m benchmarks.tables --check   changes nothing; fails if a file is not what the JSON files give
 
-README.md and docs/scaling.md get the short table of NAME (a key of SECTIONS, or more_relations, or a key of
-benchmarks/scaling/sections.py:TABLES) between the lines `<!-- results:NAME -->` and `<!-- /results -->`, where they have
-them.
+README.md and docs/scaling.md get the short table of NAME (a key of SECTIONS, or more_relations, or a key of TABLES in
+benchmarks/scaling/sections.py) between the lines `<!-- results:NAME -->` and `<!-- /results -->`, where they have them.
 """
 
 import json
