@@ -51,6 +51,7 @@ def predictions_table(result: Result, size: str) -> str:
             f"{of['memory_bytes'] / 1e9:.1f}{'' if of['fits'] else ' (does not fit)'}",
             f"{1e3 * of['memory_seconds']:.2f}",
             f"{1e3 * of['wire_seconds']:.2f}",
+            f"{of['data'] * of['model_axis'] * of['efficiency']:.2f}",
             f"{of['efficiency']:.2f}",
             largest_terms(of["terms"]),
         ]
@@ -58,7 +59,7 @@ def predictions_table(result: Result, size: str) -> str:
         if of["size"] == size
     ]
     header = ["model", "accelerator", "devices", "MB received", "GB held", "own memory, ms", "wire, ms"]
-    return markdown.table([*header, "efficiency", "largest terms"], rows)
+    return markdown.table([*header, "times one device", "efficiency", "largest terms"], rows)
 
 
 def smoke_table(result: Result) -> str:

@@ -35,7 +35,7 @@ def test_a_step_sends_what_the_formula_says(name, mesh):
 
 
 def test_no_collective_of_a_divided_whole_graph_is_as_large_as_a_table():
-    """Layers gather what all nodes of a side send, which is narrower here than the tables: those stay where they are."""
+    """Layers gather what all nodes of a side send, narrower here than the tables, which stay where they are."""
     config = runs.tiny_config(batch_size=64)
     config.data = runs.tiny_world(num_users=300, num_items=300, num_streamers=150)
     config.model = dataclasses.replace(
