@@ -24,7 +24,7 @@ TERMS = {
     "table_gradients": "gradients of tables, whole ones or those of a part",
     "row_gradients": "ids and gradients of the rows of tables that are updated lazily",
     "dense_gradients": "gradients of all other parameters",
-    "scalars": "metrics and norms",
+    "scalars": "metrics, norms, and how many negatives count",
 }
 BYTES = 4  # of an int32 id and of a float32 number
 
@@ -160,13 +160,13 @@ class _Counted:
         if is_differentiated:
             self.add("lookups_back", "all-gather", own * width, self.shards)
 
-    def update(self, model: lsec_gnn.Config | ncf.Config, workload: Workload, num_metrics: int) -> None:
-        """Gradients of dense parameters and of whole tables, metrics and norms."""
+    def update(self, model: lsec_gnn.Config | ncf.Config, workload: Workload, num_scalars: int) -> None:
+        """Gradients of dense parameters and of whole tables, and scalars."""
         dense = [of for name, of in workload.num_nodes.items() if name not in workload.lazy]
         own_rows = sum(rows_per_part(count, self.shards) for count in dense)
         self.add("table_gradients", "all-reduce", own_rows * table_width(model), self.copies)
         self.add("dense_gradients", "all-reduce", workload.num_dense, self.replicas)
-        self.add("scalars", "all-reduce", num_metrics + workload.num_windows, self.replicas)
+        self.add("scalars", "all-reduce", num_scalars + workload.num_windows, self.replicas)
         self.add("scalars", "all-reduce", 1, self.shards)
 
 
@@ -178,7 +178,7 @@ def _count_ncf(counted: _Counted, model: ncf.Config, workload: Workload) -> None
         if name in workload.lazy:
             counted.add("row_gradients", "all-gather", num_lookups, counted.replicas)
             counted.add("row_gradients", "all-gather", num_lookups * width, counted.replicas)
-    counted.update(model, workload, num_metrics=2)
+    counted.update(model, workload, num_scalars=3)
 
 
 def _count_lsec_gnn(counted: _Counted, model: lsec_gnn.Config, workload: Workload) -> None:
@@ -204,7 +204,8 @@ def _count_lsec_gnn(counted: _Counted, model: lsec_gnn.Config, workload: Workloa
         if model.l2:
             for num_rows in (workload.batch_size, num_pairs):
                 counted.look_up(num_rows, model.embedding_dim, has_ids=is_sampled)
-    counted.update(model, workload, num_metrics=1 + 2 * len(model.tasks))
+    counts_negatives = [task.loss != "sampled_softmax" for task in model.tasks]
+    counted.update(model, workload, num_scalars=1 + 2 * len(model.tasks) + sum(counts_negatives))
 
 
 def _count_whole_graph(counted: _Counted, model: lsec_gnn.Config, workload: Workload, excluded: list[str]) -> None:
