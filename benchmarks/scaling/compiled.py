@@ -26,7 +26,7 @@ from lsec_jax.training.state import TrainState
 
 # Only how the CPU runs what XLA has made of a step; what is sent is decided before.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-MESHES = ("sharded-2x4", "pmap-8", "sharded-2x2", "sharded-1x2", "pmap-2", "sharded-1x8")
+MESHES = ("sharded-2x4", "pmap-8", "sharded-2x2", "sharded-1x2", "pmap-2")
 
 
 def models(width: int = 64) -> dict[str, lsec_gnn.Config | ncf.Config]:
