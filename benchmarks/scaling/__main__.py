@@ -8,7 +8,7 @@ collectives receive; compares that with the closed formulas (`formulas.py`); app
 platform of 1e8 users on published accelerators (`predictions.py`); times a few steps on 1 to 8 virtual devices, which
 share the cores: a smoke test. What is compiled is kept in --workdir, so a run that was ended goes on. Writes a JSON
 file and a picture; `python -m benchmarks.tables` makes the tables of docs/scaling.md of it. The compiler takes most of
-the time: about 20 minutes of one core.
+the time: half an hour on a busy core.
 """
 
 import os
