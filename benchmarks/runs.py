@@ -20,7 +20,8 @@ from lsec_jax.training import reports
 ROOT = Path(__file__).resolve().parents[1]
 QUALITY = ROOT / "benchmarks" / "quality" / "results"
 THROUGHPUT = ROOT / "benchmarks" / "throughput" / "results"
-RESULTS = (QUALITY, THROUGHPUT)
+SCALING = ROOT / "benchmarks" / "scaling" / "results"
+RESULTS = (QUALITY, THROUGHPUT, SCALING)
 _VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "OMP_NUM_THREADS")  # that change how fast things are
 
 
@@ -97,7 +98,7 @@ def distinct(environments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def command() -> str:
     """The command line of this process."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["python", "-m", spec.name] if spec is not None else ["python", sys.argv[0]]
+    start = ["python", "-m", spec.name.removesuffix(".__main__")] if spec is not None else ["python", sys.argv[0]]
     return shlex.join([*start, *sys.argv[1:]])
 
 

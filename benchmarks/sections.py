@@ -6,6 +6,7 @@ from benchmarks import markdown
 from benchmarks.markdown import Result
 from benchmarks.quality import rechub_agreement
 from benchmarks.quality import world as world_benchmark
+from benchmarks.scaling import sections as scaling_sections
 from benchmarks.throughput import level_sections
 from benchmarks.throughput.sections import (
     data_pipeline_section,
@@ -345,6 +346,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
+    "scaling": ("What devices send each other", scaling_sections.section, scaling_sections.counts_table),
     "time_to_auc": (
         "Time to the authors' code's AUC",
         level_sections.time_to_auc_section,

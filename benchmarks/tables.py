@@ -1,11 +1,11 @@
-"""Writes docs/results.md, and the result tables of README.md, from the JSON files of the benchmarks.
+"""Writes docs/results.md, and the tables of README.md and docs/scaling.md, from the JSON files of the benchmarks.
 
 Example:
   python -m benchmarks.tables           writes
   python -m benchmarks.tables --check   changes nothing; fails if a file is not what the JSON files give
 
-README.md gets the short table of NAME (a key of SECTIONS, or more_relations) between the lines
-`<!-- results:NAME -->` and `<!-- /results -->`, where it has them.
+README.md and docs/scaling.md get the short table of NAME (a key of SECTIONS, or more_relations, or a key of TABLES in
+benchmarks/scaling/sections.py) between the lines `<!-- results:NAME -->` and `<!-- /results -->`, where they have them.
 """
 
 import json
@@ -17,11 +17,13 @@ from absl import flags
 
 from benchmarks import runs
 from benchmarks.markdown import Result
+from benchmarks.scaling.sections import TABLES as SCALING_TABLES
 from benchmarks.sections import NOT_MEASURED, SECTIONS, more_relations_table, sweep_section
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
 
 MORE_RELATIONS, MORE_RELATIONS_TITLE = "more_relations", "Do more relations help?"
+MARKED = ("README.md", "docs/scaling.md")  # pages that have markers
 _MARKED = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -47,7 +49,7 @@ def fill_markers(text: str, results: Mapping[str, Result]) -> str:
     Raises:
         ConfigError: for a marker of an unknown name, or one without its end.
     """
-    known = (*SECTIONS, MORE_RELATIONS)
+    known = (*SECTIONS, *SCALING_TABLES, MORE_RELATIONS)
     if unknown := set(re.findall(r"<!-- results:(\w+) -->", text)) - {*known}:
         raise ConfigError(f"unknown marker 'results:{min(unknown)}'; valid: {', '.join(known)}")
     if text.count("<!-- results:") != len(_MARKED.findall(text)) or text.count("<!-- /results -->") != text.count(
@@ -59,6 +61,8 @@ def fill_markers(text: str, results: Mapping[str, Result]) -> str:
         name = match.group(2)
         if name == MORE_RELATIONS:
             table = more_relations_table(results)
+        elif name in SCALING_TABLES:
+            table = SCALING_TABLES[name](results["scaling"]) if "scaling" in results else NOT_MEASURED
         else:
             table = SECTIONS[name][2](results[name]) if name in results else NOT_MEASURED
         return f"{match.group(1)}\n{table}\n{match.group(3)}"
@@ -76,10 +80,10 @@ def read_results(folders: Sequence[Path]) -> dict[str, Result]:
 def main() -> None:
     """Runs the command."""
     results = read_results(runs.RESULTS)
-    readme, document = runs.ROOT / "README.md", runs.ROOT / "docs" / "results.md"
-    wanted = {document: page(results)}
-    if readme.exists():
-        wanted[readme] = fill_markers(readme.read_text(), results)
+    wanted = {runs.ROOT / "docs" / "results.md": page(results)}
+    for marked in (runs.ROOT / name for name in MARKED):
+        if marked.exists():
+            wanted[marked] = fill_markers(marked.read_text(), results)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(runs.ROOT)) for path in stale)
     if flags.FLAGS.check and stale:

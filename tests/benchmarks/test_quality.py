@@ -153,6 +153,7 @@ def all_results():
         "preparation": preparation_result(),
         "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
+        "scaling": json.loads((runs.SCALING / "scaling.json").read_text()),
     }
 
 
@@ -295,8 +296,9 @@ def test_bad_seeds_are_refused(values):
 def test_the_committed_pages_are_what_the_committed_results_give():
     results = tables.read_results(runs.RESULTS)
     assert (runs.ROOT / "docs" / "results.md").read_text() == tables.page(results), "run benchmarks.tables"
-    readme = (runs.ROOT / "README.md").read_text()
-    assert readme == tables.fill_markers(readme, results), "run benchmarks.tables"
+    for name in tables.MARKED:
+        text = (runs.ROOT / name).read_text()
+        assert text == tables.fill_markers(text, results), "run benchmarks.tables"
 
 
 @pytest.mark.parametrize("name", ["gowalla", "synthetic"])
