@@ -73,6 +73,7 @@ class _OneDevice:
 
     def __init__(self, scorer: Scorer):
         self._scorer = scorer
+        self._scores: Any = None
 
     def place(self, offered: np.ndarray | None) -> np.ndarray | None:
         return offered
@@ -80,7 +81,10 @@ class _OneDevice:
     def rank_all(
         self, function: Callable[..., Result], ids: np.ndarray, by_user: Any, masked: Masked, offered: Any
     ) -> Result:
-        return function(self._scorer.score_all(ids), *by_user, masked, offered)
+        # Kept until the next block has its own: else all of a block's memory may go back to the system at its end, and
+        # the next block has to wait for pages that the system clears first.
+        self._scores = self._scorer.score_all(ids)
+        return function(self._scores, *by_user, masked, offered)
 
     def rank_pairs(
         self, function: Callable[..., Result], ids: np.ndarray, target_ids: np.ndarray, by_user: Any
