@@ -114,13 +114,12 @@ def _container(options: Any, training: Sequence[str]) -> dict[str, Any]:
         },
     )
     limits: dict[str, int] = {}
-    # Without JAX_PLATFORMS jax would go on with the CPU where the accelerator cannot be used.
     if options.tpu_topology:
         limits = {"google.com/tpu": options.tpu_chips_per_pod}
-        cluster, wanted = "tpu", {"JAX_PLATFORMS": "tpu,cpu"}
+        cluster, wanted = "tpu", {"JAX_PLATFORMS": common.TPU_PLATFORMS}
     elif options.gpus_per_pod:
         limits = {"nvidia.com/gpu": options.gpus_per_pod}
-        wanted["JAX_PLATFORMS"] = "cuda"
+        wanted["JAX_PLATFORMS"] = common.GPU_PLATFORMS
     else:
         wanted["JAX_PLATFORMS"] = "cpu"
     environment = {**given, **common.add_environment(wanted, given)}

@@ -102,8 +102,7 @@ def _script(options: object, training: Sequence[str]) -> str:
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in directives.items() if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in chosen["sbatch"])]
-    # Without it jax would go on with the CPU where a GPU cannot be used.
-    platform = "cuda" if chosen["gpus_per_node"] else "cpu"
+    platform = common.GPU_PLATFORMS if chosen["gpus_per_node"] else "cpu"
     srun = ["srun", "--kill-on-bad-exit=1", "python", "-m", "lsec_jax.train", "--cluster=slurm", *training]
     return _SCRIPT.format(
         directives="\n".join(lines),

@@ -95,8 +95,7 @@ def _install(name: str, where: list[str]) -> list[list[str]]:
 def _train(options: object, where: list[str], training: Sequence[str]) -> list[str]:
     chosen = vars(options)
     given = common.parse_environment(chosen["env"])
-    # Without it jax would go on with the CPU where the TPU cannot be used.
-    environment = {**given, **common.add_environment({"JAX_PLATFORMS": "tpu,cpu"}, given)}
+    environment = {**given, **common.add_environment({"JAX_PLATFORMS": common.TPU_PLATFORMS}, given)}
     exports = "".join(f"export {name}={shlex.quote(value)} && " for name, value in environment.items())
     arguments = shlex.join(["-m", "lsec_jax.train", "--cluster=tpu", *training])
     return _ssh(

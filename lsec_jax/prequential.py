@@ -31,6 +31,7 @@ cli.define_compilation_cache()
 
 def main() -> None:
     """Runs the command."""
+    cli.start_devices()
     config = cli.check_types(_CONFIG.value)
     warm_steps = max(1, config.training.num_steps // 10) if _WARM_STEPS.value is None else _WARM_STEPS.value
     settings = prequential.Settings(

@@ -70,7 +70,7 @@ def test_processes_with_virtual_devices_differ_in_their_number_alone(dry_run):
 
 def test_the_gpus_of_a_machine_are_shared_evenly(dry_run):
     lines = dry_run(local, "--processes=2", "--gpus=4").out.splitlines()
-    starts = ["JAX_PLATFORMS=cuda JAX_LOCAL_DEVICE_IDS=0,1 ", "JAX_PLATFORMS=cuda JAX_LOCAL_DEVICE_IDS=2,3 "]
+    starts = ["JAX_PLATFORMS=cuda,cpu JAX_LOCAL_DEVICE_IDS=0,1 ", "JAX_PLATFORMS=cuda,cpu JAX_LOCAL_DEVICE_IDS=2,3 "]
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True, True]
     assert "JAX_LOCAL_DEVICE_IDS" not in dry_run(local, "--gpus=4").out  # one process takes them all
 
@@ -81,13 +81,13 @@ def test_visible_gpus_are_counted(dry_run, monkeypatch):
 
 
 def test_variables_that_the_user_has_set_are_kept(dry_run, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     shown = dry_run(local, "--gpus=1")
     assert "JAX_PLATFORMS" not in shown.out
-    assert shown.err == "launch: keeps JAX_PLATFORMS=cuda,cpu (it is set already)\n"
+    assert shown.err == "launch: keeps JAX_PLATFORMS=cuda (it is set already)\n"
     assert "JAX_PLATFORMS=" not in dry_run(tpu_pod, "train", *POD, "--env=A=1").err.replace("sets JAX_PLATFORMS", "")
     shown = dry_run(kubernetes, *JOB_SET, "--env=JAX_PLATFORMS=cpu", "--gpus_per_pod=8")
-    assert shown.out.count("JAX_PLATFORMS") == 1 and '"value": "cuda"' not in shown.out
+    assert shown.out.count("JAX_PLATFORMS") == 1 and '"value": "cuda,cpu"' not in shown.out
     assert "keeps JAX_PLATFORMS=cpu" in shown.err
 
 
@@ -134,8 +134,8 @@ def test_a_slurm_job_starts_again_unless_the_same_command_would_fail_again(dry_r
         ["bash"], input=script, text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
     )
     assert ended.returncode == code, ended.stderr
-    assert (tmp_path / "starts").read_text() == "cuda\n" * starts
-    assert ended.stderr.startswith("launch: sets JAX_PLATFORMS=cuda\n")
+    assert (tmp_path / "starts").read_text() == "cuda,cpu\n" * starts
+    assert ended.stderr.startswith("launch: sets JAX_PLATFORMS=cuda,cpu\n")
 
 
 @pytest.mark.parametrize(("seconds", "requeues"), [(60, True), (3600, False)])
@@ -238,7 +238,7 @@ def test_the_pods_of_a_job_set_know_process_0_and_their_number(dry_run):
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     # JobSet's host names are NAME-JOB-INDEX-POD.NAME.
     assert variables["JAX_COORDINATOR_ADDRESS"] == "run-a-workers-0-0.run-a:8476"
-    assert variables["JAX_NUM_PROCESSES"] == "4" and variables["JAX_PLATFORMS"] == "cuda"
+    assert variables["JAX_NUM_PROCESSES"] == "4" and variables["JAX_PLATFORMS"] == "cuda,cpu"
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert container["command"][:4] == ["python", "-m", "lsec_jax.train", "--cluster=kubernetes"]
     assert container["command"][4:] == TRAINING[1:]
