@@ -25,6 +25,8 @@ _FOLDER = "lsec_jax"  # in the home folder of each worker; the archive and what 
 _PID_FILE = f"{_FOLDER}.pid"
 _PYTHON = f"$HOME/{_FOLDER}_environment/bin/python"
 _POLL_SECONDS = 30
+# `stop`, which comes from another launcher, and the end of a slice both end training with SIGTERM.
+_FINAL_EXITS = (*common.FINAL_EXITS, common.TERMINATED_EXIT)
 _WILL_NOT_COME = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 
 
@@ -149,7 +151,9 @@ def _wait(question: Sequence[str]) -> int:
 def _run_again(command: Sequence[str], stop: Sequence[str], restarts: int) -> int:
     for left in range(restarts, -1, -1):
         code = _run([command])
-        if code == 0 or code in common.FINAL_EXITS:
+        if code == common.TERMINATED_EXIT:
+            common.log("stopped; the same command resumes the run")
+        if code == 0 or code in _FINAL_EXITS:
             break
         common.log(f"ended with {code}; " + (f"starting again, {left} left" if left else "no restarts left"))
         _run([stop])

@@ -187,7 +187,11 @@ def test_what_tpu_workers_run_is_valid_shell(dry_run):
         assert subprocess.run(["bash", "-n", "-c", inner]).returncode == 0
 
 
-@pytest.mark.parametrize(("codes", "code", "trained"), [("0", 0, 1), ("255 0", 0, 2), ("2", 2, 1), ("1 1 1", 1, 3)])
+# 143: `stop` has ended it.
+@pytest.mark.parametrize(
+    ("codes", "code", "trained"),
+    [("0", 0, 1), ("255 0", 0, 2), ("2", 2, 1), ("1 1 1", 1, 3), ("143 0", 143, 1), ("255 143 0", 143, 2)],
+)
 def test_training_on_a_tpu_slice_starts_again_once_the_others_are_ended(tmp_path, monkeypatch, codes, code, trained):
     """With a gcloud that ends with one given code after the other; ending the others always works."""
     gcloud = tmp_path / "gcloud"
