@@ -127,13 +127,17 @@ def _container(options: Any, training: Sequence[str]) -> dict[str, Any]:
     return {
         "name": _CONTAINER,
         "image": options.image,
-        # Kubernetes would replace $(NAME).
-        "command": [part.replace("$(", "$$(") for part in command],
-        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "command": [_escaped(part) for part in command],
+        "env": [{"name": name, "value": _escaped(value)} for name, value in environment.items()],
         "ports": [{"containerPort": _PORT}],
         "resources": {"limits": limits},
         "volumeMounts": [{"name": "shared", "mountPath": options.mount}],
     }
+
+
+def _escaped(text: str) -> str:
+    """Kubernetes would replace $(NAME) by a variable, and $$ by $."""
+    return text.replace("$", "$$")
 
 
 if __name__ == "__main__":

@@ -256,10 +256,18 @@ def test_the_pods_of_a_tpu_slice_are_placed_on_it(dry_run):
     assert "--cluster=tpu" in pod["containers"][0]["command"]
 
 
-def test_kubernetes_replaces_nothing_in_the_arguments(dry_run):
-    training = [*TRAINING, "--config.data.path=$(HOME)"]
-    container = pod_of(manifest_of(dry_run(kubernetes, *JOB_SET, training=training).out))["containers"][0]
-    assert container["command"][-1] == "--config.data.path=$$(HOME)"
+def test_kubernetes_replaces_nothing_in_arguments_and_variables(dry_run):
+    def replaced(text):
+        """As Kubernetes does where HOME is /root."""
+        return re.sub(r"\$\$|\$\(HOME\)", lambda found: "$" if found[0] == "$$" else "/root", text)
+
+    assert replaced("$(HOME) $$(HOME) $HOME") == "/root $(HOME) $HOME"
+    for text in ("$(HOME)", "$$(HOME)", "a$b", "$$", "$$$", "cost$"):
+        options = [*JOB_SET, f"--env=PRICE={text}"]
+        manifest = manifest_of(dry_run(kubernetes, *options, training=[*TRAINING, f"--config.data.path={text}"]).out)
+        container = pod_of(manifest)["containers"][0]
+        assert replaced(container["command"][-1]) == f"--config.data.path={text}"
+        assert [replaced(of["value"]) for of in container["env"] if of["name"] == "PRICE"] == [text]
 
 
 @pytest.mark.parametrize(
