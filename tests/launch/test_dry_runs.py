@@ -138,15 +138,35 @@ def test_a_slurm_job_starts_again_unless_the_same_command_would_fail_again(dry_r
     assert ended.stderr.startswith("launch: sets JAX_PLATFORMS=cuda,cpu\n")
 
 
+def run_in_slurm(script, folder, stand_ins, seconds):
+    """Runs a job's script that ends so long after second 1000, with programs that stand in."""
+    for name, body in {"scontrol": f'echo "$@" > {folder}/queued', **stand_ins}.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "SLURM_JOB_ID": "7"}
+    environment["SLURM_JOB_END_TIME"] = str(1000 + seconds)
+    return subprocess.run(["bash"], input=script, text=True, capture_output=True, env=environment)
+
+
+def test_a_slurm_job_that_begins_at_the_end_of_its_time_is_not_queued_for_ever(dry_run, tmp_path):
+    """The partition's limit may be that short."""
+    stand_ins = {"srun": f"touch {tmp_path}/ran; exit 143", "date": "echo 1000"}
+    ended = run_in_slurm(script_of(dry_run(slurm, "--gpus_per_node=1").out), tmp_path, stand_ins, 170)
+    assert ended.returncode == 2 and "time is too short: ask for at least 10 minutes" in ended.stderr
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "queued").exists()
+
+
+@pytest.mark.parametrize("time", ["0", "10", "10:00", "0:10:00", "1-0", "0-0:10", "24:00:00", "0-00:10:00"])
+def test_limits_of_slurm_jobs_are_read_as_slurm_reads_them(dry_run, time):
+    assert f"\n#SBATCH --time={time}\n" in script_of(dry_run(slurm, "--gpus_per_node=1", f"--time={time}").out)
+
+
 @pytest.mark.parametrize(("seconds", "requeues"), [(60, True), (3600, False)])
 def test_a_slurm_job_whose_time_is_up_is_queued_again(dry_run, tmp_path, seconds, requeues):
-    for name, body in {"srun": "exit 143", "scontrol": f'echo "$@" > {tmp_path}/queued', "date": "echo 1000"}.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    script = script_of(dry_run(slurm, "--gpus_per_node=1", "--restarts=0").out)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "SLURM_JOB_ID": "7"}
-    environment["SLURM_JOB_END_TIME"] = str(1000 + seconds)
-    ended = subprocess.run(["bash"], input=script, text=True, capture_output=True, env=environment)
+    stand_ins = {"srun": f"touch {tmp_path}/ran; exit 143", "date": f"[[ -e {tmp_path}/ran ]] && echo 1000 || echo 0"}
+    ended = run_in_slurm(
+        script_of(dry_run(slurm, "--gpus_per_node=1", "--restarts=0").out), tmp_path, stand_ins, seconds
+    )
     assert ended.returncode == 143
     assert (tmp_path / "queued").exists() == requeues
     assert not requeues or (tmp_path / "queued").read_text() == "requeue 7\n"
@@ -304,7 +324,16 @@ def test_wrong_arguments_are_refused_in_one_line(refusal, module, options, train
         (local, ["--device=cpu", "--gpus=2"], "--gpus contradicts --device=cpu"),
         (slurm, [], "--gpus_per_node"),
         (slurm, ["--gpus_per_node=1", "--time=soon"], "--time=soon"),
-        (slurm, ["--gpus_per_node=1", "--sbatch=mem"], "--sbatch=mem"),
+        (slurm, ["--gpus_per_node=1", "--time=9"], "--time=9 is 540 seconds"),
+        (slurm, ["--gpus_per_node=1", "--time=9:59"], "--time=9:59 is 599 seconds"),
+        (slurm, ["--gpus_per_node=1", "--time=0:03:00"], "--time=0:03:00 is 180 seconds"),
+        (slurm, ["--gpus_per_node=1", "--time=0-0:01"], "--time=0-0:01 is 60 seconds"),
+        (slurm, ["--gpus_per_node=1", "--sbatch=mem"], "--sbatch='mem'"),
+        (slurm, ["--gpus_per_node=1", "--sbatch=--mem=1G\ntouch x"], r"--sbatch='--mem=1G\ntouch x'"),
+        (slurm, ["--gpus_per_node=1", "--job_name=a\ntouch x"], r"--job_name='a\ntouch x': give letters"),
+        (slurm, ["--gpus_per_node=1", "--job_name="], "--job_name=''"),
+        (slurm, ["--gpus_per_node=1", "--partition=gpu --wrap=x"], "--partition='gpu --wrap=x'"),
+        (slurm, ["--gpus_per_node=1", "--account=a#b"], "--account='a#b'"),
         (tpu_pod, ["start", *POD], "invalid choice: 'start'"),
         (tpu_pod, ["train", "--zone=z"], "--name"),
         (tpu_pod, ["delete", *POD], "delete: takes no arguments of lsec_jax.train"),
