@@ -15,12 +15,15 @@ _SHARES = {
     "all-to-all": lambda size: (size - 1) / size,
     "collective-permute": lambda _: 1.0,
 }
-_OPERATION = re.compile(rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?P<start>-start)?\((?P<rest>.*)")
+_UNCOUNTED = ("collective-broadcast", "ragged-all-to-all", "send", "recv")
+_OPERATION = re.compile(
+    rf" = (?P<result>.*?) (?P<name>{'|'.join((*_SHARES, *_UNCOUNTED))})(?P<start>-start)?\((?P<rest>.*)"
+)
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>[\w.\-]+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*body=%(?P<body>[\w.\-]+)")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%(?P<name>[\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(?P<count>\d+)"')
-_ARRAY = re.compile(r"(?P<type>pred|[subf]+\d+)\[(?P<shape>[\d,]*)\]")
+_ARRAY = re.compile(r"(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 
 
 class Collective(NamedTuple):
@@ -81,7 +84,9 @@ def _in_computation(name: str, lines: dict[str, list[str]], times: int | None) -
         if found := _OPERATION.search(line):
             if times is None:
                 raise ValueError(f"a loop with a {found['name']} does not say how often it runs: {line.strip()[:200]}")
-            name, size = found["name"], _group_size(found["rest"])
+            if found["name"] in _UNCOUNTED:
+                raise ValueError(f"the bytes of a {found['name']} are not counted: {line.strip()[:200]}")
+            name, size = found["name"], _group_size(found["name"], found["rest"])
             # What starts an all-gather or a permutation names its operands beside its results.
             sizes = _num_bytes(found["result"])
             if found["start"] and name != "all-reduce":
@@ -100,15 +105,19 @@ def _num_bytes(text: str) -> list[int]:
     sizes = []
     for array in _ARRAY.finditer(text):
         count = int(np.prod([int(length) for length in array["shape"].split(",") if length], dtype=np.int64))
-        bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
+        bits = 8 if array["type"] == "pred" else int(array["bits"])
         sizes.append(count * bits // 8)
+    if not sizes:
+        raise ValueError(f"a collective of arrays whose type is not known: {text[:200]}")
     return sizes
 
 
-def _group_size(text: str) -> int:
-    """Devices in a group: replica_groups={{0,1},{2,3}} or [2,4]<=[8] (groups, size)."""
+def _group_size(name: str, text: str) -> int:
+    """Devices in a group: replica_groups={{0,1},{2,3}} or [2,4]<=[8] (groups, size); permutations have pairs."""
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(found[1])
-    return 1
+    if name == "collective-permute":
+        return 2
+    raise ValueError(f"the group of a {name} is not known: {text.strip()[:200]}")
