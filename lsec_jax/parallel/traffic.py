@@ -1,5 +1,6 @@
 """What a compiled function sends between devices, read from its HLO."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -113,11 +114,14 @@ def _num_bytes(text: str) -> list[int]:
 
 
 def _group_size(name: str, text: str) -> int:
-    """Devices in a group: replica_groups={{0,1},{2,3}} or [2,4]<=[8] (groups, size); permutations have pairs."""
+    """Devices in a group: {{0,1},{2,3}}, [2,4]<=[8] (groups, size), mesh['a'=2,'b'=4] {'b'}; a permutation has pairs."""
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{('[^']+'(?:,'[^']+')*)\}", text):  # since jax 0.11
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
     if name == "collective-permute":
         return 2
     raise ValueError(f"the group of a {name} is not known: {text.strip()[:200]}")

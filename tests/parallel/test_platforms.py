@@ -27,11 +27,16 @@ def asked():
 def without_cpu(asked, monkeypatch):
     """jax has one platform, which is not called cpu."""
     monkeypatch.setattr(xla_bridge, "_backends", {"cuda": xla_bridge.backends()["cpu"]})
-    xla_bridge.get_backend.cache_clear()
+    _forget()
     asked("cuda")
     yield
     monkeypatch.undo()
-    xla_bridge.get_backend.cache_clear()
+    _forget()
+
+
+def _forget():
+    for cached in (xla_bridge.get_backend, xla_bridge.local_devices):
+        getattr(cached, "cache_clear", lambda: None)()
 
 
 def test_several_devices_need_the_cpu_besides_and_the_message_says_how_before_data_is_read(without_cpu):
