@@ -114,7 +114,7 @@ def _num_bytes(text: str) -> list[int]:
 
 
 def _group_size(name: str, text: str) -> int:
-    """Devices in a group: {{0,1},{2,3}}, [2,4]<=[8] (groups, size), mesh['a'=2,'b'=4] {'b'}; a permutation has pairs."""
+    """Devices in a group: {{0,1},{2,3}}, [2,4]<=[8] (groups, size), mesh['a'=2,'b'=4] {'b'}; 2 in a permutation."""
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
