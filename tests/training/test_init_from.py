@@ -269,6 +269,34 @@ def test_a_chosen_step_is_taken_and_one_that_is_not_there_is_refused(earlier):
         started(runs.tiny_config(), Origin(earlier, "5"))
 
 
+@pytest.mark.parametrize("step", ["best", "last"])
+def test_of_a_run_that_still_trains_the_next_checkpoint_is_taken(copy, monkeypatch, step):
+    """Its training removes a checkpoint just before it is read, as it does with one that is neither new nor best."""
+    restore, gone = Checkpoints.restore_on_host, []
+
+    def late(self, template, step):
+        if not gone:
+            shutil.rmtree(self.directory / str(step))
+            gone.append(step)
+        return restore(self, template, step)
+
+    monkeypatch.setattr(Checkpoints, "restore_on_host", late)
+    taken = started(runs.tiny_config(), Origin(copy, step))[2]["step"]
+    assert gone and taken != gone[0] and taken in runs.steps_of(copy)
+
+
+def test_a_chosen_step_that_is_removed_meanwhile_is_refused(copy, monkeypatch):
+    restore = Checkpoints.restore_on_host
+
+    def late(self, template, step):
+        shutil.rmtree(self.directory / str(step))
+        return restore(self, template, step)
+
+    monkeypatch.setattr(Checkpoints, "restore_on_host", late)
+    with pytest.raises(CheckpointError, match=r"--init_from=.*no checkpoint of step 8; there are those of"):
+        initialisation.start(run.prepare(runs.tiny_config()), Origin(copy, "8"))
+
+
 def test_what_only_trains_may_differ_and_what_gives_parameters_their_meaning_may_not(earlier, tmp_path):
     config = runs.tiny_config(num_steps=2, batch_size=20)
     config.optimizer.learning_rate, config.optimizer.schedule, config.seed = 0.1, "cosine", 7
