@@ -41,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tpu_topology", help="e.g. 4x4")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable; repeatable")
     parser.add_argument("--restarts", type=common.at_least(0), default=3, help="of all pods after a failure; default 3")
+    parser.add_argument(
+        "--grace_seconds", type=number, default=120, help="for saving, between SIGTERM and killing; default 120"
+    )
     options = parser.parse_args(own)
     flags = common.check_training(training)
     _check(options, flags["workdir"])
@@ -72,9 +75,12 @@ def _manifest(options: Any, training: Sequence[str]) -> dict[str, Any]:
     """The JobSet: one indexed job, and a headless service that gives its pod 0 a name."""
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": options.grace_seconds,
         "containers": [_container(options, training)],
         "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": options.claim}}],
     }
+    if _has_several_gpus(options):
+        pod["volumes"].append({"name": "memory", "emptyDir": {"medium": "Memory"}})
     if options.tpu_topology:
         pod["nodeSelector"] = {
             "cloud.google.com/gke-tpu-accelerator": options.tpu_accelerator,
@@ -114,27 +120,38 @@ def _container(options: Any, training: Sequence[str]) -> dict[str, Any]:
         },
     )
     limits: dict[str, int] = {}
-    # Without JAX_PLATFORMS jax would go on with the CPU where the accelerator cannot be used.
     if options.tpu_topology:
         limits = {"google.com/tpu": options.tpu_chips_per_pod}
-        cluster, wanted = "tpu", {"JAX_PLATFORMS": "tpu,cpu"}
+        cluster, wanted = "tpu", {"JAX_PLATFORMS": common.TPU_PLATFORMS}
     elif options.gpus_per_pod:
         limits = {"nvidia.com/gpu": options.gpus_per_pod}
-        wanted["JAX_PLATFORMS"] = "cuda"
+        wanted["JAX_PLATFORMS"] = common.GPU_PLATFORMS
     else:
         wanted["JAX_PLATFORMS"] = "cpu"
     environment = {**given, **common.add_environment(wanted, given)}
     command = ["python", "-m", "lsec_jax.train", f"--cluster={cluster}", *training]
+    mounts = [{"name": "shared", "mountPath": options.mount}]
+    if _has_several_gpus(options):
+        mounts.append({"name": "memory", "mountPath": "/dev/shm"})
     return {
         "name": _CONTAINER,
         "image": options.image,
-        # Kubernetes would replace $(NAME).
-        "command": [part.replace("$(", "$$(") for part in command],
-        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "command": [_escaped(part) for part in command],
+        "env": [{"name": name, "value": _escaped(value)} for name, value in environment.items()],
         "ports": [{"containerPort": _PORT}],
         "resources": {"limits": limits},
-        "volumeMounts": [{"name": "shared", "mountPath": options.mount}],
+        "volumeMounts": mounts,
     }
+
+
+def _has_several_gpus(options: Any) -> bool:
+    """Then NCCL shares more memory between them than the 64 MB that a container has at /dev/shm."""
+    return (options.gpus_per_pod or 0) > 1
+
+
+def _escaped(text: str) -> str:
+    """Kubernetes would replace $(NAME) by a variable, and $$ by $."""
+    return text.replace("$", "$$")
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ def _environments(
         common.fail(
             "--device=gpu: no GPU is found here (CUDA_VISIBLE_DEVICES, JAX_PLATFORMS, nvidia-smi); use --device=cpu"
         )
-    # Without it jax would go on with the CPU where a GPU cannot be used.
-    wanted = {"JAX_PLATFORMS": "cuda" if counted else "cpu"}
+    wanted = {"JAX_PLATFORMS": common.GPU_PLATFORMS if counted else "cpu"}
     if virtual_devices:
         wanted["JAX_NUM_CPU_DEVICES"] = str(virtual_devices)
     shared = common.add_environment(wanted, os.environ)

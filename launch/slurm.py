@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from launch import common
 
 _SIGNAL_SECONDS = 120
+# What is saved and queued again must have trained in between.
+_LEAST_SECONDS = 600
 
 _SCRIPT = """#!/bin/bash
 {directives}
@@ -29,6 +31,10 @@ is_nearly_over() {{
   [[ -v SLURM_JOB_END_TIME ]] && ((SLURM_JOB_END_TIME - $(date +%s) <= {signal_seconds} + 60))
 }}
 
+if is_nearly_over; then
+  echo "launch: the job's time is too short: ask for at least {least_minutes} minutes with --time" >&2
+  exit {user_error}
+fi
 for ((left = {restarts}; ; left--)); do
   {command}
   code=$?
@@ -72,10 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--restarts", type=common.at_least(0), default=3, help="within the job; default 3")
     options = parser.parse_args(own)
     common.check_training(training)
-    if options.time and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", options.time):
-        common.fail(f"--time={options.time}: give MINUTES, HH:MM:SS or D-HH:MM:SS")
-    if wrong := [option for option in options.sbatch if not option.startswith("--") or "\n" in option]:
-        common.fail(f"--sbatch={wrong[0]}: give one option of sbatch, e.g. --sbatch=--mem=64G")
+    _check(options)
     script = _script(options, training)
     if options.dry_run:
         print("sbatch <<'SCRIPT'\n" + script + "SCRIPT")
@@ -83,6 +86,35 @@ def main(arguments: Sequence[str]) -> int:
     if shutil.which("sbatch") is None:
         common.fail("there is no sbatch here; run this where jobs are submitted, or look at --dry-run")
     return subprocess.run(["sbatch"], input=script, text=True, check=False).returncode
+
+
+def _check(options: object) -> None:
+    """Ends the program if an option is none: in a directive, a comment of a shell script, nothing can be quoted."""
+    chosen = vars(options)
+    for name in ("job_name", "partition", "account"):
+        value = chosen[name]
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.,@+-]+", value):
+            common.fail(f"--{name}={value!r}: give letters, digits and any of _ . , @ + -")
+    for option in chosen["sbatch"]:
+        if not option.startswith("--") or not option.isprintable():
+            common.fail(f"--sbatch={option!r}: give one option of sbatch, e.g. --sbatch=--mem=64G")
+    seconds = None if chosen["time"] is None else _seconds(chosen["time"])
+    if seconds and seconds < _LEAST_SECONDS:
+        common.fail(
+            f"--time={chosen['time']} is {seconds} seconds: the job would be asked to save {_SIGNAL_SECONDS} seconds "
+            f"before its end, and be queued again and again; give at least {_LEAST_SECONDS // 60} minutes"
+        )
+
+
+def _seconds(text: str) -> int:
+    """Reads MINUTES[:SECONDS], HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES[:SECONDS]], as SLURM does; 0 = none."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text, re.ASCII)
+    if found is None:
+        common.fail(f"--time={text}: give MINUTES, HH:MM:SS or D-HH:MM:SS")
+    days, *numbers = (int(number or 0) for number in found.groups())
+    starts_with_hours = found[1] is not None or found[4] is not None
+    hours, minutes, seconds = numbers if starts_with_hours else (0, *numbers[:2])
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _script(options: object, training: Sequence[str]) -> str:
@@ -102,8 +134,7 @@ def _script(options: object, training: Sequence[str]) -> str:
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in directives.items() if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in chosen["sbatch"])]
-    # Without it jax would go on with the CPU where a GPU cannot be used.
-    platform = "cuda" if chosen["gpus_per_node"] else "cpu"
+    platform = common.GPU_PLATFORMS if chosen["gpus_per_node"] else "cpu"
     srun = ["srun", "--kill-on-bad-exit=1", "python", "-m", "lsec_jax.train", "--cluster=slurm", *training]
     return _SCRIPT.format(
         directives="\n".join(lines),
@@ -112,6 +143,8 @@ def _script(options: object, training: Sequence[str]) -> str:
         final=" ".join(map(str, common.FINAL_EXITS)),
         terminated=common.TERMINATED_EXIT,
         signal_seconds=_SIGNAL_SECONDS,
+        least_minutes=_LEAST_SECONDS // 60,
+        user_error=common.USER_ERROR_EXIT,
         restarts=chosen["restarts"],
         command=shlex.join(srun),
     )

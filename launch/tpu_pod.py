@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ _FOLDER = "lsec_jax"  # in the home folder of each worker; the archive and what 
 _PID_FILE = f"{_FOLDER}.pid"
 _PYTHON = f"$HOME/{_FOLDER}_environment/bin/python"
 _POLL_SECONDS = 30
+# `stop`, which comes from another launcher, and the end of a slice both end training with SIGTERM.
+_FINAL_EXITS = (*common.FINAL_EXITS, common.TERMINATED_EXIT)
 _WILL_NOT_COME = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 
 
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         common.fail(f"{options.action}: takes no arguments of lsec_jax.train; give them to train")
     commands = {
         "create": lambda: _create(options, where),
-        "install": lambda: _install(options.name, where),
+        "install": lambda: _install(options.name, where, "TEMPORARY_FOLDER"),
         "train": lambda: [_train(options, where, training)],
         "stop": lambda: [_stop(options.name, where, "TERM")],
         "delete": lambda: [[*_queued("delete"), options.name, *where, "--force", "--quiet"]],
@@ -62,6 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if shutil.which("gcloud") is None:
         common.fail("there is no gcloud here; install the Google Cloud CLI, or look at --dry-run")
+    if options.action == "install":
+        with tempfile.TemporaryDirectory() as folder:
+            return _run(_install(options.name, where, folder))
     if options.action == "create":
         return _run([commands[0]]) or _wait(commands[1])
     if options.action == "train":
@@ -81,13 +87,16 @@ def _create(options: object, where: list[str]) -> list[list[str]]:
     return [[*request, *(["--spot"] if chosen["spot"] else [])], state]
 
 
-def _install(name: str, where: list[str]) -> list[list[str]]:
+def _install(name: str, where: list[str], folder: str) -> list[list[str]]:
+    """Packs the last commit in a folder, copies it, and unpacks it in place of an earlier one."""
     archive = f"{_FOLDER}.tar.gz"
-    pack = ["git", "-C", str(common.ROOT), "archive", "--format=tar.gz", f"--output={archive}", "HEAD"]
-    copy = ["gcloud", "compute", "tpus", "tpu-vm", "scp", archive, f"{name}:", *where, "--worker=all"]
+    pack = ["git", "-C", str(common.ROOT), "archive", "--format=tar.gz", f"--output={folder}/{archive}", "HEAD"]
+    copy = ["gcloud", "compute", "tpus", "tpu-vm", "scp", f"{folder}/{archive}", f"{name}:", *where, "--worker=all"]
+    # What the commit has is replaced whole, so that no deleted file stays; runs and data beside it are left alone.
+    forget = f"tar -tzf ~/{archive} | cut -d/ -f1 | sort -u | xargs rm -rf --"
     unpack = (
-        f"mkdir -p {_FOLDER} && tar -xzf {archive} -C {_FOLDER} && python3 -m venv {_FOLDER}_environment && "
-        f"{_PYTHON} -m pip install -q -r {_FOLDER}/requirements.txt 'jax[tpu]'"
+        f"mkdir -p {_FOLDER} && cd {_FOLDER} && {forget} && tar -xzf ~/{archive} && rm ~/{archive} && "
+        f"python3 -m venv ~/{_FOLDER}_environment && {_PYTHON} -m pip install -q -r requirements.txt 'jax[tpu]'"
     )
     return [pack, copy, _ssh(name, where, unpack)]
 
@@ -95,8 +104,7 @@ def _install(name: str, where: list[str]) -> list[list[str]]:
 def _train(options: object, where: list[str], training: Sequence[str]) -> list[str]:
     chosen = vars(options)
     given = common.parse_environment(chosen["env"])
-    # Without it jax would go on with the CPU where the TPU cannot be used.
-    environment = {**given, **common.add_environment({"JAX_PLATFORMS": "tpu,cpu"}, given)}
+    environment = {**given, **common.add_environment({"JAX_PLATFORMS": common.TPU_PLATFORMS}, given)}
     exports = "".join(f"export {name}={shlex.quote(value)} && " for name, value in environment.items())
     arguments = shlex.join(["-m", "lsec_jax.train", "--cluster=tpu", *training])
     return _ssh(
@@ -150,7 +158,9 @@ def _wait(question: Sequence[str]) -> int:
 def _run_again(command: Sequence[str], stop: Sequence[str], restarts: int) -> int:
     for left in range(restarts, -1, -1):
         code = _run([command])
-        if code == 0 or code in common.FINAL_EXITS:
+        if code == common.TERMINATED_EXIT:
+            common.log("stopped; the same command resumes the run")
+        if code == 0 or code in _FINAL_EXITS:
             break
         common.log(f"ended with {code}; " + (f"starting again, {left} left" if left else "no restarts left"))
         _run([stop])

@@ -40,6 +40,7 @@ cli.define_compilation_cache()
 
 def main() -> None:
     """Runs the command."""
+    cli.start_devices()
     workdirs = {role: Path(flag.value) for role, flag in _WORKDIRS.items() if flag.value}
     missing = [f"--{role}" for role in figure4.ROLES if role not in workdirs]
     if workdirs and missing:

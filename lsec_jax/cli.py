@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from lsec_jax.config import ConfigError, ParallelConfig, RunConfig, check_parallel
 from lsec_jax.config_json import from_dict, to_dict, unknown_key_message
-from lsec_jax.parallel import members, processes, startup
+from lsec_jax.parallel import members, platforms, processes, startup
 from lsec_jax.parallel.processes import ProcessError
 from lsec_jax.ranking import NanScoreError
 from lsec_jax.schema import DataError
@@ -278,6 +278,15 @@ def define_processes() -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
+def start_devices() -> None:
+    """Starts the devices of a command that runs in one process, before it reads anything.
+
+    Raises:
+        ConfigError: if JAX_PLATFORMS names some that are not there.
+    """
+    platforms.require_devices()
+
+
 def start_processes(config: RunConfig, **arguments: Any) -> None:
     """Connects the processes of a run, if there are several; from then on only the first one says more than errors.
 
@@ -286,7 +295,7 @@ def start_processes(config: RunConfig, **arguments: Any) -> None:
         **arguments: other arguments of the command, which must be the same for all processes; JSON values.
 
     Raises:
-        ConfigError: if flags or environment do not say which process this is.
+        ConfigError: if flags or environment do not say which process this is, or as `start_devices`.
         ProcessError: if the processes do not find each other or differ.
     """
     check_parallel(config.parallel)
@@ -298,11 +307,11 @@ def start_processes(config: RunConfig, **arguments: Any) -> None:
         given.process_id,
         config.parallel.initialization_seconds,
     )
-    if member is None:
-        return
-    if member.process_id > 0:
-        _silence()
-    startup.start(member, config, arguments)
+    if member is not None:
+        if member.process_id > 0:
+            _silence()
+        startup.start(member, config, arguments)
+    start_devices()
     if processes.count() > 1:
         logging.info("%d processes, %s", processes.count(), startup.describe_devices())
 

@@ -31,6 +31,7 @@ cli.define_compilation_cache()
 
 def main() -> None:
     """Runs the command."""
+    cli.start_devices()
     workdir = Path(_WORKDIR.value)
     config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
     protocol = _PROTOCOL.value or config.evaluation.protocols[0]

@@ -25,12 +25,15 @@ _DAYS = flags.DEFINE_integer("days", 5, "How many days each start is evaluated o
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the run, and of the data source where it has one.")
 _POLICIES = flags.DEFINE_list("policies", list(prequential.POLICIES), "Which are compared.")
 _WARM_STEPS = flags.DEFINE_integer("warm_steps", None, "Steps a day under warm; default: a tenth of the config's.")
-_DAY_LENGTH = flags.DEFINE_float("day_length", 1.0, "Of a day in the data's unit of time; 86400 where it is seconds.")
+_DAY_LENGTH = flags.DEFINE_float(
+    "day_length", None, "Of a day in the data's unit of time; default: 86400 where times are dates, else 1."
+)
 cli.define_compilation_cache()
 
 
 def main() -> None:
     """Runs the command."""
+    cli.start_devices()
     config = cli.check_types(_CONFIG.value)
     warm_steps = max(1, config.training.num_steps // 10) if _WARM_STEPS.value is None else _WARM_STEPS.value
     settings = prequential.Settings(

@@ -37,6 +37,7 @@ cli.define_compilation_cache()
 
 def main() -> None:
     """Runs the command."""
+    cli.start_devices()
     workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
     cli.check_output(output, serving.FORMATS)
     export = Path(_EXPORT.value) if _EXPORT.value else None

@@ -17,7 +17,8 @@ def make_mesh(config: ParallelConfig) -> jax.sharding.Mesh:
         config: how many along each axis.
 
     Raises:
-        ConfigError: if there are too few devices, or a process would have none of them.
+        ConfigError: if there are too few devices, or a process would have none of them, or if all are to be used and
+            cannot be.
     """
     devices = jax.devices()
     is_one_cpu = devices[0].platform == "cpu" and processes.count() == 1
@@ -29,6 +30,13 @@ def make_mesh(config: ParallelConfig) -> jax.sharding.Mesh:
             f"{asked_for} needs {max(wanted, config.model)} devices, and there are {len(devices)} "
             f"({devices[0].platform}, {processes.count()} processes); lower one of them, or set config.parallel.data "
             "to 0 for all devices"
+        )
+    if not config.data and not is_one_cpu and wanted < len(devices):
+        divisors = ", ".join(str(i) for i in range(1, len(devices) + 1) if len(devices) % i == 0)
+        raise ConfigError(
+            f"config.parallel.data = 0 is for all devices, but config.parallel.model = {config.model} leaves "
+            f"{len(devices) - wanted} of {len(devices)} without work; set config.parallel.model to a divisor "
+            f"({divisors}), or config.parallel.data to {along_data} to leave them"
         )
     used = devices[:wanted]
     if idle := {device.process_index for device in devices} - {device.process_index for device in used}:

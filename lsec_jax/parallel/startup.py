@@ -18,7 +18,7 @@ import numpy as np
 import lsec_jax
 from lsec_jax import config_json
 from lsec_jax.config import RunConfig
-from lsec_jax.parallel import processes, roll_call
+from lsec_jax.parallel import platforms, processes, roll_call
 from lsec_jax.parallel.members import Member
 from lsec_jax.parallel.processes import ProcessError
 
@@ -35,6 +35,7 @@ def start(member: Member, config: RunConfig, arguments: Mapping[str, Any]) -> No
         arguments: other arguments that must be the same for all, by name; JSON values.
 
     Raises:
+        ConfigError: JAX_PLATFORMS names devices that are not there.
         ProcessError: if they do not find each other, or differ in config, arguments, code, versions or devices.
     """
     processes.set_own(member.process_id, member.num_processes)
@@ -56,6 +57,7 @@ def start(member: Member, config: RunConfig, arguments: Mapping[str, Any]) -> No
         raise ProcessError(
             f"jax cannot connect the processes ({str(error).splitlines()[0]}). A config file must not compute with jax"
         ) from error
+    platforms.require_devices()
     _check_devices()
     same = {"config": config_json.to_json(config), "arguments": dict(arguments), "code": code_version()}
     processes.require_same(same, _REMEDY)

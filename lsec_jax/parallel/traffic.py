@@ -4,6 +4,7 @@ Of a conditional, one branch counts: that of a false predicate, unless the other
 lookup by all-to-all (`nn/lookups.py`) is that ids have no room, which a large enough capacity prevents.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,7 +20,10 @@ _SHARES = {
     "all-to-all": lambda size: (size - 1) / size,
     "collective-permute": lambda _: 1.0,
 }
-_OPERATION = re.compile(rf" = (?P<result>.*?) (?P<name>{'|'.join(_SHARES)})(?P<start>-start)?\((?P<rest>.*)")
+_UNCOUNTED = ("collective-broadcast", "ragged-all-to-all", "send", "recv")
+_OPERATION = re.compile(
+    rf" = (?P<result>.*?) (?P<name>{'|'.join((*_SHARES, *_UNCOUNTED))})(?P<start>-start)?\((?P<rest>.*)"
+)
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%(?P<name>[\w.\-]+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*body=%(?P<body>[\w.\-]+)")
 _CALLED = re.compile(r"(?:to_apply|calls)=%(?P<name>[\w.\-]+)")
@@ -29,7 +33,7 @@ _NAMED_BRANCHES = re.compile(
     r" conditional\(.*true_computation=%(?P<true>[\w.\-]+), false_computation=%(?P<false>[\w.\-]+)"
 )
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(?P<count>\d+)"')
-_ARRAY = re.compile(r"(?P<type>pred|[subf]+\d+)\[(?P<shape>[\d,]*)\]")
+_ARRAY = re.compile(r"(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 
 
 class Collective(NamedTuple):
@@ -92,7 +96,9 @@ def _in_computation(name: str, lines: dict[str, list[str]], times: int | None, p
         if found := _OPERATION.search(line):
             if times is None:
                 raise ValueError(f"a loop with a {found['name']} does not say how often it runs: {line.strip()[:200]}")
-            name, size = found["name"], _group_size(found["rest"])
+            if found["name"] in _UNCOUNTED:
+                raise ValueError(f"the bytes of a {found['name']} are not counted: {line.strip()[:200]}")
+            name, size = found["name"], _group_size(found["name"], found["rest"])
             # What starts an all-gather or a permutation names its operands beside its results.
             sizes = _num_bytes(found["result"])
             if found["start"] and name != "all-reduce":
@@ -116,15 +122,22 @@ def _num_bytes(text: str) -> list[int]:
     sizes = []
     for array in _ARRAY.finditer(text):
         count = int(np.prod([int(length) for length in array["shape"].split(",") if length], dtype=np.int64))
-        bits = 8 if array["type"] == "pred" else int(re.sub(r"\D", "", array["type"]))
+        bits = 8 if array["type"] == "pred" else int(array["bits"])
         sizes.append(count * bits // 8)
+    if not sizes:
+        raise ValueError(f"a collective of arrays whose type is not known: {text[:200]}")
     return sizes
 
 
-def _group_size(text: str) -> int:
-    """Devices in a group: replica_groups={{0,1},{2,3}} or [2,4]<=[8] (groups, size)."""
+def _group_size(name: str, text: str) -> int:
+    """Devices in a group: {{0,1},{2,3}}, [2,4]<=[8] (groups, size), mesh['a'=2,'b'=4] {'b'}; 2 in a permutation."""
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(found[1])
-    return 1
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{('[^']+'(?:,'[^']+')*)\}", text):  # since jax 0.11
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
+    if name == "collective-permute":
+        return 2
+    raise ValueError(f"the group of a {name} is not known: {text.strip()[:200]}")

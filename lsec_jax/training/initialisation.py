@@ -212,12 +212,7 @@ def start(run: Run, origin: Origin) -> Start:
     parts = {"params": template.params}
     if origin.moments == "keep":
         parts["opt_state"] = template.opt_state
-    try:
-        with Checkpoints(origin.workdir / "checkpoints", read_only=True) as checkpoints:
-            step = _choose_step(checkpoints, origin.step)
-            stored = checkpoints.restore_on_host(parts, step)
-    except CheckpointError as error:
-        raise CheckpointError(f"--init_from={origin.workdir}: {error}") from error
+    step, stored = _read(origin, parts)
     _check_shapes(stored, parts, earlier, origin.workdir / "checkpoints" / str(step))
     params_hash = _hash(stored["params"])
     state = carry(template, stored["params"], stored.get("opt_state"), placements)
@@ -324,6 +319,22 @@ def means(vectors: np.ndarray, known: np.ndarray, groups: np.ndarray) -> np.ndar
     found[counts == 0] = overall
     found[-1] = overall
     return found
+
+
+def _read(origin: Origin, parts: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Reads parts of the chosen checkpoint of an earlier run, which may still train; returns its step and them."""
+    try:
+        while True:
+            with Checkpoints(origin.workdir / "checkpoints", read_only=True) as checkpoints:
+                step = _choose_step(checkpoints, origin.step)
+                try:
+                    return step, checkpoints.restore_on_host(parts, step)
+                except CheckpointError:
+                    if step in steps_in(checkpoints.directory):
+                        raise
+            logging.info("another checkpoint has replaced that of step %d", step)
+    except CheckpointError as error:
+        raise CheckpointError(f"--init_from={origin.workdir}: {error}") from error
 
 
 def _choose_step(checkpoints: Checkpoints, step: str) -> int:

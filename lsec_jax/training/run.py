@@ -22,7 +22,7 @@ from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.metrics import metric_names
-from lsec_jax.parallel import strategies
+from lsec_jax.parallel import platforms, strategies
 from lsec_jax.parallel.divided_ranking import DividedRanking
 from lsec_jax.parallel.mesh import check_batches
 from lsec_jax.parallel.strategies import Part, Strategy
@@ -232,6 +232,7 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     config_lib.validate(config)
     _check_metric(config)
     strategy = strategies.make(config.parallel)
+    host = platforms.host_device() if strategy.num_replicas > 1 else None
     model_config = config.model
     data = config.data.load() if data is None else data
     check_needs(data, model_config.needs)
@@ -246,7 +247,7 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
             f"config.optimizer.tables = 'lazy': {model_config.name} reads whole tables at every step; use 'auto' or "
             "'dense'"
         )
-    inputs = _host_inputs(config, data, strategy)
+    inputs = _host_inputs(config, data, strategy.num_shards, host)
     for name, num_examples in model_config.streams(inputs).items():
         if num_examples == 0:
             raise DataError(f"'{name}' has no training examples after the split; change config.split")
@@ -270,13 +271,13 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     return run
 
 
-def _host_inputs(config: RunConfig, data: LiveCommerceData, strategy: Strategy) -> Any:
-    """The model's big arrays, made where several devices take their parts from: no device could hold them whole."""
-    if strategy.num_replicas == 1:
+def _host_inputs(config: RunConfig, data: LiveCommerceData, num_shards: int, host: jax.Device | None) -> Any:
+    """The model's big arrays; those of several devices are made on the host: no device could hold them whole."""
+    if host is None:
         return config.model.inputs(data)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(host):
         inputs = config.model.inputs(data)
-        return inputs if strategy.num_shards == 1 else config.model.divide(inputs, strategy.num_shards)
+        return inputs if num_shards == 1 else config.model.divide(inputs, num_shards)
 
 
 def _streams(config: RunConfig, data: LiveCommerceData, inputs: Any) -> dict[str, EdgeBatches | ReplayBatches]:

@@ -10,8 +10,9 @@ import pytest
 from lsec_jax.config import ConfigError, ParallelConfig
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.models.edge_tasks import TaskConfig
-from lsec_jax.parallel import strategies
+from lsec_jax.parallel import processes, strategies
 from lsec_jax.parallel.divided_ranking import DividedRanker
+from lsec_jax.parallel.mesh import make_mesh
 from lsec_jax.training import run as run_lib
 from tests import runs
 
@@ -157,6 +158,16 @@ def test_tables_and_moments_are_divided_and_the_rest_is_copied():
 def test_a_mesh_that_cannot_be_is_refused_with_a_remedy(parallel, message):
     with pytest.raises(ConfigError, match=message):
         run_lib.prepare(config_of("lightgcn", ParallelConfig(**parallel)))
+
+
+def test_no_device_is_left_without_work_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)  # so that the CPU's devices count as those of a cluster
+    for model in (3, 5):
+        message = rf"model = {model} leaves {8 % model} of 8 without work; set .*model to a divisor \(1, 2, 4, 8\)"
+        with pytest.raises(ConfigError, match=message):
+            make_mesh(ParallelConfig("sharded", model=model))
+    assert make_mesh(ParallelConfig("sharded", model=4)).shape == {"data": 2, "model": 4}
+    assert make_mesh(ParallelConfig("sharded", data=2, model=3)).shape == {"data": 2, "model": 3}
 
 
 def test_rows_that_share_their_draws_stay_on_one_device():

@@ -41,6 +41,50 @@ def test_a_collectives_bytes_are_those_of_a_ring(function, name, num_bytes, rece
     assert found.received_bytes == received
 
 
+def module(line):
+    """A compiled function of one operation."""
+    return f"HloModule f\n\nENTRY %main (own: f32[8,3]) -> f32[8,3] {{\n  ROOT %x = {line}\n}}\n"
+
+
+def test_what_cannot_be_counted_is_refused():
+    groups = "channel_id=1, replica_groups=[1,4]<=[4], use_global_device_ids=true"
+    for line, message in (
+        ("f32[8,3]{1,0} all-reduce(%own), replica_groups={}, to_apply=%add", "the group of a all-reduce is not known"),
+        (
+            "f32[8,3]{1,0} all-gather(%own), replica_groups=mesh['a'=4] {'a':(1)2}",
+            "the group of a all-gather is not known",
+        ),
+        (f"f32[8,3]{{1,0}} ragged-all-to-all(%own), {groups}", "the bytes of a ragged-all-to-all are not counted"),
+        ("(f32[8,3], u32[], token[]) send(%own, %token), channel_id=1", "the bytes of a send are not counted"),
+        (f"token[] all-gather(%own), {groups}", "type is not known: token"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            traffic.collectives(module(line))
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("[2,4]<=[8]", 4),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("mesh['data'=2,'model'=4] {'model'}", 4),
+        ("mesh['data'=2,'model'=3] {'data','model'}", 6),
+    ],
+)
+def test_the_devices_of_a_group_are_counted(groups, size):
+    (found,) = traffic.collectives(module(f"f32[8,3]{{1,0}} all-to-all(%own), channel_id=1, replica_groups={groups}"))
+    assert found.group_size == size
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_bytes"), [("pred", 24), ("f8e4m3fn", 24), ("bf16", 48), ("s64", 192), ("u4", 12)]
+)
+def test_every_type_has_its_bytes(kind, num_bytes):
+    (found,) = traffic.collectives(module(f"{kind}[8,3]{{1,0}} all-to-all(%own), replica_groups={{{{0,1}},{{2,3}}}}"))
+    assert found == ("all-to-all", num_bytes, 2, 1)
+
+
 def test_collectives_in_a_loop_count_as_often_as_it_runs():
     def function(own):
         return lax.fori_loop(0, 7, lambda _, total: total + lax.psum(total, "data"), own)
