@@ -65,8 +65,8 @@ def collectives(hlo: str, predicate: bool = False) -> list[Collective]:
         predicate: of all conditionals.
 
     Raises:
-        ValueError: for a loop around a collective that does not say how often it runs, or a choice between more than
-            two branches.
+        ValueError: for a loop around a collective that does not say how often it runs, a choice between more than two
+            branches, or anything else that is not understood.
     """
     lines = {name: list(body) for name, body in _computations(hlo)}
     entry = next(name for name in lines if re.search(rf"^ENTRY %{re.escape(name)} ", hlo, re.MULTILINE))

@@ -260,7 +260,9 @@ class Timeline:
         return [{"policy": policy, **at, **values} for policy, values in stored.items()]
 
     def _check_data(self, path: Path, day: int) -> None:
-        stored = json.loads(path.read_text())["data"]
+        stored = json.loads(path.read_text()).get("data")
+        if stored is None:
+            raise DataError(f"{path}: does not say which data it was measured on; use another --workdir")
         if lines := data_differences(stored, functools.partial(self._describe, day), f"{path}: "):
             raise DataError(
                 f"{path}: was measured on other data (stored -> now):\n  "
