@@ -5,6 +5,7 @@ A checkpoint is a folder named by its step, which appears whole or not at all. I
 - `progress`: the early-stopping record and what else the loop must know to go on bit for bit.
 - `record`: the resolved config, counts and fingerprint of the data (with its ids), shapes and checksums of the arrays.
 - `metrics`: what ranks it.
+Only a validation that it owes changes it later: its result takes the place of `metrics` and `progress`, file by file.
 Random keys and the order of the data are functions of the config's seed and the step, so they need no state of their
 own.
 """
@@ -16,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from lsec_jax.data.files import write_json
 from lsec_jax.parallel import processes
 from lsec_jax.training import checkpoint_contents
 from lsec_jax.training.state import TrainState
@@ -31,6 +33,8 @@ from lsec_jax.training.termination import Terminated
 
 # Where checkpoints wait for their deletion, below their directory.
 _DELETED = "deleted"
+# Where Orbax keeps what `Checkpoints.complete` replaces, below a checkpoint.
+_PROGRESS, _METRICS = Path("progress", "metadata"), Path("metrics", "metrics")
 
 
 class CheckpointError(ValueError):
@@ -119,8 +123,9 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
         # Orbax's own read_only only adds warnings: opening writes nothing unless it creates the directory.
+        self._kept = _Kept(keep_last, keep_best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(keep_last, keep_best),
+            preservation_policy=self._kept,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             # Deleting in place, which a kill can cut short, would leave what looks like a damaged checkpoint.
@@ -173,15 +178,9 @@ class Checkpoints:
             CheckpointError: if this or the checkpoint before it cannot be written.
         """
         step = int(state.step)
-        is_best = progress.best_value is None or progress.best_step == step
-        # Later bests are better, so steps rank them; the metric itself would leave ties to Orbax.
-        metrics = {"value": float(step if is_best else 0)} | ({} if value is None else {"validation": value})
+        assert step not in self._manager.all_steps(), "nothing would be saved"
         record = {"version": 1, **self._record, "arrays": checkpoint_contents.describe(state)}
         with self._writing():
-            if step in self._manager.all_steps():  # of a run that was ended before the validation of this step
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
-                self._purge()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -189,8 +188,34 @@ class Checkpoints:
                     progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
                     record=ocp.args.JsonSave(record),
                 ),
-                metrics=metrics,
+                metrics=_metrics(step, progress, value),
             )
+        self._purge()
+
+    def complete(self, step: int, progress: Progress, value: float | None) -> None:
+        """Adds what the validation that a checkpoint owes has found; one that is killed meanwhile owes it still.
+
+        Args:
+            step: of a finished checkpoint.
+            progress: after the validation.
+            value: of the validation.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        folder = self.directory / str(step)
+        with processes.agreed("storing a validation"):
+            if processes.is_first():
+                with self._writing():
+                    write_json(folder / _METRICS, _metrics(step, progress, value))
+                    write_json(folder / _PROGRESS, dataclasses.asdict(progress))  # last: until then it is owed
+        self._manager.reload()
+        infos = [_Info(of, self._manager.metrics(of)) for of in self._manager.all_steps()]
+        stay = processes.of_first(self._kept.should_preserve(infos))
+        with self._writing():
+            for info, stays in zip(infos, stay, strict=True):
+                if not stays:
+                    self._manager.delete(info.step)
         self._purge()
 
     def record(self, step: int) -> dict[str, Any]:
@@ -285,13 +310,20 @@ class Checkpoints:
             ) from error
 
 
+class _Info(NamedTuple):
+    """What a preservation policy asks of a checkpoint."""
+
+    step: int
+    metrics: Mapping[str, float] | None
+
+
 class _Kept:
     """Orbax's preservation policy: the newest, the best so far, and those of the best validations."""
 
     def __init__(self, num_last: int, num_best: int):
         self._num_last, self._num_best = num_last, num_best
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:
         """Returns which of the checkpoints, given in the order of steps, stay."""
         validated = [info for info in checkpoints if "validation" in (info.metrics or {})]
         validated.sort(key=lambda info: (-info.metrics["validation"], info.step))
@@ -299,6 +331,12 @@ class _Kept:
         kept.append(max(checkpoints, key=lambda info: _rank(info.metrics)))
         steps = {info.step for info in kept}
         return [info.step in steps for info in checkpoints]
+
+
+def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
+    """What ranks a checkpoint: later bests are better, so steps rank them; the metric would leave ties to Orbax."""
+    is_best = progress.best_value is None or progress.best_step == step
+    return {"value": float(step if is_best else 0)} | ({} if value is None else {"validation": value})
 
 
 def _rank(metrics: Mapping[str, float] | None) -> tuple[float, float]:
@@ -352,7 +390,7 @@ def set_aside(directory: Path, step: int) -> Path:
 def _check_metrics(folder: Path) -> None:
     """Raises DamagedCheckpointError where Orbax would fail without a name, or take it for one without metrics."""
     try:
-        json.loads((folder / "metrics" / "metrics").read_text())["value"]
+        json.loads((folder / _METRICS).read_text())["value"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if folder.exists():  # else a run that goes on has just removed it
             raise DamagedCheckpointError(folder, _brief(error)) from error

@@ -173,7 +173,8 @@ def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -
     with Checkpoints(directory, policy.keep_last, keep_best=policy.keep_best, record=run.record()) as checkpoints:
         if resumed is None and start is not None:
             checkpoints.save(state, progress)  # from now on the earlier run is not needed
-        with open_writer(workdir, int(state.step), config.training.num_steps) as writer:
+        num_steps, owes_validation = config.training.num_steps, progress.owes_validation
+        with open_writer(workdir, int(state.step), num_steps, owes_validation) as writer:
             progress = loop.train(
                 config.training,
                 state,
