@@ -14,20 +14,20 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from lsec_jax.data.files import write_json
 from lsec_jax.parallel import processes
-from lsec_jax.training import checkpoint_contents
+from lsec_jax.training import checkpoint_contents, preservation
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
 
@@ -35,6 +35,8 @@ from lsec_jax.training.termination import Terminated
 _DELETED = "deleted"
 # Where Orbax keeps what `Checkpoints.complete` replaces, below a checkpoint.
 _PROGRESS, _METRICS = Path("progress", "metadata"), Path("metrics", "metrics")
+# With what TensorStore begins its messages about missing or wrong bytes; others are about the machine.
+_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 
 
 class CheckpointError(ValueError):
@@ -46,6 +48,7 @@ class DamagedCheckpointError(CheckpointError):
 
     Attributes:
         step: which one.
+        reason: what is wrong.
     """
 
     def __init__(self, folder: Path, reason: str):
@@ -53,7 +56,7 @@ class DamagedCheckpointError(CheckpointError):
             f"{folder}: damaged ({reason}). `train --fall_back` moves that folder aside and goes on from the "
             "checkpoint before it"
         )
-        self.step = int(folder.name)
+        self.step, self.reason = int(folder.name), reason
 
 
 @dataclasses.dataclass
@@ -95,7 +98,7 @@ class Progress:
 class Checkpoints:
     """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes.
 
-    Where a run has several processes, each of them makes the same calls.
+    Where a run has several processes, each of them makes the same calls. Only those that say so wait for the others.
     """
 
     def __init__(
@@ -122,15 +125,19 @@ class Checkpoints:
         self._record = dict(record or {})
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
+        self._kept, own = preservation.Kept(keep_last, keep_best), processes.index()
         # Orbax's own read_only only adds warnings: opening writes nothing unless it creates the directory.
-        self._kept = _Kept(keep_last, keep_best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             # Deleting in place, which a kill can cut short, would leave what looks like a damaged checkpoint.
             todelete_subdir=None if read_only else _DELETED,
-            best_fn=_rank,
+            best_fn=preservation.rank,
+            # What fails in one process must not leave the others waiting for it.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own})
+            if read_only
+            else ocp.options.MultiprocessingOptions(),
         )
         for step in steps_in(self.directory):
             _check_metrics(self.directory / str(step))
@@ -210,7 +217,7 @@ class Checkpoints:
                     write_json(folder / _METRICS, _metrics(step, progress, value))
                     write_json(folder / _PROGRESS, dataclasses.asdict(progress))  # last: until then it is owed
         self._manager.reload()
-        infos = [_Info(of, self._manager.metrics(of)) for of in self._manager.all_steps()]
+        infos = [preservation.Info(of, self._manager.metrics(of)) for of in self._manager.all_steps()]
         stay = processes.of_first(self._kept.should_preserve(infos))
         with self._writing():
             for info, stays in zip(infos, stay, strict=True):
@@ -225,7 +232,7 @@ class Checkpoints:
         """
         return read_record(self.directory / str(step))
 
-    def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
+    def restore(self, template: TrainState, step: int, verifies: bool = True) -> tuple[TrainState, Progress]:
         """Restores one checkpoint, on any mesh.
 
         Args:
@@ -233,10 +240,12 @@ class Checkpoints:
                 of the template's. Embedding tables and their moments may have more rows than stored, which will be
                 zeros, or fewer, if those left out are zeros.
             step: which one.
+            verifies: whether to look at the checksums, for which processes wait for each other; else `verify` comes
+                later.
 
         Raises:
-            DamagedCheckpointError: if it cannot be read, or is not what was written.
-            CheckpointError: if it does not fit the template.
+            DamagedCheckpointError: if its files are missing, or not what was written.
+            CheckpointError: if it does not fit the template, or cannot be read for another reason.
         """
         folder = self.directory / str(step)
         stored = self.record(step).get("arrays")
@@ -247,18 +256,14 @@ class Checkpoints:
                 + "\nGive the config that it was trained with, or use another --workdir."
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template._asdict())
-        try:
+        with _reading(folder):
+            progress = Progress(**json.loads((folder / _PROGRESS).read_text()))
             restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract, strict=stored is None), progress=ocp.args.JsonRestore()
-                ),
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=stored is None))
             )
-            state, progress = TrainState(**restored.state), Progress(**restored.progress)
-        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise DamagedCheckpointError(folder, f"cannot be restored: {_brief(error)}") from error
-        if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
-            raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
+            state = TrainState(**restored.state)
+        if verifies:
+            verify(folder, state)
         return state, progress
 
     def restore_on_host(self, template: dict[str, Any], step: int) -> dict[str, Any]:
@@ -279,7 +284,7 @@ class Checkpoints:
                     state=ocp.args.PyTreeRestore(template, restore_args=as_stored, partial_restore=True)
                 ),
             )
-        except Exception as error:  # as in `restore`
+        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
             raise CheckpointError(f"{self.directory}/{step}: cannot be read ({_brief(error)})") from error
         return restored.state
 
@@ -310,45 +315,25 @@ class Checkpoints:
             ) from error
 
 
-class _Info(NamedTuple):
-    """What a preservation policy asks of a checkpoint."""
-
-    step: int
-    metrics: Mapping[str, float] | None
-
-
-class _Kept:
-    """Orbax's preservation policy: the newest, the best so far, and those of the best validations."""
-
-    def __init__(self, num_last: int, num_best: int):
-        self._num_last, self._num_best = num_last, num_best
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:
-        """Returns which of the checkpoints, given in the order of steps, stay."""
-        validated = [info for info in checkpoints if "validation" in (info.metrics or {})]
-        validated.sort(key=lambda info: (-info.metrics["validation"], info.step))
-        kept = [*checkpoints[-self._num_last :], *validated[: self._num_best]]
-        kept.append(max(checkpoints, key=lambda info: _rank(info.metrics)))
-        steps = {info.step for info in kept}
-        return [info.step in steps for info in checkpoints]
-
-
-def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
-    """What ranks a checkpoint: later bests are better, so steps rank them; the metric would leave ties to Orbax."""
-    is_best = progress.best_value is None or progress.best_step == step
-    return {"value": float(step if is_best else 0)} | ({} if value is None else {"validation": value})
-
-
-def _rank(metrics: Mapping[str, float] | None) -> tuple[float, float]:
-    """The best so far first, then by validation: where the best one was damaged and moved aside."""
-    metrics = metrics or {}
-    return metrics.get("value", 0.0), metrics.get("validation", -float("inf"))
-
-
 def steps_in(directory: Path) -> list[int]:
     """Steps of the finished checkpoints of a directory, in order; none if there is no directory."""
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
+    return preservation.metrics_of(step, progress.best_value is None or progress.best_step == step, value)
+
+
+def verify(folder: Path, state: TrainState) -> None:
+    """Compares a restored state with the checksums of its checkpoint; all processes call it, and find the same.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written.
+    """
+    stored = read_record(folder).get("arrays")
+    if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
+        raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -356,12 +341,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "record" / "metadata"
     if not path.parent.exists():
         return {}
-    try:
+    with _reading(folder):
         record = json.loads(path.read_text())
-        assert isinstance(record["arrays"], dict)
+        if not isinstance(record["arrays"], dict):
+            raise TypeError("'arrays' is no table")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DamagedCheckpointError(folder, _brief(error)) from error
 
 
 def set_aside(directory: Path, step: int) -> Path:
@@ -372,30 +356,53 @@ def set_aside(directory: Path, step: int) -> Path:
     Raises:
         CheckpointError: if it is the only one: then there is nothing to fall back on.
     """
-    if steps_in(directory) == [step]:
-        raise CheckpointError(
-            f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that folder from "
-            "a copy, or train into another --workdir"
-        )
     folder = directory.parent / "damaged_checkpoints"
-    if processes.is_first():
-        folder.mkdir(exist_ok=True)
-        taken = {path.name for path in folder.iterdir()}
-        name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
-        os.rename(directory / str(step), folder / name)
-    multihost_utils.sync_global_devices(f"{step} is set aside")  # which is nothing in a single process
+    with processes.agreed("setting a checkpoint aside"):
+        if processes.is_first():
+            if steps_in(directory) == [step]:
+                raise CheckpointError(
+                    f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that "
+                    "folder from a copy, or train into another --workdir"
+                )
+            folder.mkdir(exist_ok=True)
+            taken = {path.name for path in folder.iterdir()}
+            name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
+            os.rename(directory / str(step), folder / name)
     return folder
 
 
 def _check_metrics(folder: Path) -> None:
     """Raises DamagedCheckpointError where Orbax would fail without a name, or take it for one without metrics."""
     try:
-        json.loads((folder / _METRICS).read_text())["value"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with _reading(folder):
+            json.loads((folder / _METRICS).read_text())["value"]
+    except DamagedCheckpointError:
         if folder.exists():  # else a run that goes on has just removed it
+            raise
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Tells damage to a checkpoint that is read inside, by this process alone, from what else may go wrong."""
+    try:
+        yield
+    except Exception as error:
+        if _is_damage(error):
             raise DamagedCheckpointError(folder, _brief(error)) from error
+        raise CheckpointError(
+            f"{folder}: cannot be read ({_brief(error)}), but is not known to be damaged; the same command tries again"
+        ) from error
 
 
-def _brief(error: Exception) -> str:
-    """Orbax's messages run over pages; the first line says what happened."""
+def _is_damage(error: BaseException) -> bool:
+    """Whether the files are missing or make no sense; that they could not be opened or held says nothing of them."""
+    error = error.__cause__ or error
+    if status := re.match(r"[A-Z_]{5,}(?=: )", str(error)):
+        return status[0] in _DAMAGE
+    return isinstance(error, (FileNotFoundError, ValueError, KeyError, TypeError))
+
+
+def _brief(error: BaseException) -> str:
+    """Orbax's messages run over pages; the first line of what it had from TensorStore says what happened."""
+    error = error.__cause__ or error
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
