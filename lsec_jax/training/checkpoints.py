@@ -16,7 +16,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,7 @@ class Checkpoints:
         read_only: bool = False,
         keep_best: int = 1,
         record: Mapping[str, Any] | None = None,
+        save_seconds: int = 1200,
     ):
         """Opens the directory, and clears away what a killed process left half written, unless read_only.
 
@@ -117,6 +120,7 @@ class Checkpoints:
             keep_best: checkpoints of the best validations kept besides.
             read_only: for evaluation.
             record: what each checkpoint is to say of its run, as JSON.
+            save_seconds: how long writing a checkpoint may take, in all processes.
 
         Raises:
             CheckpointError: if read_only and the directory has no checkpoint, or one is damaged.
@@ -138,6 +142,7 @@ class Checkpoints:
             multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own})
             if read_only
             else ocp.options.MultiprocessingOptions(),
+            async_options=ocp.options.AsyncOptions(save_seconds, _barrier()),
         )
         for step in steps_in(self.directory):
             _check_metrics(self.directory / str(step))
@@ -319,6 +324,21 @@ def steps_in(directory: Path) -> list[int]:
     """Steps of the finished checkpoints of a directory, in order; none if there is no directory."""
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _barrier() -> Callable[..., None]:
+    """Orbax's barrier for its threads, but one whose write failed passes by; else all would wait for each other.
+
+    Its error is raised where this process next waits for what it saves, and ends it, and so the others.
+    """
+    own_thread, barrier = threading.current_thread(), ocp.multihost.get_barrier_sync_fn()
+
+    def passed(*, key: str, timeout_ms: int) -> None:
+        has_failed = threading.current_thread() is not own_thread and sys.exception() is not None
+        if not has_failed:
+            barrier(key=key, timeout_ms=timeout_ms)
+
+    return passed
 
 
 def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:

@@ -172,7 +172,9 @@ def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -
         is_finished = loop.is_finished(config.training, int(state.step), progress)
         logging.info("training ended at step %d" if is_finished else "resuming from step %d", int(state.step))
     policy = config.checkpoint
-    with Checkpoints(directory, policy.keep_last, keep_best=policy.keep_best, record=run.record()) as checkpoints:
+    with Checkpoints(
+        directory, policy.keep_last, False, policy.keep_best, run.record(), policy.save_seconds
+    ) as checkpoints:
         if resumed is None and start is not None:
             checkpoints.save(state, progress)  # from now on the earlier run is not needed
         num_steps, owes_validation = config.training.num_steps, progress.owes_validation

@@ -6,6 +6,7 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.state import TrainState
@@ -72,10 +73,10 @@ print("ended at", step)
 """
 
 
-def started(script, folder):
+def started(script, folder, *arguments):
     """Two processes that run the script."""
     address = f"127.0.0.1:{free_port()}"
-    return [start(["-c", PRELUDE + script, address, rank, folder], num_devices=2) for rank in range(2)]
+    return [start(["-c", PRELUDE + script, address, rank, folder, *arguments], num_devices=2) for rank in range(2)]
 
 
 def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restores_on_one(tmp_path):
@@ -179,3 +180,29 @@ def test_processes_that_have_workdirs_of_their_own_are_refused(tmp_path):
     assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
     told = [of.out.splitlines()[-1] for of in done]
     assert all(f"{tmp_path / '1' / 'lock'}: this process does not see what process 0" in text for text in told), told
+
+
+FULL = """
+import resource
+try:
+    with Checkpoints(folder / "checkpoints", 3) as checkpoints:
+        checkpoints.save(state_at(1), Progress())
+        assert checkpoints.finished_step() == 1
+        if rank == int(sys.argv[4]):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for step in (2, 3):
+            checkpoints.save(state_at(step), Progress())
+except CheckpointError as error:
+    print(error, flush=True)
+    os._exit(2)
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_cannot_write_its_part_of_a_checkpoint_ends_all_with_its_message(tmp_path, failing):
+    begun = time.monotonic()
+    done = ended(started(FULL, tmp_path, failing))
+    assert time.monotonic() - begun < 100, "they waited for each other"
+    assert done[failing].code == 2 and done[1 - failing].code != 0, "\n".join(of.err for of in done)
+    assert "could not be written" in done[failing].out and "step 1 is intact" in done[failing].out
+    assert runs.steps_of(tmp_path) == [1]
