@@ -14,11 +14,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import shutil
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from absl import logging
 
 from lsec_jax.data.files import write_json
 from lsec_jax.parallel import processes
-from lsec_jax.training import checkpoint_contents, preservation
+from lsec_jax.training import checkpoint_contents, orbax_errors, preservation
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
 
@@ -37,8 +34,6 @@ from lsec_jax.training.termination import Terminated
 _DELETED = "deleted"
 # Where Orbax keeps what `Checkpoints.complete` replaces, below a checkpoint.
 _PROGRESS, _METRICS = Path("progress", "metadata"), Path("metrics", "metrics")
-# With what TensorStore begins its messages about missing or wrong bytes; others are about the machine.
-_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 
 
 class CheckpointError(ValueError):
@@ -142,7 +137,7 @@ class Checkpoints:
             multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own})
             if read_only
             else ocp.options.MultiprocessingOptions(),
-            async_options=ocp.options.AsyncOptions(save_seconds, _barrier()),
+            async_options=ocp.options.AsyncOptions(save_seconds, orbax_errors.barrier()),
         )
         for step in steps_in(self.directory):
             _check_metrics(self.directory / str(step))
@@ -290,7 +285,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({_brief(error)})") from error
+            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({orbax_errors.brief(error)})") from error
         return restored.state
 
     def best_step(self) -> int:
@@ -308,15 +303,17 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """What goes wrong inside becomes one message that says what is left."""
+        """What cannot be written inside becomes one message that says what is left."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have many types for a disk that is full
+            if orbax_errors.is_broken_connection(error):
+                raise
             last = max(steps_in(self.directory), default=None)
             kept = "no checkpoint had been saved yet" if last is None else f"the checkpoint of step {last} is intact"
             raise CheckpointError(
-                f"{self.directory}: a checkpoint could not be written ({_brief(error)}); {kept}. Make room on that "
-                "disk, or let it be written to; then the same command resumes"
+                f"{self.directory}: a checkpoint could not be written ({orbax_errors.brief(error)}); {kept}. Make room "
+                "on that disk, or let it be written to; then the same command resumes"
             ) from error
 
 
@@ -324,21 +321,6 @@ def steps_in(directory: Path) -> list[int]:
     """Steps of the finished checkpoints of a directory, in order; none if there is no directory."""
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _barrier() -> Callable[..., None]:
-    """Orbax's barrier for its threads, but one whose write failed passes by; else all would wait for each other.
-
-    Its error is raised where this process next waits for what it saves, and ends it, and so the others.
-    """
-    own_thread, barrier = threading.current_thread(), ocp.multihost.get_barrier_sync_fn()
-
-    def passed(*, key: str, timeout_ms: int) -> None:
-        has_failed = threading.current_thread() is not own_thread and sys.exception() is not None
-        if not has_failed:
-            barrier(key=key, timeout_ms=timeout_ms)
-
-    return passed
 
 
 def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
@@ -407,22 +389,9 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_damage(error):
-            raise DamagedCheckpointError(folder, _brief(error)) from error
+        if orbax_errors.is_damage(error):
+            raise DamagedCheckpointError(folder, orbax_errors.brief(error)) from error
         raise CheckpointError(
-            f"{folder}: cannot be read ({_brief(error)}), but is not known to be damaged; the same command tries again"
+            f"{folder}: cannot be read ({orbax_errors.brief(error)}), but is not known to be damaged; the same command "
+            "tries again"
         ) from error
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Whether the files are missing or make no sense; that they could not be opened or held says nothing of them."""
-    error = error.__cause__ or error
-    if status := re.match(r"[A-Z_]{5,}(?=: )", str(error)):
-        return status[0] in _DAMAGE
-    return isinstance(error, (FileNotFoundError, ValueError, KeyError, TypeError))
-
-
-def _brief(error: BaseException) -> str:
-    """Orbax's messages run over pages; the first line of what it had from TensorStore says what happened."""
-    error = error.__cause__ or error
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

@@ -204,5 +204,6 @@ def test_a_process_that_cannot_write_its_part_of_a_checkpoint_ends_all_with_its_
     done = ended(started(FULL, tmp_path, failing))
     assert time.monotonic() - begun < 100, "they waited for each other"
     assert done[failing].code == 2 and done[1 - failing].code != 0, "\n".join(of.err for of in done)
+    assert "could not be written" not in done[1 - failing].out
     assert "could not be written" in done[failing].out and "step 1 is intact" in done[failing].out
     assert runs.steps_of(tmp_path) == [1]
