@@ -87,7 +87,7 @@ def unbroken(tmp_path_factory):
 
 def separate_sessions(workdir):
     """A second's sessions would share one file."""
-    for path in (workdir / "tensorboard").iterdir():
+    for path in sorted((workdir / "tensorboard").iterdir()):
         path.rename(path.with_name(f"earlier.{path.name}"))
 
 
