@@ -167,11 +167,13 @@ class CheckpointConfig:
         save_every: steps between checkpoints besides those of validations; 0 = only those.
         keep_last: newest checkpoints kept.
         keep_best: checkpoints of the best validations kept besides them; of equals the earlier ones.
+        save_seconds: how long writing a checkpoint may take, in all processes; beyond that the run ends.
     """
 
     save_every: int = 0
     keep_last: int = 2
     keep_best: int = 1
+    save_seconds: int = 1200
 
 
 @dataclasses.dataclass
@@ -292,7 +294,7 @@ def validate(config: RunConfig) -> None:
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
-    for name, minimum in (("save_every", 0), ("keep_last", 1), ("keep_best", 1)):
+    for name, minimum in (("save_every", 0), ("keep_last", 1), ("keep_best", 1), ("save_seconds", 1)):
         require_at_least(f"config.checkpoint.{name}", getattr(config.checkpoint, name), minimum)
     check_parallel(config.parallel)
     for key, seed in (("config.seed", config.seed), ("config.evaluation.candidates_seed", evaluation.candidates_seed)):

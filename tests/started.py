@@ -29,12 +29,12 @@ def environment(num_devices=1):
     return {**kept, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices), "PYTHONPATH": str(ROOT)}
 
 
-def start(command, num_devices=1):
-    """Starts Python with some arguments."""
+def start(command, num_devices=1, folder=ROOT):
+    """Starts Python with some arguments in a folder."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=environment(num_devices),
-        cwd=ROOT,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

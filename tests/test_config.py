@@ -199,6 +199,7 @@ def test_what_an_older_version_did_not_store_counts_as_its_default():
         ("evaluation.candidates_seed", -1, "in [0, 2**32)"),
         ("checkpoint.keep_last", 0, "at least 1"),
         ("checkpoint.keep_best", 0, "at least 1"),
+        ("checkpoint.save_seconds", 0, "at least 1"),
         ("checkpoint.save_every", -1, "at least 0"),
         ("training.max_skipped", -1, "at least 0"),
         ("training.on_nonfinite", "ignore", "stop"),

@@ -116,6 +116,11 @@ def of_first(value: Any) -> Any:
     return value if _Own.count == 1 else json.loads(gather_texts(json.dumps(value) if is_first() else "")[0])
 
 
+def gather(value: Any) -> list[Any]:
+    """Returns the JSON values of all processes, in their order."""
+    return [value] if _Own.count == 1 else [json.loads(text) for text in gather_texts(json.dumps(value))]
+
+
 def gather_texts(text: str) -> list[str]:
     """Returns the texts of all processes, in their order."""
     own = np.frombuffer(text.encode(), np.uint8)

@@ -5,6 +5,7 @@ A checkpoint is a folder named by its step, which appears whole or not at all. I
 - `progress`: the early-stopping record and what else the loop must know to go on bit for bit.
 - `record`: the resolved config, counts and fingerprint of the data (with its ids), shapes and checksums of the arrays.
 - `metrics`: what ranks it.
+Only a validation that it owes changes it later: its result takes the place of `metrics` and `progress`, file by file.
 Random keys and the order of the data are functions of the config's seed and the step, so they need no state of their
 own.
 """
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
+from lsec_jax.data.files import write_json
 from lsec_jax.parallel import processes
-from lsec_jax.training import checkpoint_contents
+from lsec_jax.training import checkpoint_contents, orbax_errors, preservation
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
 
 # Where checkpoints wait for their deletion, below their directory.
 _DELETED = "deleted"
+# Where Orbax keeps what `Checkpoints.complete` replaces, below a checkpoint.
+_PROGRESS, _METRICS = Path("progress", "metadata"), Path("metrics", "metrics")
 
 
 class CheckpointError(ValueError):
@@ -42,6 +45,7 @@ class DamagedCheckpointError(CheckpointError):
 
     Attributes:
         step: which one.
+        reason: what is wrong.
     """
 
     def __init__(self, folder: Path, reason: str):
@@ -49,7 +53,7 @@ class DamagedCheckpointError(CheckpointError):
             f"{folder}: damaged ({reason}). `train --fall_back` moves that folder aside and goes on from the "
             "checkpoint before it"
         )
-        self.step = int(folder.name)
+        self.step, self.reason = int(folder.name), reason
 
 
 @dataclasses.dataclass
@@ -91,7 +95,7 @@ class Progress:
 class Checkpoints:
     """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes.
 
-    Where a run has several processes, each of them makes the same calls.
+    Where a run has several processes, each of them makes the same calls. Only those that say so wait for the others.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Checkpoints:
         read_only: bool = False,
         keep_best: int = 1,
         record: Mapping[str, Any] | None = None,
+        save_seconds: int = 1200,
     ):
         """Opens the directory, and clears away what a killed process left half written, unless read_only.
 
@@ -110,6 +115,7 @@ class Checkpoints:
             keep_best: checkpoints of the best validations kept besides.
             read_only: for evaluation.
             record: what each checkpoint is to say of its run, as JSON.
+            save_seconds: how long writing a checkpoint may take, in all processes.
 
         Raises:
             CheckpointError: if read_only and the directory has no checkpoint, or one is damaged.
@@ -118,14 +124,20 @@ class Checkpoints:
         self._record = dict(record or {})
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
+        self._kept, own = preservation.Kept(keep_last, keep_best), processes.index()
         # Orbax's own read_only only adds warnings: opening writes nothing unless it creates the directory.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(keep_last, keep_best),
+            preservation_policy=self._kept,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             # Deleting in place, which a kill can cut short, would leave what looks like a damaged checkpoint.
             todelete_subdir=None if read_only else _DELETED,
-            best_fn=_rank,
+            best_fn=preservation.rank,
+            # What fails in one process must not leave the others waiting for it.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own})
+            if read_only
+            else ocp.options.MultiprocessingOptions(),
+            async_options=ocp.options.AsyncOptions(save_seconds, orbax_errors.barrier()),
         )
         for step in steps_in(self.directory):
             _check_metrics(self.directory / str(step))
@@ -173,15 +185,9 @@ class Checkpoints:
             CheckpointError: if this or the checkpoint before it cannot be written.
         """
         step = int(state.step)
-        is_best = progress.best_value is None or progress.best_step == step
-        # Later bests are better, so steps rank them; the metric itself would leave ties to Orbax.
-        metrics = {"value": float(step if is_best else 0)} | ({} if value is None else {"validation": value})
+        assert step not in self._manager.all_steps(), "nothing would be saved"
         record = {"version": 1, **self._record, "arrays": checkpoint_contents.describe(state)}
         with self._writing():
-            if step in self._manager.all_steps():  # of a run that was ended before the validation of this step
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
-                self._purge()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -189,8 +195,34 @@ class Checkpoints:
                     progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
                     record=ocp.args.JsonSave(record),
                 ),
-                metrics=metrics,
+                metrics=_metrics(step, progress, value),
             )
+        self._purge()
+
+    def complete(self, step: int, progress: Progress, value: float | None) -> None:
+        """Adds what the validation that a checkpoint owes has found; one that is killed meanwhile owes it still.
+
+        Args:
+            step: of a finished checkpoint.
+            progress: after the validation.
+            value: of the validation.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        folder = self.directory / str(step)
+        with processes.agreed("storing a validation"):
+            if processes.is_first():
+                with self._writing():
+                    write_json(folder / _METRICS, _metrics(step, progress, value))
+                    write_json(folder / _PROGRESS, dataclasses.asdict(progress))  # last: until then it is owed
+        self._manager.reload()
+        infos = [preservation.Info(of, self._manager.metrics(of)) for of in self._manager.all_steps()]
+        stay = processes.of_first(self._kept.should_preserve(infos))
+        with self._writing():
+            for info, stays in zip(infos, stay, strict=True):
+                if not stays:
+                    self._manager.delete(info.step)
         self._purge()
 
     def record(self, step: int) -> dict[str, Any]:
@@ -200,7 +232,7 @@ class Checkpoints:
         """
         return read_record(self.directory / str(step))
 
-    def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
+    def restore(self, template: TrainState, step: int, verifies: bool = True) -> tuple[TrainState, Progress]:
         """Restores one checkpoint, on any mesh.
 
         Args:
@@ -208,10 +240,12 @@ class Checkpoints:
                 of the template's. Embedding tables and their moments may have more rows than stored, which will be
                 zeros, or fewer, if those left out are zeros.
             step: which one.
+            verifies: whether to look at the checksums, for which processes wait for each other; else `verify` comes
+                later.
 
         Raises:
-            DamagedCheckpointError: if it cannot be read, or is not what was written.
-            CheckpointError: if it does not fit the template.
+            DamagedCheckpointError: if its files are missing, or not what was written.
+            CheckpointError: if it does not fit the template, or cannot be read for another reason.
         """
         folder = self.directory / str(step)
         stored = self.record(step).get("arrays")
@@ -222,18 +256,14 @@ class Checkpoints:
                 + "\nGive the config that it was trained with, or use another --workdir."
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template._asdict())
-        try:
+        with _reading(folder):
+            progress = Progress(**json.loads((folder / _PROGRESS).read_text()))
             restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract, strict=stored is None), progress=ocp.args.JsonRestore()
-                ),
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=stored is None))
             )
-            state, progress = TrainState(**restored.state), Progress(**restored.progress)
-        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise DamagedCheckpointError(folder, f"cannot be restored: {_brief(error)}") from error
-        if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
-            raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
+            state = TrainState(**restored.state)
+        if verifies:
+            verify(folder, state)
         return state, progress
 
     def restore_on_host(self, template: dict[str, Any], step: int) -> dict[str, Any]:
@@ -254,8 +284,8 @@ class Checkpoints:
                     state=ocp.args.PyTreeRestore(template, restore_args=as_stored, partial_restore=True)
                 ),
             )
-        except Exception as error:  # as in `restore`
-            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({_brief(error)})") from error
+        except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
+            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({orbax_errors.brief(error)})") from error
         return restored.state
 
     def best_step(self) -> int:
@@ -273,38 +303,18 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """What goes wrong inside becomes one message that says what is left."""
+        """What cannot be written inside becomes one message that says what is left."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have many types for a disk that is full
+            if orbax_errors.is_broken_connection(error):
+                raise
             last = max(steps_in(self.directory), default=None)
             kept = "no checkpoint had been saved yet" if last is None else f"the checkpoint of step {last} is intact"
             raise CheckpointError(
-                f"{self.directory}: a checkpoint could not be written ({_brief(error)}); {kept}. Make room on that "
-                "disk, or let it be written to; then the same command resumes"
+                f"{self.directory}: a checkpoint could not be written ({orbax_errors.brief(error)}); {kept}. Make room "
+                "on that disk, or let it be written to; then the same command resumes"
             ) from error
-
-
-class _Kept:
-    """Orbax's preservation policy: the newest, the best so far, and those of the best validations."""
-
-    def __init__(self, num_last: int, num_best: int):
-        self._num_last, self._num_best = num_last, num_best
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns which of the checkpoints, given in the order of steps, stay."""
-        validated = [info for info in checkpoints if "validation" in (info.metrics or {})]
-        validated.sort(key=lambda info: (-info.metrics["validation"], info.step))
-        kept = [*checkpoints[-self._num_last :], *validated[: self._num_best]]
-        kept.append(max(checkpoints, key=lambda info: _rank(info.metrics)))
-        steps = {info.step for info in kept}
-        return [info.step in steps for info in checkpoints]
-
-
-def _rank(metrics: Mapping[str, float] | None) -> tuple[float, float]:
-    """The best so far first, then by validation: where the best one was damaged and moved aside."""
-    metrics = metrics or {}
-    return metrics.get("value", 0.0), metrics.get("validation", -float("inf"))
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -313,17 +323,31 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
+    return preservation.metrics_of(step, progress.best_value is None or progress.best_step == step, value)
+
+
+def verify(folder: Path, state: TrainState) -> None:
+    """Compares a restored state with the checksums of its checkpoint; all processes call it, and find the same.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written.
+    """
+    stored = read_record(folder).get("arrays")
+    if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
+        raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """`Checkpoints.record` of a checkpoint's folder, without opening it."""
     path = folder / "record" / "metadata"
     if not path.parent.exists():
         return {}
-    try:
+    with _reading(folder):
         record = json.loads(path.read_text())
-        assert isinstance(record["arrays"], dict)
+        if not isinstance(record["arrays"], dict):
+            raise TypeError("'arrays' is no table")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DamagedCheckpointError(folder, _brief(error)) from error
 
 
 def set_aside(directory: Path, step: int) -> Path:
@@ -334,30 +358,40 @@ def set_aside(directory: Path, step: int) -> Path:
     Raises:
         CheckpointError: if it is the only one: then there is nothing to fall back on.
     """
-    if steps_in(directory) == [step]:
-        raise CheckpointError(
-            f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that folder from "
-            "a copy, or train into another --workdir"
-        )
     folder = directory.parent / "damaged_checkpoints"
-    if processes.is_first():
-        folder.mkdir(exist_ok=True)
-        taken = {path.name for path in folder.iterdir()}
-        name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
-        os.rename(directory / str(step), folder / name)
-    multihost_utils.sync_global_devices(f"{step} is set aside")  # which is nothing in a single process
+    with processes.agreed("setting a checkpoint aside"):
+        if processes.is_first():
+            if steps_in(directory) == [step]:
+                raise CheckpointError(
+                    f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that "
+                    "folder from a copy, or train into another --workdir"
+                )
+            folder.mkdir(exist_ok=True)
+            taken = {path.name for path in folder.iterdir()}
+            name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
+            os.rename(directory / str(step), folder / name)
     return folder
 
 
 def _check_metrics(folder: Path) -> None:
     """Raises DamagedCheckpointError where Orbax would fail without a name, or take it for one without metrics."""
     try:
-        json.loads((folder / "metrics" / "metrics").read_text())["value"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with _reading(folder):
+            json.loads((folder / _METRICS).read_text())["value"]
+    except DamagedCheckpointError:
         if folder.exists():  # else a run that goes on has just removed it
-            raise DamagedCheckpointError(folder, _brief(error)) from error
+            raise
 
 
-def _brief(error: Exception) -> str:
-    """Orbax's messages run over pages; the first line says what happened."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Tells damage to a checkpoint that is read inside, by this process alone, from what else may go wrong."""
+    try:
+        yield
+    except Exception as error:
+        if orbax_errors.is_damage(error):
+            raise DamagedCheckpointError(folder, orbax_errors.brief(error)) from error
+        raise CheckpointError(
+            f"{folder}: cannot be read ({orbax_errors.brief(error)}), but is not known to be damaged; the same command "
+            "tries again"
+        ) from error

@@ -1,10 +1,11 @@
 """The whole job of `python -m lsec_jax.train`: prepare, train or resume, evaluate, report."""
 
 import contextlib
+import dataclasses
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from absl import logging
 
@@ -12,13 +13,15 @@ from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import initialisation, loop, plots, reports
-from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in
+from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in, verify
 from lsec_jax.training.initialisation import Origin, Start
-from lsec_jax.training.locks import WorkdirLock
+from lsec_jax.training.locks import WorkdirLock, await_sight
 from lsec_jax.training.run import Run, prepare
 from lsec_jax.training.state import TrainState
-from lsec_jax.training.workdirs import await_claim, check_workdir, claim_workdir
+from lsec_jax.training.workdirs import check_workdir, claim_workdir
 from lsec_jax.training.writers import make_directory, open_writer
+
+T = TypeVar("T")
 
 
 class Trained(NamedTuple):
@@ -147,17 +150,16 @@ def _train(
 
 
 def _claim(workdir: Path, run: Run, lock: WorkdirLock, start: Start | None) -> None:
-    """Makes the workdir this run's own. All processes must have the same data, and see what the first one wrote."""
+    """Makes the workdir this run's own. All processes must have the same data and the same workdir."""
     if processes.count() > 1:
         processes.require_same({"data": run.describe()}, "Give every process the same files")
-    with processes.agreed("claiming the workdir"):
+    with processes.agreed("making the workdir"):
         if processes.is_first():
             make_directory(workdir, f"--workdir={workdir}")
-            lock.take()
+    lock.take()
+    with processes.agreed("claiming the workdir"):
+        if processes.is_first():
             claim_workdir(workdir, run, None if start is None else start.record)
-    with processes.agreed("looking at the workdir"):
-        if not processes.is_first():
-            await_claim(workdir)
 
 
 def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -> Trained:
@@ -170,10 +172,13 @@ def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -
         is_finished = loop.is_finished(config.training, int(state.step), progress)
         logging.info("training ended at step %d" if is_finished else "resuming from step %d", int(state.step))
     policy = config.checkpoint
-    with Checkpoints(directory, policy.keep_last, keep_best=policy.keep_best, record=run.record()) as checkpoints:
+    with Checkpoints(
+        directory, policy.keep_last, False, policy.keep_best, run.record(), policy.save_seconds
+    ) as checkpoints:
         if resumed is None and start is not None:
             checkpoints.save(state, progress)  # from now on the earlier run is not needed
-        with open_writer(workdir, int(state.step), config.training.num_steps) as writer:
+        num_steps, owes_validation = config.training.num_steps, progress.owes_validation
+        with open_writer(workdir, int(state.step), num_steps, owes_validation) as writer:
             progress = loop.train(
                 config.training,
                 state,
@@ -195,18 +200,50 @@ def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -
 def _restore(
     run: Run, directory: Path, fall_back: bool, choose: Callable[[Checkpoints], int | None]
 ) -> tuple[TrainState, Progress] | None:
-    """Restores the checkpoint that is chosen; None where there is none. Damaged ones are moved aside to fall back."""
-    while steps_in(directory):
+    """Restores the checkpoint that is chosen; None where there is none. Damaged ones are moved aside to fall back.
+
+    The first process chooses; all go on from the same one, or none does.
+    """
+
+    def chosen() -> int | None:
+        if not processes.is_first() or not steps_in(directory):
+            return None
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            return choose(checkpoints)
+
+    def restored() -> tuple[TrainState, Progress]:
+        await_sight(directory / str(step))
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            return run.restore(checkpoints, step, verifies=False)
+
+    while True:
         try:
-            with Checkpoints(directory, read_only=True) as checkpoints:
-                step = choose(checkpoints)
-                assert step is not None
-                return run.restore(checkpoints, step)
+            step = processes.of_first(_read_by_all(chosen, directory))
+            if step is None:
+                return None
+            state, progress = _read_by_all(restored, directory)
+            verify(directory / str(step), state)
         except DamagedCheckpointError as error:
             if not fall_back:
                 raise
             logging.warning("%s. It is in %s now", error, set_aside(directory, error.step))
-    return None
+            continue
+        processes.require_same({"progress": dataclasses.asdict(progress)}, f"Give every process the same {directory}")
+        return state, progress
+
+
+def _read_by_all(read: Callable[[], T], directory: Path) -> T:
+    """What each process reads of the checkpoints; what is damaged for one of them is damaged for all."""
+    found, damage = [], None
+    with processes.agreed("reading a checkpoint"):
+        try:
+            found.append(read())
+        except DamagedCheckpointError as error:
+            damage = error
+    for seen in processes.gather(None if damage is None else [damage.step, damage.reason]):
+        if seen is not None:
+            raise DamagedCheckpointError(directory / str(seen[0]), seen[1]) from damage
+    return found[0]
 
 
 def _validator(run: Run) -> loop.Validate:

@@ -65,8 +65,7 @@ def train(
     session = _Session(config, progress, validate, checkpoints, writer)
     with StepInputs(input_at, step, config.num_steps, config.prefetch) as stream, Termination() as termination:
         if progress.owes_validation:
-            session.validate(state, step, termination)
-            session.save(state, step, is_validated=True)
+            session.make_up(state, step, termination)
         if not is_finished(config, step, progress):
             writer.announce("compiling the training step")
         while not is_finished(config, step, progress):
@@ -164,6 +163,13 @@ class _Session:
                     self._progress.record(step, value)
                     assert self._progress.best_value is not None
                     self._shown |= {self._config.metric: value, "best": self._progress.best_value}
+
+    def make_up(self, state: TrainState, step: int, termination: Termination) -> None:
+        """Makes the validation that the checkpoint of this step owes, and stores its result there."""
+        self.validate(state, step, termination)
+        with self._clock.saving():
+            self._writer.flush()
+            self._checkpoints.complete(step, self._progress, self._progress.last_value)
 
     def save(self, state: TrainState, step: int, is_validated: bool = False) -> None:
         """Saves what is not saved yet, after a look at the numbers of all steps so far."""

@@ -190,8 +190,8 @@ class Run:
     def _descriptions(self) -> dict[int, dict[str, Any]]:
         return {}
 
-    def restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, Progress]:
-        """Restores a checkpoint of this run.
+    def restore(self, checkpoints: Checkpoints, step: int, verifies: bool = True) -> tuple[TrainState, Progress]:
+        """Restores a checkpoint of this run; arguments as `Checkpoints.restore`.
 
         Raises:
             CheckpointError: if it is damaged, or of another model or data set.
@@ -211,7 +211,7 @@ class Run:
                     + "\n  ".join(lines)
                     + "\nTake it out of that folder, or use the --workdir that it belongs to."
                 )
-        return checkpoints.restore(self.initial_state(), step)
+        return checkpoints.restore(self.initial_state(), step, verifies)
 
     def _optimizer(self) -> Any:
         return optimizers.build(self.config.optimizer, self.config.training.num_steps)

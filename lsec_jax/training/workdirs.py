@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,22 +92,6 @@ def claim_workdir(workdir: Path, run: Run, origin: Mapping[str, Any] | None = No
     if changed := [line for line in changed if line.startswith(_MAY_CHANGE)]:
         logging.info("changed since this run was started: %s", ", ".join(changed))
         write_json(workdir / "config.json", current)
-
-
-def await_claim(workdir: Path, seconds: float = 60.0) -> None:
-    """Returns when this process sees what the first one wrote; network file systems may take a while.
-
-    Raises:
-        ConfigError: if it does not see it in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not (workdir / "config.json").exists():
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"--workdir={workdir}: this process does not see the config.json that process 0 wrote there; give a "
-                "directory that all processes share"
-            )
-        time.sleep(0.1)
 
 
 def check_fingerprint(workdir: Path, data: LiveCommerceData) -> None:

@@ -19,6 +19,7 @@ from lsec_jax.data.files import replacing
 from lsec_jax.parallel import processes
 
 _FLUSH_SECONDS = 10.0
+_COMMON = ("step", "kind", "train_seconds")  # of each line; the rest are metrics
 
 
 def require_writable(directory: Path, argument: str) -> None:
@@ -47,7 +48,7 @@ def make_directory(directory: Path, argument: str) -> None:
 class MetricWriter:
     """Writes metrics of one run. Use as a context manager."""
 
-    def __init__(self, workdir: Path, first_step: int, num_steps: int):
+    def __init__(self, workdir: Path, first_step: int, num_steps: int, owes_validation: bool = False):
         """Opens the files for appending.
 
         Args:
@@ -55,12 +56,17 @@ class MetricWriter:
             first_step: steps done already; lines of metrics.jsonl beyond it (written after the checkpoint that the run
                 resumes from) are dropped, and TensorBoard is told to drop theirs.
             num_steps: for the progress display.
+            owes_validation: the validation of `first_step` is still to come; what it wrote before is dropped, too.
         """
         path = workdir / "metrics.jsonl"
-        if path.exists():
-            _drop_later_lines(path, first_step)
+        lines = _keep_lines(path, first_step, owes_validation) if path.exists() else []
         self._file = path.open("a")
-        self._events = _Events(workdir / "tensorboard", first_step + 1)
+        purge_step = first_step if owes_validation else first_step + 1
+        self._events = _Events(workdir / "tensorboard", purge_step)
+        for line in lines:
+            if line["step"] >= purge_step:  # TensorBoard drops the whole step
+                metrics = {name: value for name, value in line.items() if name not in _COMMON}
+                self._events.add(line["step"], line["kind"], metrics)
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
             initial=first_step,
@@ -152,9 +158,9 @@ class SilentWriter:
 Writer = MetricWriter | SilentWriter
 
 
-def open_writer(workdir: Path, first_step: int, num_steps: int) -> Writer:
+def open_writer(workdir: Path, first_step: int, num_steps: int, owes_validation: bool = False) -> Writer:
     """The writer of this process: `MetricWriter` in the first one, a silent one in the others."""
-    return MetricWriter(workdir, first_step, num_steps) if processes.is_first() else SilentWriter()
+    return MetricWriter(workdir, first_step, num_steps, owes_validation) if processes.is_first() else SilentWriter()
 
 
 class _Events:
@@ -190,13 +196,17 @@ class _Events:
         self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
-def _drop_later_lines(path: Path, last_step: int) -> None:
+def _keep_lines(path: Path, last_step: int, owes_validation: bool) -> list[dict[str, Any]]:
+    """Drops the lines of later steps, and of a validation that is still to come; returns the others."""
     kept = []
-    for line in path.read_text().splitlines():
+    for text in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= last_step:
+            line = json.loads(text)
+            is_owed = owes_validation and line["step"] == last_step and line["kind"] != "train"
+            if line["step"] <= last_step and not is_owed:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line cut by a kill: its step is trained again
     with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return kept

@@ -1,10 +1,12 @@
-"""Checkpoints and SIGTERM in a run of several processes."""
+"""Checkpoints, SIGTERM and the failure of one process in a run of several."""
 
+import fcntl
 import signal
 import time
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.state import TrainState
@@ -12,27 +14,28 @@ from lsec_jax.training.tables import Params
 from tests import runs
 from tests.started import ended, free_port, start
 
-NUM_ROWS = 10
-# A table in four pieces, two for each of two processes; one of the processes is asked to end.
-PROCESS = """
-import pathlib, sys, time
+NUM_ROWS, WIDTH = 1000, 300
+# A table in four pieces, two for each of two processes, too large for Orbax to put both into one file.
+PRELUDE = """
+import os, pathlib, sys, time
 import jax
 address, rank, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-from lsec_jax.config import RunConfig
-from lsec_jax.parallel import startup
+from lsec_jax.config import ConfigError, ParallelConfig, RunConfig
+from lsec_jax.parallel import processes, startup
 from lsec_jax.parallel.members import Member
-startup.start(Member(address, 2, rank), RunConfig(None, None), {})
+startup.start(Member(address, 2, rank), RunConfig(None, None, parallel=ParallelConfig(heartbeat_seconds=10)), {})
 
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from lsec_jax.training.checkpoints import Checkpoints, Progress
+from lsec_jax.training import fit
+from lsec_jax.training.checkpoints import Checkpoints, CheckpointError, DamagedCheckpointError, Progress
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from lsec_jax.training.termination import Termination
 
 mesh = jax.make_mesh((4,), ("model",), (AxisType.Auto,))
-table = np.zeros((12, 3), np.float32)
-table[:10] = np.arange(30).reshape(10, 3)
+table = np.zeros((1200, 300), np.float32)
+table[:1000] = np.arange(300_000).reshape(1000, 300)
 
 def place(values, *axes):
     return jax.make_array_from_callback(values.shape, NamedSharding(mesh, P(*axes)), lambda index: values[index])
@@ -40,6 +43,18 @@ def place(values, *axes):
 def state_at(step):
     return TrainState(place(np.array(step, np.int32)), Params({}, {"user": place(table, "model", None)}), ())
 
+def save(*steps):
+    with Checkpoints(folder / "checkpoints", len(steps)) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step), Progress())
+
+class Run:
+    restore = lambda self, checkpoints, step, verifies: checkpoints.restore(state_at(0), step, verifies)
+
+def restore(fall_back):
+    return fit._restore(Run(), folder / "checkpoints", fall_back, Checkpoints.latest_step)
+"""
+TERMINATED = """
 with Checkpoints(folder / "checkpoints", 2) as checkpoints, Termination() as termination:
     termination.begin()
     for step in range(1, 10**4):
@@ -58,9 +73,14 @@ print("ended at", step)
 """
 
 
-def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restores_on_one(tmp_path):
+def started(script, folder, *arguments):
+    """Two processes that run the script."""
     address = f"127.0.0.1:{free_port()}"
-    children = [start(["-c", PROCESS, address, rank, tmp_path], num_devices=2) for rank in range(2)]
+    return [start(["-c", PRELUDE + script, address, rank, folder, *arguments], num_devices=2) for rank in range(2)]
+
+
+def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restores_on_one(tmp_path):
+    children = started(TERMINATED, tmp_path)
     for _ in range(3000):
         if runs.steps_of(tmp_path):
             break
@@ -72,8 +92,118 @@ def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restore
     told = [of.out.splitlines()[-1] for of in done]
     step = runs.steps_of(tmp_path)[-1]
     assert told == [f"ended at {step}"] * 2 and 1 < step < 10**4 - 1
-    table = np.arange(3.0 * NUM_ROWS).reshape(NUM_ROWS, 3)
-    template = TrainState(jnp.int32(0), Params({}, {"user": jnp.zeros((NUM_ROWS, 3))}), ())
+    table = np.arange(1.0 * NUM_ROWS * WIDTH).reshape(NUM_ROWS, WIDTH)
+    template = TrainState(jnp.int32(0), Params({}, {"user": jnp.zeros((NUM_ROWS, WIDTH))}), ())
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         restored, _ = checkpoints.restore(template, step)
     np.testing.assert_array_equal(restored.params.tables["user"], table)
+
+
+DAMAGED = """
+save(1, 2, 3)
+if rank == 0:
+    (path,) = (folder / "checkpoints" / "3" / "state" / "ocdbt.process_1").rglob("d/*")
+    path.write_bytes(path.read_bytes()[:1000])
+with processes.agreed("damaging"):
+    pass
+try:
+    restore(fall_back=False)
+except DamagedCheckpointError as error:
+    print(error)
+state, _ = restore(fall_back=True)
+print("goes on from", int(state.step))
+
+opened = Checkpoints.restore
+def limited(*args):
+    if rank == 1:
+        raise MemoryError("no room for the table")
+    return opened(*args)
+Checkpoints.restore = limited
+try:
+    restore(fall_back=True)
+except (CheckpointError, processes.ProcessError, MemoryError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_damage_that_one_process_sees_is_damage_to_all_and_its_other_troubles_are_not(tmp_path):
+    done = ended(started(DAMAGED, tmp_path))
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    for of in done:
+        damage, resumed, trouble = of.out.splitlines()[-3:]
+        assert "checkpoints/3: damaged (" in damage and "OUT_OF_RANGE" in damage
+        assert resumed == "goes on from 2" and "no room for the table" in trouble
+    assert runs.steps_of(tmp_path) == [1, 2]
+    assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["3"]
+
+
+LOST = """
+save(1, 2)
+if rank == 1:
+    Checkpoints.restore = lambda *args: os._exit(1)
+restore(fall_back=True)
+"""
+
+
+def test_a_process_that_ends_while_it_restores_does_not_make_a_checkpoint_damaged(tmp_path):
+    first, second = ended(started(LOST, tmp_path))
+    assert second.code == 1 and first.code != 0 and "damaged" not in first.err
+    assert runs.steps_of(tmp_path) == [1, 2] and not (tmp_path / "damaged_checkpoints").exists()
+
+
+LOCKED = """
+import functools
+from lsec_jax.training import locks
+locks.await_sight = functools.partial(locks.await_sight, seconds=1.0)
+try:
+    with locks.WorkdirLock(folder / (str(rank) if (folder / str(rank)).exists() else "")):
+        print("taken")
+except (ConfigError, processes.ProcessError) as error:
+    print(error)
+"""
+
+
+def test_a_workdir_in_use_is_refused_to_all_processes_of_a_run(tmp_path):
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = ended(started(LOCKED, tmp_path))
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    told = [of.out.splitlines()[-1] for of in done]
+    assert all(f"workdir {tmp_path} is in use by another process" in text for text in told), told
+
+
+def test_processes_that_have_workdirs_of_their_own_are_refused(tmp_path):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "lock").write_text("of the same earlier run")
+    done = ended(started(LOCKED, tmp_path))
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    told = [of.out.splitlines()[-1] for of in done]
+    assert all(f"{tmp_path / '1' / 'lock'}: this process does not see what process 0" in text for text in told), told
+
+
+FULL = """
+import resource
+try:
+    with Checkpoints(folder / "checkpoints", 3) as checkpoints:
+        checkpoints.save(state_at(1), Progress())
+        assert checkpoints.finished_step() == 1
+        if rank == int(sys.argv[4]):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for step in (2, 3):
+            checkpoints.save(state_at(step), Progress())
+except CheckpointError as error:
+    print(error, flush=True)
+    os._exit(2)
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_cannot_write_its_part_of_a_checkpoint_ends_all_with_its_message(tmp_path, failing):
+    begun = time.monotonic()
+    done = ended(started(FULL, tmp_path, failing))
+    assert time.monotonic() - begun < 100, "they waited for each other"
+    assert done[failing].code == 2 and done[1 - failing].code != 0, "\n".join(of.err for of in done)
+    assert "could not be written" not in done[1 - failing].out
+    assert "could not be written" in done[failing].out and "step 1 is intact" in done[failing].out
+    assert runs.steps_of(tmp_path) == [1]

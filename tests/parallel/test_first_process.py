@@ -6,7 +6,7 @@ import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.parallel import processes
-from lsec_jax.training.workdirs import await_claim
+from lsec_jax.training.locks import await_sight
 from lsec_jax.training.writers import open_writer
 
 
@@ -34,13 +34,16 @@ def test_only_the_first_process_writes_metrics(tmp_path, second_process):
 
 
 def test_other_processes_wait_until_they_see_the_workdir(tmp_path):
-    timer = threading.Timer(0.2, (tmp_path / "config.json").write_text, ["{}"])
+    (tmp_path / "lock").write_text("of an earlier run")
+    timer = threading.Timer(0.2, (tmp_path / "lock").write_text, ["of this run"])
     timer.start()
-    await_claim(tmp_path, seconds=60.0)
-    assert (tmp_path / "config.json").exists()
+    await_sight(tmp_path / "lock", "of this run", seconds=60.0)
+    assert (tmp_path / "lock").read_text() == "of this run"
     timer.join()
 
 
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=f"--workdir={tmp_path}: .* give a directory that all processes share"):
-        await_claim(tmp_path, seconds=0.0)
+    (tmp_path / "lock").write_text("of an earlier run")
+    for path, text in ((tmp_path / "lock", "of this run"), (tmp_path / "8", None)):
+        with pytest.raises(ConfigError, match=f"{path}: .* give a --workdir that all processes share"):
+            await_sight(path, text, seconds=0.0)

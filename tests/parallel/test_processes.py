@@ -81,6 +81,15 @@ def test_a_run_of_two_processes_goes_on_in_one(alone, config_file, tmp_path):
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
 
 
+def test_a_process_that_cannot_start_from_another_run_ends_all_with_its_message(alone, config_file, tmp_path):
+    arguments = train(config_file, tmp_path / "new", *MESHES["sharded"], f"--init_from={alone.name}")
+    folders = [alone.parent, tmp_path]  # the path is relative, and the second process has nothing there
+    ended = finish([start([*arguments, *place], 2, folder) for place, folder in zip(places(), folders, strict=True)])
+    assert [of.code for of in ended] == [2, 2], "\n".join(of.err for of in ended)
+    assert all(f"--init_from={alone.name}: no such directory" in of.err for of in ended)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_launcher_starts_both_processes_again_when_one_is_killed(alone, config_file, tmp_path):
     workdir, num_steps = tmp_path / "run", 60
     arguments = train(config_file, workdir, *MESHES["pmap"], f"--config.training.num_steps={num_steps}")[2:]

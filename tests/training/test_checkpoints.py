@@ -1,6 +1,9 @@
 """Checkpoints on other meshes, of other runs and with damage; which of them stay."""
 
+import errno
+import itertools
 import json
+import os
 import re
 import shutil
 
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,6 +24,7 @@ from lsec_jax.training.tables import Params
 from tests import runs
 
 NUM_ROWS, WIDTH = 10, 3
+ZSTD = b"\x28\xb5\x2f\xfd"  # with which arrays begin
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +190,9 @@ def damage(folder, how):
         arrays[-1].write_bytes(content[: len(content) // 2])
     elif how == "flipped":
         content = bytearray(arrays[-1].read_bytes())
-        content[len(content) // 2] ^= 4
+        frames = [found.start() for found in re.finditer(re.escape(ZSTD), content)]
+        begin, end = max(itertools.pairwise([*frames, len(content)]), key=lambda of: of[1] - of[0])
+        content[(begin + end) // 2] ^= 4  # in the middle of an array: not all else in such files is read
         arrays[-1].write_bytes(bytes(content))
     elif how == "emptied":
         for path in files:
@@ -203,6 +210,29 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_is_used_on_r
     assert len(str(caught.value)) < 700 and runs.steps_of(finished) == before
     assert resumed(prepared, finished, fall_back=True).step == 6
     assert (finished / "damaged_checkpoints" / "8").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        MemoryError("no room"),
+        RuntimeError("[gloo] Connection reset by peer"),
+        ValueError("RESOURCE_EXHAUSTED: Error opening local file: Too many open files"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_for_another_reason_is_not_set_aside(finished, prepared, monkeypatch, error):
+    def failing(*args, **kwargs):
+        raise error
+
+    before = runs.steps_of(finished)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", failing)
+        with pytest.raises(CheckpointError, match=r"8: cannot be read .* not known to be damaged; the") as caught:
+            resumed(prepared, finished, fall_back=True)
+    assert type(caught.value) is CheckpointError and runs.steps_of(finished) == before
+    assert resumed(prepared, finished).step == 8
 
 
 def test_a_run_that_falls_back_comes_to_the_same_end(finished, prepared, trained, tmp_path):

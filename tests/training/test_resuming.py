@@ -1,6 +1,7 @@
 """The loop alone, ended at each of its steps and resumed: the end is that of a run that nothing broke."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from lsec_jax.config import TrainingConfig
+from lsec_jax.training import checkpoints as checkpoints_lib
 from lsec_jax.training import loop, state, writers
-from lsec_jax.training.checkpoints import Checkpoints, Progress
+from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.step_inputs import StepInput
 from lsec_jax.training.termination import Terminated
 from tests import runs
@@ -49,7 +51,7 @@ def train(workdir, interrupted_at=None, interrupt=None, interrupt_validation=Fal
         start, progress = state.TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(3)}, ()), Progress()
         if (latest := checkpoints.latest_step()) is not None:
             start, progress = checkpoints.restore(start, latest)
-        with writers.MetricWriter(workdir, int(start.step), CONFIG.num_steps) as writer:
+        with writers.MetricWriter(workdir, int(start.step), CONFIG.num_steps, progress.owes_validation) as writer:
             loop.train(
                 CONFIG, start, progress, advance, input_at, None, validate, checkpoints, writer, save_every=SAVE_EVERY
             )
@@ -85,7 +87,7 @@ def unbroken(tmp_path_factory):
 
 def separate_sessions(workdir):
     """A second's sessions would share one file."""
-    for path in (workdir / "tensorboard").iterdir():
+    for path in sorted((workdir / "tensorboard").iterdir()):
         path.rename(path.with_name(f"earlier.{path.name}"))
 
 
@@ -122,6 +124,40 @@ def test_a_run_that_was_asked_to_end_at_any_step_saves_it_and_ends_like_an_unbro
 def test_a_run_that_was_asked_to_end_in_a_validation_makes_up_for_it(unbroken, tmp_path, step):
     with pytest.raises(Terminated, match=f"saved step {step}, whose validation comes first"):
         train(tmp_path, step, ask, interrupt_validation=True)
+    separate_sessions(tmp_path)
+    train(tmp_path)
+    assert end_of(tmp_path) == unbroken
+
+
+def stop_at(name):
+    """Instead of replacing the file of that name."""
+    write = checkpoints_lib.write_json
+    return lambda path, value: stop() if path.name == name else write(path, value)
+
+
+def full_disk(path, value):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ENDS = {
+    "killed before anything is stored": ((Checkpoints, "complete", lambda *args: stop()), KeyboardInterrupt),
+    "killed before the first file": ((checkpoints_lib, "write_json", stop_at("metrics")), KeyboardInterrupt),
+    "killed before the second file": ((checkpoints_lib, "write_json", stop_at("metadata")), KeyboardInterrupt),
+    "full disk": ((checkpoints_lib, "write_json", full_disk), CheckpointError),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("step", [8, LAST])
+def test_a_validation_that_is_owed_may_be_cut_off_again(unbroken, tmp_path, monkeypatch, step, how):
+    with pytest.raises(Terminated):
+        train(tmp_path, step, ask, interrupt_validation=True)
+    separate_sessions(tmp_path)
+    patch, error = ENDS[how]
+    with monkeypatch.context() as patched, pytest.raises(error):
+        patched.setattr(*patch)
+        train(tmp_path)
+    assert runs.steps_of(tmp_path)[-1] == step
     separate_sessions(tmp_path)
     train(tmp_path)
     assert end_of(tmp_path) == unbroken
