@@ -150,9 +150,10 @@ def _train(
 
 
 def _claim(workdir: Path, run: Run, lock: WorkdirLock, start: Start | None) -> None:
-    """Makes the workdir this run's own. All processes must have the same data and the same workdir."""
+    """Makes the workdir this run's own. All processes must have the same data, start and workdir."""
     if processes.count() > 1:
-        processes.require_same({"data": run.describe()}, "Give every process the same files")
+        start_record = {} if start is None else {"init_from": start.record}
+        processes.require_same({"data": run.describe(), **start_record}, "Give every process the same files")
     with processes.agreed("making the workdir"):
         if processes.is_first():
             make_directory(workdir, f"--workdir={workdir}")
