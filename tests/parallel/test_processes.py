@@ -81,6 +81,18 @@ def test_a_run_of_two_processes_goes_on_in_one(alone, config_file, tmp_path):
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_start_from_another_run_as_one_does(alone, config_file, tmp_path):
+    origin = f"--init_from={alone}"
+    (one,) = together([train(config_file, tmp_path / "one", origin)])
+    assert one.code == 0, one.err
+    both = [train(config_file, tmp_path / "two", origin, *MESHES["sharded"], *place) for place in places()]
+    ended = together(both, num_devices=2)
+    assert [of.code for of in ended] == [0, 0], "\n".join(of.err for of in ended)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert losses(tmp_path / "one")[0] < losses(alone)[0]
+
+
 def test_a_process_that_cannot_start_from_another_run_ends_all_with_its_message(alone, config_file, tmp_path):
     arguments = train(config_file, tmp_path / "new", *MESHES["sharded"], f"--init_from={alone.name}")
     folders = [alone.parent, tmp_path]  # the path is relative, and the second process has nothing there
