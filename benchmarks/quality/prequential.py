@@ -58,7 +58,7 @@ def main() -> None:
     seeds, starts = runs.parse_seeds(of.seeds), runs.parse_seeds(of.start_days)
     output, workdir = Path(of.output), Path(of.workdir)
     runs.check_output(output)
-    config = runs.load_config(of.config, of.variant)
+    config = runs.load_config(of.config_name, of.variant)
     config.training.num_steps = of.num_steps or config.training.num_steps
     found = []
     for seed in seeds:
@@ -72,7 +72,7 @@ def main() -> None:
         )
     result = {
         "benchmark": "prequential",
-        "config": of.config + (f":{of.variant}" if of.variant else ""),
+        "config": of.config_name + (f":{of.variant}" if of.variant else ""),
         "seeds": seeds,
         **collect(config, settings, found),
         "environments": runs.distinct([outcome["environment"] for outcome in found]),
@@ -86,7 +86,7 @@ def main() -> None:
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the worlds and of the runs.")
-    flags.DEFINE_string("config", "lsec_gcn_live", "Name of a config in configs/.")
+    flags.DEFINE_string("config_name", "lsec_gcn_live", "Name of a config in configs/.")
     flags.DEFINE_string("variant", "", "Its variant, e.g. tiny.")
     flags.DEFINE_list("start_days", ["30", "36"], "Days before which first models are trained.")
     flags.DEFINE_integer("days", 6, "How many days each start is evaluated on.", lower_bound=1)
