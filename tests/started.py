@@ -52,6 +52,7 @@ def ended(processes):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
 
 
 def together(commands, num_devices=1):

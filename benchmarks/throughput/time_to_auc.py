@@ -74,7 +74,7 @@ class Size:
 
 SIZES = {
     "": Size(synthetic.lsec_small(), 5000, 5, 4096, 100, 100, 5),
-    "small_world": Size(rechub_agreement.world(""), 2000, 50, 982, 1200, 1200, 20),
+    "small_world": Size(rechub_agreement.world(""), 2000, 50, 982, 4000, 2400, 20),
     "tiny": Size(synthetic.tiny(), 50, 2, 64, 8, 8, 2),
 }
 
