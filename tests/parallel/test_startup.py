@@ -106,7 +106,7 @@ def test_an_error_of_process_0_in_the_workdir_ends_the_others_too(config_file, t
     first, second = train(config_file, tmp_path / "file" / "run", [], [])
     assert (first.code, second.code) == (2, 2)
     assert "error: --workdir=" in first.err and "cannot be created" in first.err
-    assert "process 1: error: claiming the workdir: process 0 failed: --workdir=" in second.err
+    assert "process 1: error: making the workdir: process 0 failed: --workdir=" in second.err
     assert second.err.count("process 1: ") == len([line for line in second.err.splitlines() if line]), second.err
 
 
