@@ -1,6 +1,7 @@
 """Checkpoints on other meshes, of other runs and with damage; which of them stay."""
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -201,6 +202,8 @@ def damage(folder, how):
         shutil.rmtree(folder / how)
 
 
+# Orbax leaves coroutines and an event loop behind where it finds files damaged; they are collected within this test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "flipped", "emptied", "state", "progress", "metrics"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_is_used_on_request_only(finished, prepared, how):
     damage(finished / "checkpoints" / "8", how)
@@ -210,6 +213,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_is_used_on_r
     assert len(str(caught.value)) < 700 and runs.steps_of(finished) == before
     assert resumed(prepared, finished, fall_back=True).step == 6
     assert (finished / "damaged_checkpoints" / "8").is_dir()
+    gc.collect()
 
 
 @pytest.mark.parametrize(
