@@ -23,6 +23,7 @@ from lsec_jax.scorers import Scorer
 
 Csr = user_blocks.Csr
 Result = tuple[Any, Array]  # a block's results by user, and who has a NaN score, on the device
+_Dispatched = tuple[Result, np.ndarray]  # and the block's users
 Masked = tuple[np.ndarray, np.ndarray]  # flat (positions in a block, targets): pairs that are left out
 
 _LEAST_POSITIVES = 16  # room in a list, so that other users seldom need another compilation
@@ -133,7 +134,7 @@ def full_ranking(
     both = user_blocks.lengths(seen, source_ids) + user_blocks.lengths(positives, source_ids)
     masked_width = user_blocks.largest_sum(both, block_size)
 
-    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
+    def blocks() -> Iterator[_Dispatched]:
         for ids, num_real in user_blocks.split(source_ids, block_size):
             masked = user_blocks.concatenated_rows([seen, positives], ids[:num_real], masked_width)
             wanted = user_blocks.padded_rows(positives, ids, width)
@@ -173,7 +174,7 @@ def rank_candidates(
     ranker, block_size = _ranker(scorer, block_size)
     rank = functools.partial(_candidates_block, cutoffs=tuple(cutoffs), max_positives=width)
 
-    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
+    def blocks() -> Iterator[_Dispatched]:
         for at, num_real in user_blocks.split(np.arange(len(source_ids)), block_size):
             targets = np.asarray(target_ids[at], np.int32)
             yield ranker.rank_pairs(rank, source_ids[at], targets, (labels[at],)), source_ids[at[:num_real]]
@@ -221,7 +222,7 @@ def top_k(
     target_ids = np.full((len(source_ids), k), -1, np.int32)
     scores = np.full((len(source_ids), k), -np.inf, np.float32)
 
-    def blocks() -> Iterator[tuple[Result, np.ndarray]]:
+    def blocks() -> Iterator[_Dispatched]:
         for ids, num_real in user_blocks.split(source_ids, block_size):
             masked = user_blocks.concatenated_rows(masks, ids[:num_real], masked_width)
             yield ranker.rank_all(rank, ids, (), masked, placed), ids[:num_real]
@@ -312,9 +313,9 @@ def _check_disjoint(source_ids: np.ndarray, seen: Csr, positives: Csr) -> None:
         )
 
 
-def _fetch(dispatched: Iterable[tuple[Result, np.ndarray]]) -> Iterator[Any]:
+def _fetch(dispatched: Iterable[_Dispatched]) -> Iterator[Any]:
     """Brings each block's results to the host without the padding rows, once the device has the next block to do."""
-    waiting: collections.deque[tuple[Result, np.ndarray]] = collections.deque()
+    waiting: collections.deque[_Dispatched] = collections.deque()
     for block in dispatched:
         waiting.append(block)
         if len(waiting) > 1:
@@ -323,7 +324,7 @@ def _fetch(dispatched: Iterable[tuple[Result, np.ndarray]]) -> Iterator[Any]:
         yield _to_host(waiting.popleft())
 
 
-def _to_host(block: tuple[Result, np.ndarray]) -> Any:
+def _to_host(block: _Dispatched) -> Any:
     (result, has_nan), ids = jax.device_get(block[0]), block[1]
     if has_nan[: len(ids)].any():
         raise NanScoreError(int(ids[np.flatnonzero(has_nan[: len(ids)])[0]]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -116,14 +117,27 @@ def _dot_all(scorer: DotScorer, source_ids: Int[Array, " b"]) -> Float[Array, "b
 
 @jax.jit
 def _dot_pairs(scorer: DotScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    sources, targets = (jnp.asarray(of) for of in (scorer.source_vectors, scorer.target_vectors))
+    def score(source: Array, targets: Array) -> Array:
+        return jnp.matmul(targets, source, precision=lax.Precision.HIGHEST)  # [k, d] x [d]
+
+    return _pairs(score, scorer.source_vectors, scorer.target_vectors, source_ids, target_ids)
+
+
+def _pairs(
+    score: Callable[[Array, Array], Array],
+    source_rows: AnyArray,
+    target_rows: AnyArray,
+    source_ids: Int[Array, " b"],
+    target_ids: Int[Array, "b k"],
+) -> Float[Array, "b k"]:
+    """score(row of a user [d], rows of the targets [k, d]) for each user, on the device that has a target."""
+    sources, targets = jnp.asarray(source_rows), jnp.asarray(target_rows)
     places = replicas.own_nodes(target_ids, len(targets))
-
-    def one_user(of: tuple[Array, Array]) -> Array:
-        source, own_places = of
-        return jnp.matmul(targets[own_places], source, precision=lax.Precision.HIGHEST)  # [k, d] x [d]
-
-    scores = lax.map(one_user, (replicas.take_same(sources, source_ids), places), batch_size=_PAIR_CHUNK)
+    scores = lax.map(
+        lambda of: score(of[0], targets[of[1]]),
+        (replicas.take_same(sources, source_ids), places),
+        batch_size=_PAIR_CHUNK,
+    )
     return replicas.of_owners(scores, places, len(targets))
 
 
@@ -159,14 +173,9 @@ def _mlp_all(scorer: MlpScorer, targets: Float[Array, "h n"], source_ids: Int[Ar
 
 @jax.jit
 def _mlp_pairs(scorer: MlpScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    sources, targets = (jnp.asarray(of) for of in (scorer.source_half, scorer.target_half))
-    places = replicas.own_nodes(target_ids, len(targets))
-
-    def one_user(of: tuple[Array, Array]) -> Array:
-        source, own_places = of
-        hidden = jax.nn.relu(source[None, :] + targets[own_places])
+    def score(source: Array, targets: Array) -> Array:
+        hidden = jax.nn.relu(source[None, :] + targets)
         product = jnp.matmul(hidden, jnp.asarray(scorer.output_weights), precision=lax.Precision.HIGHEST)
         return product + scorer.output_bias
 
-    scores = lax.map(one_user, (replicas.take_same(sources, source_ids), places), batch_size=_PAIR_CHUNK)
-    return replicas.of_owners(scores, places, len(targets))
+    return _pairs(score, scorer.source_half, scorer.target_half, source_ids, target_ids)
