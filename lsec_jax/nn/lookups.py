@@ -28,6 +28,11 @@ class Devices(NamedTuple):
     owners: str
     all: tuple[str, ...]
 
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """The axes along which tables are copied."""
+        return tuple(axis for axis in self.all if axis != self.owners)
+
 
 class Exchange:
     """The lookups by all-to-all of one function while it is traced.
@@ -96,8 +101,8 @@ class Exchange:
             summed = jax.ops.segment_sum(values, requests.slots, num_segments=requests.rows.size)
             received = _exchange(summed.reshape(*requests.rows.shape, -1), devices).reshape(summed.shape)
             both = _exchange(requests.rows, devices).ravel(), received
-            if copies := tuple(axis for axis in devices.all if axis != devices.owners):
-                both = lax.all_gather(both, copies, tiled=True)
+            if devices.copies:
+                both = lax.all_gather(both, devices.copies, tiled=True)
             missing = size - len(both[0])
             return (
                 jnp.pad(both[0], (0, missing), constant_values=num_rows),

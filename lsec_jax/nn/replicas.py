@@ -46,7 +46,7 @@ def mean_of_parts(gradient: Any) -> Any:
     """The mean over all devices of the gradients of a table, of which each has its own part."""
     if not axes():
         return gradient
-    copies = _copies()
+    copies = _devices().copies
     total = lax.psum(gradient, copies) if copies else gradient
     return jax.tree.map(lambda of: of / num_replicas(), total)
 
@@ -138,19 +138,14 @@ def rows_of_group(tree: Any) -> Any:
 
 def places_in_group(positions: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
     """Where rows of the batch stand among `rows_of_group`, `num_rows` for those of another group."""
-    copies = _copies()
+    copies = _devices().copies
     return _within(positions - lax.axis_index(copies) * num_rows, num_rows) if copies else positions
 
 
 def rows_of_all_groups(tree: Any) -> Any:
     """The rows of the whole batch, from what each group made of its own."""
-    copies = _copies()
+    copies = _devices().copies
     return jax.tree.map(lambda of: lax.all_gather(of, copies, tiled=True), tree) if copies else tree
-
-
-def _copies() -> tuple[str, ...]:
-    """The axes along which tables are copied."""
-    return tuple(name for name in axes() if name != MODEL)
 
 
 def mask_of(ids: Int[Array, " s"], num_rows: int) -> Bool[Array, " n"]:

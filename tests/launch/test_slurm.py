@@ -7,6 +7,7 @@ import pytest
 
 from launch import slurm
 from tests.launch.command_lines import CONFIG
+from tests.programs import ending_with, write_program
 
 
 def script_of(text):
@@ -36,12 +37,7 @@ def test_a_slurm_job_without_gpus_has_one_task_for_each_node(dry_run):
 )
 def test_a_slurm_job_starts_again_unless_the_same_command_would_fail_again(dry_run, tmp_path, codes, code, starts):
     """With a srun that ends with one given code after the other."""
-    srun = tmp_path / "srun"
-    srun.write_text(
-        f'#!/bin/bash\necho "$JAX_PLATFORMS" >> {tmp_path}/starts\ncodes=({codes})\n'
-        f"exit ${{codes[$(($(wc -l < {tmp_path}/starts) - 1))]}}\n"
-    )
-    srun.chmod(0o755)
+    write_program(tmp_path / "srun", ending_with(codes, tmp_path / "starts", "$JAX_PLATFORMS"))
     script = script_of(dry_run(slurm, "--gpus_per_node=1", "--restarts=2").out)
     ended = subprocess.run(
         ["bash"], input=script, text=True, capture_output=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
@@ -54,8 +50,7 @@ def test_a_slurm_job_starts_again_unless_the_same_command_would_fail_again(dry_r
 def run_in_slurm(script, folder, stand_ins, seconds):
     """Runs a job's script that ends so long after second 1000, with programs that stand in."""
     for name, body in {"scontrol": f'echo "$@" > {folder}/queued', **stand_ins}.items():
-        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
-        (folder / name).chmod(0o755)
+        write_program(folder / name, body)
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "SLURM_JOB_ID": "7"}
     environment["SLURM_JOB_END_TIME"] = str(1000 + seconds)
     return subprocess.run(["bash"], input=script, text=True, capture_output=True, env=environment)

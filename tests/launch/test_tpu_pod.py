@@ -7,6 +7,7 @@ import pytest
 
 from launch import tpu_pod
 from tests.launch.command_lines import CONFIG, POD, TRAINING
+from tests.programs import ending_with, write_program
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -52,13 +53,9 @@ def test_what_tpu_workers_run_is_valid_shell(dry_run):
 )
 def test_training_on_a_tpu_slice_starts_again_once_the_others_are_ended(tmp_path, monkeypatch, codes, code, trained):
     """With a gcloud that ends with one given code after the other; ending the others always works."""
-    gcloud = tmp_path / "gcloud"
-    gcloud.write_text(
-        f'#!/bin/bash\ncase "$*" in *kill*) echo kill >> {tmp_path}/calls; exit 0; esac\n'
-        f"echo train >> {tmp_path}/calls\ncodes=({codes})\n"
-        f"exit ${{codes[$(($(grep -c train {tmp_path}/calls) - 1))]}}\n"
-    )
-    gcloud.chmod(0o755)
+    ends_others = f'case "$*" in *kill*) echo kill >> {tmp_path}/calls; exit 0; esac'
+    trains = ending_with(codes, tmp_path / "calls", "train")
+    write_program(tmp_path / "gcloud", f"{ends_others}\n{trains}")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert tpu_pod.main(["train", *POD, "--restarts=2", *TRAINING]) == code
     calls = (tmp_path / "calls").read_text().split()
@@ -67,12 +64,11 @@ def test_training_on_a_tpu_slice_starts_again_once_the_others_are_ended(tmp_path
 
 
 def test_a_queued_resource_is_waited_for(tmp_path, monkeypatch, capsys):
-    gcloud = tmp_path / "gcloud"
-    gcloud.write_text(
-        f"#!/bin/bash\n[[ $* == *describe* ]] || exit 0\necho x >> {tmp_path}/asked\n"
-        f"states=(WAITING_FOR_RESOURCES PROVISIONING $LAST)\necho ${{states[$(($(wc -l < {tmp_path}/asked) - 1))]}}\n"
+    write_program(
+        tmp_path / "gcloud",
+        f"[[ $* == *describe* ]] || exit 0\necho x >> {tmp_path}/asked\n"
+        f"states=(WAITING_FOR_RESOURCES PROVISIONING $LAST)\necho ${{states[$(($(wc -l < {tmp_path}/asked) - 1))]}}",
     )
-    gcloud.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(tpu_pod, "_POLL_SECONDS", 0)
     create = ["create", *POD, "--accelerator_type=v6e-16", "--runtime_version=v2-alpha-tpuv6e"]
@@ -102,8 +98,7 @@ def test_install_replaces_an_earlier_commit_and_leaves_runs_and_the_checkout_alo
     for folder in (checkout / "lsec_jax", home, programs):
         folder.mkdir(parents=True)
     for name, body in stand_ins.items():
-        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
-        (programs / name).chmod(0o755)
+        write_program(programs / name, body)
     monkeypatch.setenv("HOME", str(home))
     (checkout / "lsec_jax" / "old.py").write_text("")
     (checkout / "README.md").write_text("first")

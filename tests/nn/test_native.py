@@ -16,6 +16,7 @@ from lsec_jax.nn import rows
 from lsec_jax.nn.native import build, kernels
 from lsec_jax.training.workdirs import load_config
 from tests import runs
+from tests.programs import write_program
 
 
 @pytest.fixture
@@ -33,9 +34,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def quick_compiler(cache, monkeypatch):
     """The compiler without its optimisations, which take most of its time; the last -O counts."""
-    compiler = cache / "quick"
-    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX") or "g++"} "$@" -O0\n')
-    compiler.chmod(0o755)
+    compiler = write_program(cache / "quick", f'exec {os.environ.get("CXX") or "g++"} "$@" -O0')
     monkeypatch.setenv("CXX", str(compiler))
     return compiler
 
@@ -76,9 +75,7 @@ def test_a_cache_that_cannot_be_written_is_reported_with_its_place(cache, monkey
 
 
 def test_a_compiler_that_fails_is_reported_with_its_first_error(cache, monkeypatch):
-    compiler = cache / "compiler"
-    compiler.write_text("#!/bin/sh\necho 'x.cc:1: error: no such thing' >&2\nexit 1\n")
-    compiler.chmod(0o755)
+    compiler = write_program(cache / "compiler", "echo 'x.cc:1: error: no such thing' >&2\nexit 1")
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(build.NativeError, match=r"failed on .*: x\.cc:1: error: no such thing"):
         build.ensure_library()
@@ -104,10 +101,8 @@ def test_a_compiler_setting_with_an_open_quote_is_reported_and_done_without(cach
 @pytest.mark.compiled
 def test_a_compiler_that_does_not_know_the_processor_builds_for_any(cache):
     """In a process of its own, because a process keeps the kernels that it has registered."""
-    compiler = cache / "compiler"
     refuse = "case \"$*\" in *-march=native*) echo 'error: bad value for -march' >&2; exit 1;; esac"
-    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {os.environ.get("CXX") or "g++"} "$@" -O1\n')
-    compiler.chmod(0o755)
+    compiler = write_program(cache / "compiler", f'{refuse}\nexec {os.environ.get("CXX") or "g++"} "$@" -O1')
     environment = {**os.environ, "CXX": str(compiler), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", _SUM_BY_TWO_BACKENDS], env=environment, capture_output=True, text=True, check=True
