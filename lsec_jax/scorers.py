@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -120,25 +120,37 @@ def _dot_pairs(scorer: DotScorer, source_ids: Int[Array, " b"], target_ids: Int[
     def score(source: Array, targets: Array) -> Array:
         return jnp.matmul(targets, source, precision=lax.Precision.HIGHEST)  # [k, d] x [d]
 
-    return _pairs(score, scorer.source_vectors, scorer.target_vectors, source_ids, target_ids)
+    return map_pairs(score, scorer.source_vectors, scorer.target_vectors, source_ids, target_ids)
 
 
-def _pairs(
-    score: Callable[[Array, Array], Array],
-    source_rows: AnyArray,
-    target_rows: AnyArray,
+def map_pairs(
+    score: Callable[[Any, Any], Array],
+    source_rows: Any,
+    target_rows: Any,
     source_ids: Int[Array, " b"],
     target_ids: Int[Array, "b k"],
+    batch_size: int | None = _PAIR_CHUNK,
 ) -> Float[Array, "b k"]:
-    """score(row of a user [d], rows of the targets [k, d]) for each user, on the device that has a target."""
-    sources, targets = jnp.asarray(source_rows), jnp.asarray(target_rows)
-    places = replicas.own_nodes(target_ids, len(targets))
-    scores = lax.map(
-        lambda of: score(of[0], targets[of[1]]),
-        (replicas.take_same(sources, source_ids), places),
-        batch_size=_PAIR_CHUNK,
-    )
-    return replicas.of_owners(scores, places, len(targets))
+    """Scores pairs from their rows, on the device that has the target; what a `NodeScorer` does in `score_pairs`.
+
+    Args:
+        score: of a row of one user [d] and rows of its targets [k, d], [k]; each as nested as what it is taken from.
+        source_rows: array or tree of arrays, [m, d].
+        target_rows: likewise, [n, d].
+        source_ids: of users.
+        target_ids: of each user's targets.
+        batch_size: users whose targets' rows are gathered at once; None for one after the other.
+    """
+    source_rows, target_rows = jax.tree.map(jnp.asarray, (source_rows, target_rows))
+    num_targets = len(jax.tree.leaves(target_rows)[0])
+    places = replicas.own_nodes(target_ids, num_targets)
+    sources = jax.tree.map(lambda rows: replicas.take_same(rows, source_ids), source_rows)
+
+    def one_user(of: tuple[Any, Array]) -> Array:
+        source, targets = of
+        return score(source, jax.tree.map(lambda rows: rows[targets], target_rows))
+
+    return replicas.of_owners(lax.map(one_user, (sources, places), batch_size=batch_size), places, num_targets)
 
 
 @jax.jit
@@ -178,4 +190,4 @@ def _mlp_pairs(scorer: MlpScorer, source_ids: Int[Array, " b"], target_ids: Int[
         product = jnp.matmul(hidden, jnp.asarray(scorer.output_weights), precision=lax.Precision.HIGHEST)
         return product + scorer.output_bias
 
-    return _pairs(score, scorer.source_half, scorer.target_half, source_ids, target_ids)
+    return map_pairs(score, scorer.source_half, scorer.target_half, source_ids, target_ids)

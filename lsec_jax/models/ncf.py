@@ -30,7 +30,7 @@ from lsec_jax.nn.embeddings import normal_tables
 from lsec_jax.nn.sampling import negative_mask, uniform_targets
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.schema.needs import Needs
-from lsec_jax.scorers import AnyArray, NodeScorer
+from lsec_jax.scorers import AnyArray, NodeScorer, map_pairs
 
 Tables = Mapping[str, Float[Array, "_ d"]]
 
@@ -179,24 +179,17 @@ def _score_all(scorer: NcfScorer, source_ids: Int[Array, " b"]) -> Float[Array, 
         factors, halves = source
         return scorer.score(factors, scorer.target_factors, halves, scorer.target_halves)
 
-    return lax.map(one_user, _sources(scorer, source_ids))
+    sources = (replicas.take_same(of, source_ids) for of in (scorer.source_factors, scorer.source_halves))
+    return lax.map(one_user, tuple(sources))
 
 
 @jax.jit
 def _score_pairs(scorer: NcfScorer, source_ids: Int[Array, " b"], target_ids: Int[Array, "b k"]) -> Float[Array, "b k"]:
-    places = replicas.own_nodes(target_ids, len(scorer.target_factors))
+    def one_user(source: tuple[Array, Array], targets: tuple[Array, Array]) -> Array:
+        return scorer.score(source[0], targets[0], source[1], targets[1])
 
-    def one_user(of: tuple[tuple[Array, Array], Array]) -> Array:
-        (factors, halves), targets = of
-        return scorer.score(factors, scorer.target_factors[targets], halves, scorer.target_halves[targets])
-
-    scores = lax.map(one_user, (_sources(scorer, source_ids), places))
-    return replicas.of_owners(scores, places, len(scorer.target_factors))
-
-
-def _sources(scorer: NcfScorer, source_ids: Int[Array, " b"]) -> tuple[Float[Array, "b d"], Float[Array, "b f"]]:
-    factors, halves = (replicas.take_same(of, source_ids) for of in (scorer.source_factors, scorer.source_halves))
-    return factors, halves
+    sources, targets = (scorer.source_factors, scorer.source_halves), (scorer.target_factors, scorer.target_halves)
+    return map_pairs(one_user, sources, targets, source_ids, target_ids, batch_size=None)
 
 
 class Tower(nnx.Module):
