@@ -172,7 +172,9 @@ class _Events:
     def __init__(self, directory: Path, purge_step: int):
         """Opens a new file. TensorBoard drops what older ones have from `purge_step` on, also if that is step 1."""
         directory.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"))
+        # tensorboardX names files by the second, and would replace that of a run that was ended within it.
+        number = len(list(directory.iterdir()))
+        self._writer = EventsWriter(str(directory / "events"), f".{number:06d}")
         self._write(purge_step, file_version="brain.Event:2")
         self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
         self.flush()
