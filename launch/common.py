@@ -14,8 +14,8 @@ INTERRUPTED_EXIT = 130
 TERMINATED_EXIT = 143  # after SIGTERM, with everything saved
 # Ends that the same command would only repeat: they are not started again.
 FINAL_EXITS = (USER_ERROR_EXIT, INTERRUPTED_EXIT)
-# JAX_PLATFORMS: lsec_jax.train refuses to go on without the first one, as jax alone would where it cannot be used. The
-# CPU makes the arrays that several devices share.
+# JAX_PLATFORMS: lsec_jax.train ends where the first one cannot be used; jax alone would go on with the next. The CPU
+# makes the arrays that several devices share.
 GPU_PLATFORMS, TPU_PLATFORMS = "cuda,cpu", "tpu,cpu"
 # The launcher says which process is which.
 _OF_LAUNCHERS = ("cluster", "coordinator", "num_processes", "process_id")

@@ -92,8 +92,10 @@ def _install(name: str, where: list[str], folder: str) -> list[list[str]]:
     archive = f"{_FOLDER}.tar.gz"
     pack = ["git", "-C", str(common.ROOT), "archive", "--format=tar.gz", f"--output={folder}/{archive}", "HEAD"]
     copy = ["gcloud", "compute", "tpus", "tpu-vm", "scp", f"{folder}/{archive}", f"{name}:", *where, "--worker=all"]
-    # What the commit has is replaced whole, so that no deleted file stays; runs and data beside it are left alone.
-    forget = f"tar -tzf ~/{archive} | cut -d/ -f1 | sort -u | xargs rm -rf --"
+    # What this commit and the one before have is replaced whole, so that no deleted file stays; runs and data beside
+    # it are left alone.
+    names, earlier = f"tar -tzf ~/{archive} | cut -d/ -f1 | sort -u", f"~/{_FOLDER}.installed"
+    forget = f"({names}; cat {earlier} 2> /dev/null) | xargs rm -rf -- && {names} > {earlier}"
     unpack = (
         f"mkdir -p {_FOLDER} && cd {_FOLDER} && {forget} && tar -xzf ~/{archive} && rm ~/{archive} && "
         f"python3 -m venv ~/{_FOLDER}_environment && {_PYTHON} -m pip install -q -r requirements.txt 'jax[tpu]'"

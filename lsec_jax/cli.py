@@ -226,7 +226,10 @@ def define_data() -> flags.FlagHolder[str | None]:
 def define_mesh() -> flags.FlagHolder[str | None]:
     """The --mesh flag of commands that score and rank; `read_mesh` reads it."""
     return flags.DEFINE_string(
-        "mesh", None, "DATAxMODEL, such as 2x4: devices that share users, and each row of vectors; default: one device."
+        "mesh",
+        None,
+        "DATAxMODEL, such as 2x4: users are divided over all these devices, vectors of nodes over MODEL of them; "
+        "default: one device.",
     )
 
 
@@ -238,16 +241,21 @@ def read_mesh(text: str | None) -> ParallelConfig | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text, re.ASCII)
-    if found is None:
-        raise ConfigError(f"--mesh={text}: write DATAxMODEL, two whole numbers from 1, such as 2x4")
-    along_data, along_model = int(found[1]), int(found[2])
+    along_data, along_model = parse_mesh("--mesh", text)
     if along_data * along_model > (count := jax.device_count()):
         raise ConfigError(
             f"--mesh={text} needs {along_data * along_model} devices, and there are {count} "
             f"({jax.default_backend()}); give a smaller one, or leave the flag out"
         )
     return ParallelConfig("sharded", along_data, along_model)
+
+
+def parse_mesh(flag: str, text: str) -> tuple[int, int]:
+    """Reads "DATAxMODEL", two numbers of devices; raises ConfigError naming the flag."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text, re.ASCII)
+    if found is None:
+        raise ConfigError(f"{flag}={text}: write DATAxMODEL, two whole numbers from 1, such as 2x4")
+    return int(found[1]), int(found[2])
 
 
 def define_plugins() -> flags.FlagHolder[list[str]]:
@@ -279,7 +287,7 @@ def define_processes() -> None:
 
 
 def start_devices() -> None:
-    """Starts the devices of a command that runs in one process, before it reads anything.
+    """Starts the devices of this process before a command reads anything.
 
     Raises:
         ConfigError: if JAX_PLATFORMS names some that are not there.
@@ -311,8 +319,9 @@ def start_processes(config: RunConfig, **arguments: Any) -> None:
         if member.process_id > 0:
             _silence()
         startup.start(member, config, arguments)
-    start_devices()
-    if processes.count() > 1:
+    if processes.count() == 1:
+        start_devices()
+    else:
         logging.info("%d processes, %s", processes.count(), startup.describe_devices())
 
 

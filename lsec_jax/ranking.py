@@ -42,29 +42,40 @@ class NanScoreError(ValueError):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """What runs this module's functions of a block where a scorer's arrays are.
+    """Runs this module's functions of a block of b users on the devices that have a scorer's arrays.
 
     Attributes:
-        users_together: the users of a block are a multiple of it.
+        users_together: b is a multiple of it.
     """
 
     users_together: int
 
     def place(self, offered: np.ndarray | None) -> Any:
-        """Puts what is known of each target, [n], where the ranker needs it."""
+        """Puts which of n targets are ranked at all, [n] bool or None = all, on the devices."""
         ...
 
     def rank_all(
         self, function: "functools.partial[Result]", ids: np.ndarray, by_user: Any, masked: Masked, offered: Any
     ) -> Result:
-        """function(scores of all targets [b, n], *by_user, masked, offered)."""
+        """Ranks all targets for the users ids [b]: function(scores [b, n], *by_user, masked, offered).
+
+        Args:
+            function: jittable; returns arrays with a row per user.
+            ids: of the users.
+            by_user: arrays with a row per user.
+            masked: pairs that are left out.
+            offered: from `place`.
+        """
         ...
 
     def rank_pairs(
         self, function: "functools.partial[Result]", ids: np.ndarray, target_ids: np.ndarray, by_user: Any
     ) -> Result:
-        """function(scores of the pairs [b, k], *by_user)."""
+        """Ranks candidates target_ids [b, k] of the users ids [b]: function(scores [b, k], *by_user)."""
         ...
+
+
+Rankable = Scorer | Ranker
 
 
 class _OneDevice:
@@ -93,14 +104,14 @@ class _OneDevice:
         return function(self._scorer.score_pairs(ids, target_ids), *by_user)
 
 
-def _ranker(scorer: Scorer | Ranker, block_size: int) -> tuple[Ranker, int]:
+def _ranker(scorer: Rankable, block_size: int) -> tuple[Ranker, int]:
     """The ranker, and the size of its blocks."""
     ranker = scorer if isinstance(scorer, Ranker) else _OneDevice(scorer)
     return ranker, -(-block_size // ranker.users_together) * ranker.users_together
 
 
 def full_ranking(
-    scorer: Scorer | Ranker,
+    scorer: Rankable,
     source_ids: np.ndarray,
     seen: Csr,
     positives: Csr,
@@ -144,7 +155,7 @@ def full_ranking(
 
 
 def rank_candidates(
-    scorer: Scorer | Ranker,
+    scorer: Rankable,
     source_ids: np.ndarray,
     target_ids: np.ndarray,
     labels: np.ndarray,
@@ -183,7 +194,7 @@ def rank_candidates(
 
 
 def top_k(
-    scorer: Scorer | Ranker,
+    scorer: Rankable,
     source_ids: np.ndarray,
     seen: Csr | None,
     k: int,
@@ -245,7 +256,7 @@ def _full_ranking_block(
     cutoffs: tuple[int, ...],
 ) -> tuple[dict[str, Float[Array, " b"]], Bool[Array, " b"]]:
     scores, has_nan = _without_nan(scores)
-    places = replicas.own_nodes(positive_ids, scores.shape[1])
+    places = replicas.local_indices(positive_ids, scores.shape[1])
     positive_scores = jnp.take_along_axis(scores, places, axis=1, mode="clip")
     positive_scores = replicas.of_owners(positive_scores, places, scores.shape[1])
     best, _ = _best(_left(scores, masked, offered), max(cutoffs))
@@ -279,7 +290,7 @@ def _left(
     """The scores of what is neither masked nor not offered; -inf elsewhere."""
     scores = scores if offered is None else jnp.where(offered[None, :], scores, -jnp.inf)
     rows, targets = masked
-    return scores.at[rows, replicas.own_nodes(targets, scores.shape[1])].set(-jnp.inf, mode="drop")
+    return scores.at[rows, replicas.local_indices(targets, scores.shape[1])].set(-jnp.inf, mode="drop")
 
 
 def _best(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b j"], Int[Array, "b j"]]:
@@ -290,7 +301,7 @@ def _best(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b j"], Int
     best, ids = lax.top_k(scores, min(k, scores.shape[1]))
     if replicas.num_shards() == 1:
         return best, ids
-    every, every_id = replicas.all_columns(best), replicas.all_columns(replicas.own_ids(scores.shape[1])[ids])
+    every, every_id = replicas.all_columns(best), replicas.all_columns(replicas.global_ids(scores.shape[1])[ids])
     best, at = lax.top_k(every, min(k, every.shape[1]))
     return best, jnp.take_along_axis(every_id, at, axis=1)
 

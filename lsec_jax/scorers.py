@@ -143,7 +143,7 @@ def map_pairs(
     """
     source_rows, target_rows = jax.tree.map(jnp.asarray, (source_rows, target_rows))
     num_targets = len(jax.tree.leaves(target_rows)[0])
-    places = replicas.own_nodes(target_ids, num_targets)
+    places = replicas.local_indices(target_ids, num_targets)
     sources = jax.tree.map(lambda rows: replicas.take_same(rows, source_ids), source_rows)
 
     def one_user(of: tuple[Any, Array]) -> Array:

@@ -72,6 +72,22 @@ def compiled_functions():
         yield made
 
 
+@contextlib.contextmanager
+def compilations():
+    """Yields the list of the seconds of each compilation inside."""
+    found = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def tiny_world(**changes):
     sizes = {"num_users": 60, "num_items": 40, "num_streamers": 8, "num_topics": 4, "items_per_session": 15.0}
     return synthetic.Config(**{**sizes, "num_buy": 700, "num_follow": 200, "num_sell": 150, **changes})

@@ -9,6 +9,7 @@ import pytest
 from lsec_jax import ranking, scorers
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.models.popularity import PopularityScorer
+from tests import runs
 
 NUM_SOURCES, NUM_TARGETS = 37, 60
 
@@ -274,21 +275,12 @@ def test_a_second_call_with_other_users_of_equal_counts_and_a_padded_block_compi
         ranking.rank_candidates(scorer, at, pairs[at], pairs[at] < 20, (4,), 9)
         ranking.top_k(scorer, at, seen, 4, 9)
 
-    compiled = []
-
-    def listen(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with runs.compilations() as compiled:
         rank(users[:18])
         assert compiled
         compiled.clear()
         rank(users[15:])  # with a padded last block
         assert compiled == []
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("function", ["score", "top_k", "full_ranking"])

@@ -31,7 +31,6 @@ from lsec_jax import cli
 from lsec_jax.config import ConfigError, ParallelConfig
 from lsec_jax.data.files import write_json
 
-TOLERANCE = 0.01  # of the bytes of an operation and group, beside 1 KiB: the compiler sends equal ids once
 SMOKE_DEVICES = (1, 2, 4, 8)
 SMOKE_MODELS = ("LSEC-GCN", "NCF, lazy")
 
@@ -53,10 +52,8 @@ def compare(name: str, parallel: ParallelConfig, found: dict[str, Any]) -> dict[
     model, workload = compiled.models()[name], formulas.Workload(**found["workload"])
     counted, memory = formulas.terms(model, workload, parallel), predictions.memory_bytes(model, workload, parallel)
     wanted = compiled.by_operation(of for term in counted.values() for of in term)
-    for operation in sorted({*wanted, *found["by_operation"]}):
-        both = [side.get(operation, 0.0) for side in (found["by_operation"], wanted)]
-        if abs(both[0] - both[1]) > TOLERANCE * max(both) + 1024:
-            raise ConfigError(f"{name}, {parallel}: {operation}: {both[0]:.0f} bytes counted, formula {both[1]:.0f}")
+    if lines := compiled.differences(found["by_operation"], wanted):
+        raise ConfigError(f"{name}, {parallel}: {lines[0]}")
     return {
         "model": name,
         **predictions.mesh_json(parallel),
@@ -104,7 +101,7 @@ def main() -> None:
                 logging.info("%s", smoke[-1])
     result = {
         "benchmark": "scaling",
-        "tolerance": TOLERANCE,
+        "tolerance": compiled.TOLERANCE,
         "counts": [compare(*of) for of in sorted(counts, key=lambda of: list(compiled.models()).index(of[0]))],
         "smoke": smoke,
         **predictions.predict(),

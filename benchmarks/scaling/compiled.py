@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
-import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.scaling.formulas import Workload
-from lsec_jax.config import ConfigError, EvaluationConfig, ParallelConfig, RunConfig, TrainingConfig
+from lsec_jax import cli
+from lsec_jax.config import STRATEGIES, ConfigError, EvaluationConfig, ParallelConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.models.edge_tasks import TaskConfig
@@ -26,6 +26,7 @@ from lsec_jax.training.state import TrainState
 
 # Only how the CPU runs what XLA has made of a step; what is sent is decided before.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+TOLERANCE = 0.01  # of the bytes of an operation and group, beside 1 KiB: the compiler sends equal ids once
 MESHES = ("sharded-2x4", "pmap-8", "sharded-2x2", "sharded-1x2", "pmap-2")
 
 
@@ -90,12 +91,14 @@ def workload_of(run: Run) -> Workload:
 
 
 def parse_mesh(text: str) -> ParallelConfig:
-    """A mesh from "pmap-N" or "sharded-DATAxMODEL"; raises ConfigError."""
-    found = re.fullmatch(r"(pmap)-(\d+)|(sharded)-(\d+)x(\d+)", text)
-    if found is None:
+    """A mesh of several devices from "pmap-N" or "sharded-DATAxMODEL"; raises ConfigError."""
+    strategy, _, size = text.partition("-")
+    if strategy not in STRATEGIES:
         raise ConfigError(f"--meshes: '{text}' is no mesh; give for example pmap-8,sharded-2x4 (data x model)")
-    pmap, replicas, sharded, data, model = found.groups()
-    return ParallelConfig(pmap, data=int(replicas)) if pmap else ParallelConfig(sharded, int(data), int(model))
+    data, model = cli.parse_mesh(f"--meshes: {strategy}", f"{size}x1" if strategy == "pmap" else size)
+    if data * model < 2:
+        raise ConfigError(f"--meshes: '{text}' is one device, which sends nothing; give at least two")
+    return ParallelConfig(strategy, data, model)
 
 
 def step_collectives(run: Run, state: TrainState) -> list[Collective]:
@@ -112,6 +115,16 @@ def by_operation(found: Iterable[Collective]) -> dict[str, float]:
         if of.group_size > 1:
             totals[f"{of.name} of {of.group_size}"] += of.received_bytes
     return dict(sorted(totals.items()))
+
+
+def differences(found: Mapping[str, float], wanted: Mapping[str, float]) -> list[str]:
+    """What of two results of `by_operation` differs by more than the tolerance, a line each."""
+    sides = [(name, found.get(name, 0.0), wanted.get(name, 0.0)) for name in sorted({*found, *wanted})]
+    return [
+        f"{name}: {own:.0f} bytes counted, formula {other:.0f}"
+        for name, own, other in sides
+        if abs(own - other) > TOLERANCE * max(own, other) + 1024
+    ]
 
 
 def device_bytes(tree: Any) -> int:

@@ -64,11 +64,12 @@ def terms(model: lsec_gnn.Config | ncf.Config, workload: Workload, parallel: Par
     Args:
         model: its config; relations and tasks together must have every node type in a task.
         workload: the counts.
-        parallel: strategy and mesh; `data` must be a number above 0.
+        parallel: strategy and mesh; `data` must be a number above 0, and lookups go by "all_gather".
 
     Returns:
         The terms that are not empty, by name.
     """
+    assert parallel.lookup == "all_gather", "what all-to-all sends depends on which ids are asked for"
     counted = _Counted(parallel)
     if isinstance(model, ncf.Config):
         _count_ncf(counted, model, workload)

@@ -46,10 +46,10 @@ def divide(graph: BipartiteGraph, num_parts: int, has_transposes: bool) -> Divid
         to_target,
         source_position,
         target_position,
-        _padded(graph.source_degrees, num_parts),
-        _padded(graph.target_degrees, num_parts),
-        _padded(graph.source_self, num_parts),
-        _padded(graph.target_self, num_parts),
+        filled_up(graph.source_degrees, num_parts),
+        filled_up(graph.target_degrees, num_parts),
+        filled_up(graph.source_self, num_parts),
+        filled_up(graph.target_self, num_parts),
         transposes,
     )
 
@@ -82,7 +82,7 @@ def _divide_rows(
     if not has_transposes:
         stacked = stacked._replace(twins=None)
     transposed = _stacked(transposes, longest) if has_transposes else None
-    return stacked, _padded(places.astype(np.int32), num_parts), transposed
+    return stacked, filled_up(places.astype(np.int32), num_parts), transposed
 
 
 def _stacked(parts: list[Rows], num_edges: int) -> Rows:
@@ -112,6 +112,7 @@ def _joined(arrays: list[Any], size: int, fill: int) -> Any:
     return np.concatenate([np.pad(array, (0, size - len(array)), constant_values=fill) for array in host])
 
 
-def _padded(array: Array | np.ndarray, num_parts: int) -> Any:
+def filled_up(array: Array | np.ndarray, num_parts: int) -> np.ndarray:
+    """Zeros (False) after the rows up to a multiple of the parts, [n, ...] -> [m, ...]."""
     host = np.asarray(array)
     return np.pad(host, (0, -len(host) % num_parts))

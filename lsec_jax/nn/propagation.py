@@ -151,7 +151,7 @@ def exclude_edges(
     def without(rows: Rows, position: Int[Array, " e"]) -> Rows:
         places = position[edge_ids]
         if isinstance(graph, DividedGraph):
-            places = replicas.own_nodes(replicas.take_same(position, edge_ids), len(rows.values))
+            places = replicas.local_indices(replicas.take_same(position, edge_ids), len(rows.values))
         return rows._replace(values=rows.values.at[places].set(0.0, mode="drop"))
 
     thinned = graph._replace(

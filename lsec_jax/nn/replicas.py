@@ -80,7 +80,7 @@ def sum_of_shards(value: Any) -> Any:
     return lax.psum(value, MODEL) if num_shards() > 1 else value
 
 
-def own_nodes(ids: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
+def local_indices(ids: Int[Array, "*s"], num_rows: int) -> Int[Array, "*s"]:
     """Where nodes stand in this device's part of a table, `num_rows` for those that are in another part.
 
     Args:
@@ -94,7 +94,7 @@ def _within(places: Int[Array, "*s"], size: int) -> Int[Array, "*s"]:
     return jnp.where((places >= 0) & (places < size), places, size)
 
 
-def own_ids(num_rows: int) -> Int[Array, " n"]:
+def global_ids(num_rows: int) -> Int[Array, " n"]:
     """The ids of the nodes in this device's part of a table; past the table's end, of what fills the part up."""
     numbers = jnp.arange(num_rows, dtype=jnp.int32)
     return numbers if num_shards() == 1 else lax.axis_index(MODEL) * num_rows + numbers
@@ -115,7 +115,7 @@ def of_owners(values: Float[Array, "*s"], places: Int[Array, "*s"], num_rows: in
 
     Args:
         values: what this device made of the nodes; of others than its own, anything.
-        places: `own_nodes` of them.
+        places: `local_indices` of them.
         num_rows: of this device's part.
     """
     return lax.psum(jnp.where(places < num_rows, values, 0), MODEL) if num_shards() > 1 else values
@@ -153,7 +153,7 @@ def mask_of(ids: Int[Array, " s"], num_rows: int) -> Bool[Array, " n"]:
 
     Where tables are divided, a device computes what all of them need of its nodes.
     """
-    ids = own_nodes(all_rows(ids), num_rows) if num_shards() > 1 else ids
+    ids = local_indices(all_rows(ids), num_rows) if num_shards() > 1 else ids
     return jnp.zeros(num_rows, bool).at[ids].set(True, mode="drop")
 
 
@@ -172,7 +172,7 @@ def take(table: Float[Array, "n d"], ids: Int[Array, "*s"]) -> Float[Array, "*s 
         return table[ids]
 
     def gathered(table: Array) -> Array:
-        asked_for = own_nodes(lax.all_gather(ids.ravel(), MODEL, tiled=True), len(table))
+        asked_for = local_indices(lax.all_gather(ids.ravel(), MODEL, tiled=True), len(table))
         return lax.psum_scatter(table.at[asked_for].get(mode="fill", fill_value=0), MODEL, tiled=True)
 
     exchange = lookups.current()
@@ -196,7 +196,7 @@ def give(
     """
 
     def gathered(values: Array) -> tuple[Array, Array]:
-        places, received = own_nodes(all_rows(ids), num_rows), all_rows(values)
+        places, received = local_indices(all_rows(ids), num_rows), all_rows(values)
         return places, received if num_shards() == 1 else jnp.where((places < num_rows)[:, None], received, 0.0)
 
     exchange = lookups.current()
@@ -219,7 +219,7 @@ def take_same(table: Shaped[Array, "n ..."], ids: Int[Array, " s"]) -> Shaped[Ar
     """`take` of ids that are the same on all devices that share the table; not differentiated."""
     if num_shards() == 1:
         return table[ids]
-    return lax.psum(table.at[own_nodes(ids, len(table))].get(mode="fill", fill_value=0), MODEL)
+    return lax.psum(table.at[local_indices(ids, len(table))].get(mode="fill", fill_value=0), MODEL)
 
 
 def vary_as(tree: Any, operands: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsec_jax.nn import replicas
+from lsec_jax.nn.divided_graphs import filled_up
 from lsec_jax.parallel.strategies import Part, Strategy
 from lsec_jax.ranking import Masked, Result
 from lsec_jax.scorers import NodeScorer
@@ -29,24 +30,28 @@ class DividedRanking:
         """The ranker of a scorer whose arrays are where the strategy has them."""
         return DividedRanker(self, scorer)
 
-    def padded(self, of_targets: np.ndarray) -> np.ndarray:
-        """False for what fills up the last part."""
-        return np.pad(of_targets, (0, -len(of_targets) % self.strategy.num_shards))
-
     def all_targets(self, function: "functools.partial[Result]") -> Callable[..., Result]:
-        """Compiles (scorer, (ids, *by_user), masked, offered) -> a block's results, whole on every device."""
+        """Compiles (scorer, (ids [b], *by_user), masked, offered) -> a block's results, whole on every device.
+
+        Args:
+            function: (scores [b, n], *by_user, masked, offered) -> results; compiled once for equal ones.
+        """
 
         def rank(scorer: Any, rows: Any, masked: Any, offered: Any) -> Any:
             ids, *by_user = replicas.rows_of_group(rows)
             scores = scorer.score_all(ids)
-            scores = jnp.where(replicas.own_ids(scores.shape[1]) < self._num_targets, scores, -jnp.inf)
+            scores = jnp.where(replicas.global_ids(scores.shape[1]) < self._num_targets, scores, -jnp.inf)
             own = replicas.places_in_group(masked[0], len(ids)), masked[1]
             return replicas.rows_of_all_groups(function(scores, *by_user, own, offered))
 
-        return self._once(rank, function, [Part.SCORER, Part.ROWS, Part.SAME, Part.NODES])
+        return self._once(rank, function, [Part.SCORER, Part.ROWS, Part.REPLICATED, Part.NODES])
 
     def pairs(self, function: "functools.partial[Result]") -> Callable[..., Result]:
-        """Compiles (scorer, (ids, target_ids, *by_user)) -> a block's results, whole on every device."""
+        """Compiles (scorer, (ids [b], target_ids [b, k], *by_user)) -> a block's results, whole on every device.
+
+        Args:
+            function: (scores [b, k], *by_user) -> results; compiled once for equal ones.
+        """
 
         def rank(scorer: Any, rows: Any) -> Any:
             ids, target_ids, *by_user = replicas.rows_of_group(rows)
@@ -59,7 +64,7 @@ class DividedRanking:
     ) -> Callable[..., Any]:
         key = function.func, *function.args, *sorted(function.keywords.items())
         if key not in self._compiled:
-            self._compiled[key] = self.strategy.compile(rank, arguments, [Part.SAME])
+            self._compiled[key] = self.strategy.compile(rank, arguments, [Part.REPLICATED])
         return self._compiled[key]
 
 
@@ -68,6 +73,7 @@ class DividedRanker:
 
     Attributes:
         scorer: its arrays with a row per node end with rows that fill up the last part.
+        users_together: the number of devices, which share a block's users.
     """
 
     def __init__(self, ranking: DividedRanking, scorer: NodeScorer):
@@ -76,14 +82,16 @@ class DividedRanker:
         self.users_together = self._strategy.num_replicas
 
     def place(self, offered: np.ndarray | None) -> Any:
-        """Divides what is known of each target as the targets are."""
-        return None if offered is None else self._strategy.place(self._ranking.padded(offered), Part.NODES)
+        """Divides which targets are ranked, [n] bool or None, as the targets are."""
+        if offered is None:
+            return None
+        return self._strategy.place(filled_up(offered, self._strategy.num_shards), Part.NODES)
 
     def rank_all(
         self, function: "functools.partial[Result]", ids: np.ndarray, by_user: Any, masked: Masked, offered: Any
     ) -> Result:
         """Ranks all targets for a block of users."""
-        rows, pairs = self._strategy.place((ids, *by_user), Part.ROWS), self._strategy.place(masked, Part.SAME)
+        rows, pairs = self._strategy.place((ids, *by_user), Part.ROWS), self._strategy.place(masked, Part.REPLICATED)
         return self._strategy.whole(self._ranking.all_targets(function)(self.scorer, rows, pairs, offered))
 
     def rank_pairs(

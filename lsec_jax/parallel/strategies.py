@@ -33,7 +33,7 @@ class Part(enum.Enum):
         ROWS: its own rows of a batch, or what it made of them.
         NODES: its own rows of arrays with a row per node.
         SCORER: of a `NodeScorer` its own rows of what has a row per node, and all else.
-        SAME: all, the same on every device.
+        REPLICATED: all, the same on every device.
     """
 
     STATE = enum.auto()
@@ -41,7 +41,7 @@ class Part(enum.Enum):
     ROWS = enum.auto()
     NODES = enum.auto()
     SCORER = enum.auto()
-    SAME = enum.auto()
+    REPLICATED = enum.auto()
 
 
 class Strategy(abc.ABC):
@@ -138,7 +138,7 @@ class Pmap(Strategy):
         """
         if Part.ROWS not in arguments:
             alone = jax.jit(function)
-            return lambda *copies: self.place(alone(*self.whole(copies)), Part.SAME)
+            return lambda *copies: self.place(alone(*self.whole(copies)), Part.REPLICATED)
         divided = jax.pmap(
             function,
             DATA,
@@ -203,7 +203,7 @@ def _specs(tree: Any, part: Part) -> Any:
     match part:
         case Part.ROWS:
             return P((DATA, MODEL))
-        case Part.SAME:
+        case Part.REPLICATED:
             return P()
         case Part.NODES:
             return P(MODEL)

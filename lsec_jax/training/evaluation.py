@@ -81,7 +81,7 @@ class Evaluator:
         return np.sort(generator.choice(users, wanted, replace=False))
 
     def evaluate(
-        self, scorer: Scorer | ranking.Ranker, split: str, protocol: str, users: np.ndarray | None = None
+        self, scorer: ranking.Rankable, split: str, protocol: str, users: np.ndarray | None = None
     ) -> EvaluationRow:
         """Scores, ranks and averages.
 
@@ -149,7 +149,7 @@ class Evaluator:
         """The lists that `candidates` ranks: published ones if the data set has them, else generated ones."""
         return self._candidates(_split_code(split))
 
-    def _rank_candidates(self, scorer: Scorer | ranking.Ranker, code: int, wanted: np.ndarray) -> _Ranked:
+    def _rank_candidates(self, scorer: ranking.Rankable, code: int, wanted: np.ndarray) -> _Ranked:
         lists = self._candidates(code)
         rows = np.flatnonzero(np.isin(lists.source_ids, wanted))
         rows = rows[np.argsort(lists.source_ids[rows], kind="stable")]
@@ -164,7 +164,7 @@ class Evaluator:
         description = f"candidates: {lists.target_ids.shape[1]} per {self._relation.source}, {lists.origin}"
         return source_ids, per_user, description
 
-    def _rank_all(self, scorer: Scorer | ranking.Ranker, code: int, wanted: np.ndarray) -> _Ranked:
+    def _rank_all(self, scorer: ranking.Rankable, code: int, wanted: np.ndarray) -> _Ranked:
         positives = self._pairs(code)
         user_ids = wanted[np.diff(positives[0])[wanted] > 0].astype(np.int32)
         if len(user_ids) == 0:

@@ -28,9 +28,8 @@ from lsec_jax.config import ConfigError, ReplayConfig, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.data.sources import period
 from lsec_jax.data.sources.offers import check_needs
-from lsec_jax.ranking import Ranker
+from lsec_jax.ranking import Rankable
 from lsec_jax.schema import FINGERPRINT_VERSION, DataError, LiveCommerceData
-from lsec_jax.scorers import Scorer
 from lsec_jax.training import fit, initialisation, prequential_report, reports
 from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
@@ -41,7 +40,8 @@ from lsec_jax.training.writers import make_directory
 POLICIES = ("cold", "warm", "refreshed", "frozen")
 SETTINGS = "settings.json"
 Outcome = dict[str, Any]
-Work = Callable[[], dict[str, tuple[Run, Scorer | Ranker]]]
+Scored = dict[str, tuple[Run, Rankable]]  # by policy
+Work = Callable[[], Scored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Timeline:
             )
 
     def _describe(self, day: int, version: int = FINGERPRINT_VERSION) -> dict[str, Any]:
-        """What all is known once a day is over: all that is measured on that day follows from it."""
+        """All that is known once a day is over: what is measured on that day follows from it."""
         if (day, version) not in self._descriptions:
             self._descriptions[day, version] = describe_data(self._cut(self._cell(day, day, 1)), version)
         return self._descriptions[day, version]
@@ -280,7 +280,7 @@ class Timeline:
     def _metric(self) -> str:
         return self.config.training.metric
 
-    def _floors(self, day: int) -> dict[str, tuple[Run, Scorer | Ranker]]:
+    def _floors(self, day: int) -> Scored:
         """Popularity of the days before, and on simulated worlds the oracle."""
         config = self._cell(day, day, 1)
         found = prepare(config, self._cut(config))
@@ -289,7 +289,7 @@ class Timeline:
         oracle = oracle_scorer(found.data, found.task, "test")
         return {name: (found, of) for name, of in (scorers | ({} if oracle is None else {"oracle": oracle})).items()}
 
-    def _model(self, policy: str, start: int, day: int) -> dict[str, tuple[Run, Scorer | Ranker]]:
+    def _model(self, policy: str, start: int, day: int) -> Scored:
         """A policy's model for a day, and the run to evaluate it in."""
         if policy in ("cold", "warm"):
             found = self._trained(start if policy == "warm" else day, day)

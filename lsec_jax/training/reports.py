@@ -12,8 +12,7 @@ from absl import logging
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.data.files import write_json
-from lsec_jax.ranking import Ranker
-from lsec_jax.scorers import Scorer
+from lsec_jax.ranking import Rankable
 from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.run import Run
@@ -38,7 +37,7 @@ def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
 
 def rows(
     run: Run,
-    scorers: Mapping[str, Scorer | Ranker],
+    scorers: Mapping[str, Rankable],
     splits: Iterable[str],
     protocols: Iterable[str],
     train_seconds: float,

@@ -26,9 +26,9 @@ from lsec_jax.parallel import platforms, strategies
 from lsec_jax.parallel.divided_ranking import DividedRanking
 from lsec_jax.parallel.mesh import check_batches
 from lsec_jax.parallel.strategies import Part, Strategy
-from lsec_jax.ranking import Ranker
+from lsec_jax.ranking import Rankable
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData, NodeTable
-from lsec_jax.scorers import NodeScorer, Scorer
+from lsec_jax.scorers import NodeScorer
 from lsec_jax.training import optimizers, vocabulary
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from lsec_jax.training.data_records import data_differences, describe_data
@@ -106,9 +106,9 @@ class Run:
         logging.info("embedding tables: %s", chosen.reason)
         key, may_skip = Keys.from_seed(self.config.seed).negatives, self.config.training.on_nonfinite == "skip"
         step = make_train_step(self.model, self._optimizer(), key, chosen.lazy, may_skip)
-        drawn = [Part.SAME] if self._draws_ahead else []
+        drawn = [Part.REPLICATED] if self._draws_ahead else []
         arguments = [Part.STATE, Part.INPUTS, Part.ROWS, *drawn]
-        return self.strategy.compile(step, arguments, [Part.STATE, Part.SAME], donates=True)
+        return self.strategy.compile(step, arguments, [Part.STATE, Part.REPLICATED], donates=True)
 
     def table_plan(self) -> TablePlan:
         """Which embedding tables a step updates lazily."""
@@ -133,7 +133,7 @@ class Run:
         batch_at, draw = self.batch_at(), None
         if self._draws_ahead:
             function = make_draw(self.model, Keys.from_seed(self.config.seed).negatives)
-            draw = self.strategy.compile(function, [Part.INPUTS, Part.ROWS, Part.SAME], [Part.SAME])
+            draw = self.strategy.compile(function, [Part.INPUTS, Part.ROWS, Part.REPLICATED], [Part.REPLICATED])
 
         def make(step: int) -> StepInput:
             batch = self.strategy.place(batch_at(step), Part.ROWS)
@@ -150,7 +150,7 @@ class Run:
         """On several devices the step draws itself: two threads would start collectives in orders of their own."""
         return self.model.draws_ahead and self.strategy.num_replicas == 1
 
-    def scorer_function(self) -> Callable[[TrainState], Scorer | Ranker]:
+    def scorer_function(self) -> Callable[[TrainState], Rankable]:
         """Returns the compiled function from a state to the primary task's scorer; on several devices to its ranker."""
         compute, ranking = self._scorer_programs
         if ranking is None:
@@ -198,7 +198,7 @@ class Run:
         """
         record = checkpoints.record(step)
         if "config" in record:
-            own = dataclasses.replace(self.config, data=None)  # which may be there already, and be no config
+            own = dataclasses.replace(self.config, data=None)  # loaded data may stand there
             stored = config_json.with_defaults(record["config"], own)
             models = [dict(of["model"]) for of in (stored, config_json.to_json(own))]
             for model in models:

@@ -20,7 +20,7 @@ from lsec_jax.config import ConfigError
 from lsec_jax.data.csr import csr_from_pairs
 from lsec_jax.data.table import DATE_EXAMPLES, LOOKS_LIKE_DATE, parse_dates
 from lsec_jax.models.popularity import PopularityScorer
-from lsec_jax.ranking import Ranker, top_k
+from lsec_jax.ranking import Rankable, top_k
 from lsec_jax.schema import TRAIN, DataError, LiveCommerceData
 from lsec_jax.scorers import Scorer
 from lsec_jax.training.run import Run
@@ -182,7 +182,7 @@ def write_recommendations(
 
 def _lists(
     run: Run,
-    scorers: tuple[Scorer | Ranker, Scorer],
+    scorers: tuple[Rankable, Scorer],
     internal: np.ndarray,
     is_known: np.ndarray,
     seen: tuple[np.ndarray, np.ndarray] | None,

@@ -102,7 +102,9 @@ def test_counts_that_differ_from_the_formula_are_refused():
         scaling.compare("NCF, dense", parallel, found | {"by_operation": wrong})
 
 
-@pytest.mark.parametrize("text", ["", "pmap", "pmap-2x4", "sharded-8", "ddp-8"])
+@pytest.mark.parametrize(
+    "text", ["", "pmap", "pmap-2x4", "sharded-8", "ddp-8", "pmap-0", "pmap-1", "sharded-0x4", "sharded-1x1"]
+)
 def test_meshes_that_are_none_are_refused(text):
     with pytest.raises(ConfigError, match="--meshes"):
         compiled.parse_mesh(text)

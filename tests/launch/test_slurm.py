@@ -56,10 +56,11 @@ def run_in_slurm(script, folder, stand_ins, seconds):
     return subprocess.run(["bash"], input=script, text=True, capture_output=True, env=environment)
 
 
-def test_a_slurm_job_that_begins_at_the_end_of_its_time_is_not_queued_for_ever(dry_run, tmp_path):
+@pytest.mark.parametrize("seconds", [170, 300, 530])
+def test_a_slurm_job_that_begins_at_the_end_of_its_time_is_not_queued_for_ever(dry_run, tmp_path, seconds):
     """The partition's limit may be that short."""
     stand_ins = {"srun": f"touch {tmp_path}/ran; exit 143", "date": "echo 1000"}
-    ended = run_in_slurm(script_of(dry_run(slurm, "--gpus_per_node=1").out), tmp_path, stand_ins, 170)
+    ended = run_in_slurm(script_of(dry_run(slurm, "--gpus_per_node=1").out), tmp_path, stand_ins, seconds)
     assert ended.returncode == 2 and "time is too short: ask for at least 10 minutes" in ended.stderr
     assert not (tmp_path / "ran").exists() and not (tmp_path / "queued").exists()
 

@@ -102,6 +102,7 @@ def test_install_replaces_an_earlier_commit_and_leaves_runs_and_the_checkout_alo
     monkeypatch.setenv("HOME", str(home))
     (checkout / "lsec_jax" / "old.py").write_text("")
     (checkout / "README.md").write_text("first")
+    (checkout / "setup.py").write_text("")
     git(checkout, "init", "-q")
     git(checkout, "add", "-A")
     git(checkout, "commit", "-qm", "first")
@@ -112,11 +113,13 @@ def test_install_replaces_an_earlier_commit_and_leaves_runs_and_the_checkout_alo
     assert (home / "lsec_jax" / "lsec_jax" / "old.py").exists()
     (home / "lsec_jax" / "runs").mkdir()
     git(checkout, "mv", "lsec_jax/old.py", "lsec_jax/new.py")
+    git(checkout, "rm", "-q", "setup.py")
     (checkout / "README.md").write_text("second")
     git(checkout, "commit", "-qam", "second")
     assert tpu_pod.main(["install", *POD]) == 0
     assert [path.name for path in (home / "lsec_jax" / "lsec_jax").iterdir()] == ["new.py"]
     assert (home / "lsec_jax" / "README.md").read_text() == "second" and (home / "lsec_jax" / "runs").is_dir()
-    assert sorted(path.name for path in home.iterdir()) == ["lsec_jax", "lsec_jax_environment"]
+    assert sorted(path.name for path in home.iterdir()) == ["lsec_jax", "lsec_jax.installed", "lsec_jax_environment"]
+    assert sorted(path.name for path in (home / "lsec_jax").iterdir()) == ["README.md", "lsec_jax", "runs"]
     assert sorted(path.name for path in checkout.iterdir()) == [".git", "README.md", "lsec_jax"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkout", "home", "programs"]

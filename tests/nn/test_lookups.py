@@ -159,7 +159,7 @@ def test_runs_of_both_ways_in_one_process_do_not_mix():
         way: strategies.make(ParallelConfig("sharded", data=2, model=4, lookup=way, lookup_capacity=capacity))
         for way, capacity in (("all_to_all", 4.0), ("all_gather", 2.0))
     }
-    arguments, results = [Part.STATE, Part.ROWS], [Part.SAME]
+    arguments, results = [Part.STATE, Part.ROWS], [Part.REPLICATED]
     compiled = {way: strategy.compile(function, arguments, results) for way, strategy in made.items()}
     compiled["again"] = made["all_to_all"].compile(function, arguments, results)
     params, ids = Params({}, {"user": padded_table()}), ids_of("any").ravel().astype(np.int32)
