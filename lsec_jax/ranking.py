@@ -84,7 +84,7 @@ class _OneDevice:
     users_together = 1
 
     def __init__(self, scorer: Scorer):
-        self._scorer = scorer
+        self._scorer = _on_device(scorer)
         self._scores: Any = None
 
     def place(self, offered: np.ndarray | None) -> np.ndarray | None:
@@ -102,6 +102,13 @@ class _OneDevice:
         self, function: Callable[..., Result], ids: np.ndarray, target_ids: np.ndarray, by_user: Any
     ) -> Result:
         return function(self._scorer.score_pairs(ids, target_ids), *by_user)
+
+
+def _on_device(scorer: Scorer) -> Scorer:
+    """The scorer with its arrays on the device: numpy ones would be copied there for each block."""
+    if not hasattr(scorer, "per_node") or all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(scorer)):
+        return scorer  # as it is, with what it keeps from earlier rankings
+    return jax.tree.map(jnp.asarray, scorer)
 
 
 def _ranker(scorer: Rankable, block_size: int) -> tuple[Ranker, int]:
