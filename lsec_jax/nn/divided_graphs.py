@@ -112,7 +112,7 @@ def _joined(arrays: list[Any], size: int, fill: int) -> Any:
     return np.concatenate([np.pad(array, (0, size - len(array)), constant_values=fill) for array in host])
 
 
-def filled_up(array: Array | np.ndarray, num_parts: int) -> np.ndarray:
+def filled_up(array: Array | np.ndarray, num_parts: int) -> Any:
     """Zeros (False) after the rows up to a multiple of the parts, [n, ...] -> [m, ...]."""
     host = np.asarray(array)
     return np.pad(host, (0, -len(host) % num_parts))
