@@ -145,8 +145,8 @@ def test_sigterm_to_the_launcher_ends_all_processes_with_143_at_one_step_and_the
 ):
     workdir, num_steps = tmp_path / "run", 60
     arguments = train(config_file, workdir, *MESHES["sharded"], f"--config.training.num_steps={num_steps}")[2:]
-    command = ["-m", "launch.local", "--processes=2", "--virtual_devices=2", "--", *arguments]
-    launcher = start(command)
+    command = ["-m", "launch.local", "--processes=2", "--", *arguments]
+    launcher = start(command, num_devices=2)
     try:
         while not runs.steps_of(workdir):
             assert launcher.poll() is None, launcher.communicate()[1]
@@ -158,7 +158,7 @@ def test_sigterm_to_the_launcher_ends_all_processes_with_143_at_one_step_and_the
     assert ended.code == 143 and "starting again" not in ended.err, ended.err
     last = runs.steps_of(workdir)[-1]
     assert last < num_steps and ended.err.count(f"terminated: saved step {last}") == 2, ended.err
-    (resumed,) = together([command])
+    (resumed,) = together([command], num_devices=2)
     assert resumed.code == 0 and f"resuming from step {last}" in resumed.err, resumed.err
     found = losses(workdir)
     assert len(found) == num_steps
