@@ -291,6 +291,7 @@ processes.gather(rank)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hanging", [0, 1])
 def test_a_process_that_hangs_ends_the_other_after_the_seconds_without_a_heartbeat(tmp_path, hanging):
     children = started(HANGING, tmp_path, hanging)
