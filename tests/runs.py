@@ -44,6 +44,14 @@ def no_cache_after():
 
 
 @contextlib.contextmanager
+def no_pictures():
+    """Training inside draws none, which takes as long as a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsec_jax.training.plots.draw", lambda *args: None)
+        yield
+
+
+@contextlib.contextmanager
 def killed_at(step):
     """The training inside has to be killed right after it has written metrics of a step."""
     write = writers.MetricWriter.write

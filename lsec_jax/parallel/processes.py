@@ -6,8 +6,8 @@ Everything here is a no-op in a run of one process. What all processes must call
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,9 +15,15 @@ from jax.experimental import multihost_utils
 
 from lsec_jax.config_json import differences
 
+T = TypeVar("T")
+
 
 class ProcessError(RuntimeError):
     """The processes of a run cannot work together; the message names the processes and the remedy."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended; no user's error: the same command, started again, goes on."""
 
 
 def count() -> int:
@@ -51,7 +57,8 @@ class _Own:
 
 def leave() -> None:
     """Parts from the other processes once all of them have called this; then each can end with a code of its own."""
-    jax.distributed.shutdown()
+    if _Own.count > 1:
+        jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
@@ -62,7 +69,9 @@ def agreed(what: str) -> Iterator[None]:
         what: the phase, for messages, e.g. "preparing the data".
 
     Raises:
-        ProcessError: if other processes failed; an error of this process's own is raised as it is.
+        ProcessError: if other processes failed by what a user can get wrong.
+        RuntimeError: if they failed otherwise: the same command may do better.
+        Exception: an error of this process's own, as it is.
     """
     if _Own.count == 1:
         yield
@@ -72,14 +81,47 @@ def agreed(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever it is, the others must not wait for this process for ever
         own_error = error
-    errors = gather_texts("" if own_error is None else str(own_error) or type(own_error).__name__)
-    if not any(errors):
+    texts = gather_texts("" if own_error is None else json.dumps([_is_for_users(own_error), _text(own_error)]))
+    failed = {i: json.loads(text) for i, text in enumerate(texts) if text}
+    if not failed:
         return
     leave()
     if own_error is not None:
         raise own_error
-    failed = [f"process {i} failed: {text}" for i, text in enumerate(errors) if text]
-    raise ProcessError(f"{what}: " + "\n".join(failed))
+    told = f"{what}: " + "\n".join(f"process {i} failed: {text}" for i, (_, text) in failed.items())
+    if any(is_for_users for is_for_users, _ in failed.values()):
+        raise ProcessError(told)
+    raise RuntimeError(told)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _is_for_users(error: Exception) -> bool:
+    """Whether it is of cli.USER_ERRORS, which cannot be imported here: the package's own types and the system's."""
+    is_own = any(of.__module__.startswith("lsec_jax.") for of in type(error).__mro__)
+    return isinstance(error, OSError) or (is_own and not isinstance(error, LostProcessError))
+
+
+def by_first(what: str, work: Callable[[], T]) -> T | None:
+    """Has the first process do something, for which all wait, and fail if it fails.
+
+    Args:
+        what: the phase, for messages.
+        work: what it does.
+
+    Returns:
+        What `work` returned, in the first process; None in the others.
+
+    Raises:
+        ProcessError, RuntimeError: as `agreed`.
+    """
+    found = None
+    with agreed(what):
+        if is_first():
+            found = work()
+    return found
 
 
 def require_same(values: Mapping[str, Any], remedy: str) -> None:

@@ -13,47 +13,38 @@ own.
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lsec_jax.config import ConfigError
 from lsec_jax.data.files import write_json
-from lsec_jax.parallel import processes
+from lsec_jax.parallel import platforms, processes
+from lsec_jax.parallel.processes import LostProcessError
 from lsec_jax.training import checkpoint_contents, orbax_errors, preservation
+from lsec_jax.training.checkpoint_folders import (
+    METRICS,
+    PROGRESS,
+    check_metrics,
+    read_record,
+    reading,
+    steps_in,
+    verify,
+)
+from lsec_jax.training.checkpoint_folders import CheckpointError as CheckpointError  # what all here raises
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
 
+T = TypeVar("T")
+
 # Where checkpoints wait for their deletion, below their directory.
 _DELETED = "deleted"
-# Where Orbax keeps what `Checkpoints.complete` replaces, below a checkpoint.
-_PROGRESS, _METRICS = Path("progress", "metadata"), Path("metrics", "metrics")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing or cannot be used; the message names it and the remedy."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint whose files are not what was written.
-
-    Attributes:
-        step: which one.
-        reason: what is wrong.
-    """
-
-    def __init__(self, folder: Path, reason: str):
-        super().__init__(
-            f"{folder}: damaged ({reason}). `train --fall_back` moves that folder aside and goes on from the "
-            "checkpoint before it"
-        )
-        self.step, self.reason = int(folder.name), reason
 
 
 @dataclasses.dataclass
@@ -95,13 +86,16 @@ class Progress:
 class Checkpoints:
     """Saves and restores (state, progress) under `directory`. Use as a context manager: leaving it waits for writes.
 
-    Where a run has several processes, each of them makes the same calls. Only those that say so wait for the others.
+    Where a run has several processes, each of them makes the same calls. Writing waits for the others: to open a
+    directory that is not read only, `save`, `complete` and to leave. Reading does not, but to compare checksums of
+    arrays that lie in several processes.
     """
 
     def __init__(
         self,
         directory: Path,
         keep_last: int = 1,
+        *,
         read_only: bool = False,
         keep_best: int = 1,
         record: Mapping[str, Any] | None = None,
@@ -121,7 +115,7 @@ class Checkpoints:
             CheckpointError: if read_only and the directory has no checkpoint, or one is damaged.
         """
         self.directory = Path(directory).absolute()
-        self._record = dict(record or {})
+        self._record, self._save_seconds = dict(record or {}), save_seconds
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints here; train first, or check --workdir")
         self._kept, own = preservation.Kept(keep_last, keep_best), processes.index()
@@ -140,7 +134,7 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(save_seconds, orbax_errors.barrier()),
         )
         for step in steps_in(self.directory):
-            _check_metrics(self.directory / str(step))
+            check_metrics(self.directory / str(step))
         if not read_only:
             self._purge()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -155,7 +149,7 @@ class Checkpoints:
             with self._writing():
                 self._manager.wait_until_finished()
             self._purge()
-        except CheckpointError as error:
+        except (CheckpointError, LostProcessError) as error:
             if kind is None or issubclass(kind, Terminated):  # which says that all is saved
                 raise
             logging.error("%s", error)
@@ -183,6 +177,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: if this or the checkpoint before it cannot be written.
+            LostProcessError: if another process of the run has ended.
         """
         step = int(state.step)
         assert step not in self._manager.all_steps(), "nothing would be saved"
@@ -211,11 +206,13 @@ class Checkpoints:
             CheckpointError: if it cannot be written.
         """
         folder = self.directory / str(step)
-        with processes.agreed("storing a validation"):
-            if processes.is_first():
-                with self._writing():
-                    write_json(folder / _METRICS, _metrics(step, progress, value))
-                    write_json(folder / _PROGRESS, dataclasses.asdict(progress))  # last: until then it is owed
+
+        def store() -> None:
+            with self._writing():
+                write_json(folder / METRICS, _metrics(step, progress, value))
+                write_json(folder / PROGRESS, dataclasses.asdict(progress))  # last: until then it is owed
+
+        processes.by_first("storing a validation", store)
         self._manager.reload()
         infos = [preservation.Info(of, self._manager.metrics(of)) for of in self._manager.all_steps()]
         stay = processes.of_first(self._kept.should_preserve(infos))
@@ -256,8 +253,8 @@ class Checkpoints:
                 + "\nGive the config that it was trained with, or use another --workdir."
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template._asdict())
-        with _reading(folder):
-            progress = Progress(**json.loads((folder / _PROGRESS).read_text()))
+        with reading(folder):
+            progress = Progress(**json.loads((folder / PROGRESS).read_text()))
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=stored is None))
             )
@@ -274,8 +271,9 @@ class Checkpoints:
             step: which one.
 
         Raises:
-            CheckpointError: if it cannot be read or has another structure.
+            CheckpointError: if it cannot be read, has another structure, or is not what was written.
         """
+        folder = self.directory / str(step)
         as_stored = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
         try:
             restored = self._manager.restore(
@@ -285,7 +283,10 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax raises many types for damaged files; each is the same to the user
-            raise CheckpointError(f"{self.directory}/{step}: cannot be read ({orbax_errors.brief(error)})") from error
+            raise CheckpointError(f"{folder}: cannot be read ({orbax_errors.brief(error)})") from error
+        stored = self.record(step).get("arrays")
+        if stored is not None and (paths := _damaged_on_host(stored, restored.state)):
+            raise CheckpointError(f"{folder}: wrong checksum of {', '.join(paths[:4])}; give another --init_step")
         return restored.state
 
     def best_step(self) -> int:
@@ -307,91 +308,73 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have many types for a disk that is full
-            if orbax_errors.is_broken_connection(error):
-                raise
+            if orbax_errors.is_lost_process(error):
+                text = f"{self.directory}: while a checkpoint was written, {orbax_errors.brief(error)}"
+                raise LostProcessError(text) from error
             last = max(steps_in(self.directory), default=None)
             kept = "no checkpoint had been saved yet" if last is None else f"the checkpoint of step {last} is intact"
+            if orbax_errors.is_out_of_time(error):
+                raise CheckpointError(
+                    f"{self.directory}: a checkpoint was not written within config.checkpoint.save_seconds = "
+                    f"{self._save_seconds}; {kept}. Raise that key, which a resumed run may change, or use a faster "
+                    "disk; then the same command resumes"
+                ) from error
+            if orbax_errors.is_of_runtime(error):
+                raise
             raise CheckpointError(
                 f"{self.directory}: a checkpoint could not be written ({orbax_errors.brief(error)}); {kept}. Make room "
                 "on that disk, or let it be written to; then the same command resumes"
             ) from error
 
 
-def steps_in(directory: Path) -> list[int]:
-    """Steps of the finished checkpoints of a directory, in order; none if there is no directory."""
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def _metrics(step: int, progress: Progress, value: float | None) -> dict[str, float]:
     return preservation.metrics_of(step, progress.best_value is None or progress.best_step == step, value)
 
 
-def verify(folder: Path, state: TrainState) -> None:
-    """Compares a restored state with the checksums of its checkpoint; all processes call it, and find the same.
+def _damaged_on_host(stored: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
+    """`checkpoint_contents.damaged` of parts of a state in numpy arrays, which no device need have room for."""
+    try:
+        host = platforms.host_device()
+    except ConfigError:  # jax has been told to leave the CPU out
+        host = None
+    fields: dict[str, Any] = {name: parts.get(name) for name in TrainState._fields}  # None has no leaves
+    with jax.default_device(host):
+        return checkpoint_contents.damaged(stored, TrainState(**fields))
+
+
+def read_chosen(
+    directory: Path, choose: Callable[[Checkpoints], int], read: Callable[[Checkpoints, int], T]
+) -> tuple[int, T]:
+    """Reads a checkpoint of a directory where training may go on; where it is gone by then, the one now chosen.
+
+    Of a run of several processes all call it, and the first one chooses for all.
+
+    Args:
+        directory: of checkpoints.
+        choose: which step.
+        read: reads it.
+
+    Returns:
+        The step, and what `read` returned.
 
     Raises:
-        DamagedCheckpointError: if it is not what was written.
+        CheckpointError: there is none, or it cannot be read.
+        ProcessError: that is so in another process.
     """
-    stored = read_record(folder).get("arrays")
-    if stored is not None and (paths := checkpoint_contents.damaged(stored, state)):
-        raise DamagedCheckpointError(folder, f"wrong checksum of {', '.join(paths[:4])}")
 
+    def chosen() -> int:
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            return choose(checkpoints)
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """`Checkpoints.record` of a checkpoint's folder, without opening it."""
-    path = folder / "record" / "metadata"
-    if not path.parent.exists():
-        return {}
-    with _reading(folder):
-        record = json.loads(path.read_text())
-        if not isinstance(record["arrays"], dict):
-            raise TypeError("'arrays' is no table")
-        return record
-
-
-def set_aside(directory: Path, step: int) -> Path:
-    """Moves a damaged checkpoint to `damaged_checkpoints` beside the directory, and returns that folder.
-
-    Of a run of several processes, all call it.
-
-    Raises:
-        CheckpointError: if it is the only one: then there is nothing to fall back on.
-    """
-    folder = directory.parent / "damaged_checkpoints"
-    with processes.agreed("setting a checkpoint aside"):
-        if processes.is_first():
-            if steps_in(directory) == [step]:
-                raise CheckpointError(
-                    f"{directory}/{step}: damaged, and there is no other checkpoint to fall back on; restore that "
-                    "folder from a copy, or train into another --workdir"
-                )
-            folder.mkdir(exist_ok=True)
-            taken = {path.name for path in folder.iterdir()}
-            name = next(name for i in range(len(taken) + 1) if (name := f"{step}.{i}" if i else str(step)) not in taken)
-            os.rename(directory / str(step), folder / name)
-    return folder
-
-
-def _check_metrics(folder: Path) -> None:
-    """Raises DamagedCheckpointError where Orbax would fail without a name, or take it for one without metrics."""
-    try:
-        with _reading(folder):
-            json.loads((folder / _METRICS).read_text())["value"]
-    except DamagedCheckpointError:
-        if folder.exists():  # else a run that goes on has just removed it
-            raise
-
-
-@contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Tells damage to a checkpoint that is read inside, by this process alone, from what else may go wrong."""
-    try:
-        yield
-    except Exception as error:
-        if orbax_errors.is_damage(error):
-            raise DamagedCheckpointError(folder, orbax_errors.brief(error)) from error
-        raise CheckpointError(
-            f"{folder}: cannot be read ({orbax_errors.brief(error)}), but is not known to be damaged; the same command "
-            "tries again"
-        ) from error
+    while True:
+        step = processes.of_first(processes.by_first("choosing a checkpoint", chosen))
+        found: list[T] = []
+        with processes.agreed("reading a checkpoint"), Checkpoints(directory, read_only=True) as checkpoints:
+            try:
+                found.append(read(checkpoints, step))
+            except CheckpointError:
+                if step in steps_in(directory):
+                    raise
+        if all(processes.gather(bool(found))):
+            return step, found[0]
+        logging.info("another checkpoint has replaced that of step %d", step)

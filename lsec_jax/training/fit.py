@@ -13,7 +13,8 @@ from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import initialisation, loop, plots, reports
-from lsec_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Progress, set_aside, steps_in, verify
+from lsec_jax.training.checkpoint_folders import DamagedCheckpointError, set_aside, steps_in, verify
+from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.initialisation import Origin, Start
 from lsec_jax.training.locks import WorkdirLock, await_sight
 from lsec_jax.training.run import Run, prepare
@@ -57,13 +58,14 @@ def run(
 
     Raises:
         ConfigError, DataError, CheckpointError: before anything is written, also where another run uses the workdir.
-        ProcessError: if another process of the run failed before training, or has other data.
+        ProcessError: if another process of the run was refused before training, or has other data.
+        RuntimeError: if another process failed otherwise, or ended.
         NonFiniteError: if training diverged; the last good checkpoint stays.
         CheckpointError: if a checkpoint cannot be read or written.
         WorkdirError: if the disk is full.
         Terminated: after SIGTERM, with everything saved.
     """
-    with WorkdirLock(workdir) as lock, _naming(workdir):
+    with _naming(workdir), WorkdirLock(workdir) as lock:
         return _report(workdir, _train(config, workdir, lock, audit, fall_back, origin))
 
 
@@ -86,7 +88,7 @@ def train(
     Raises:
         ConfigError, DataError, CheckpointError, NonFiniteError, WorkdirError, Terminated: as `run`.
     """
-    with WorkdirLock(workdir) as lock, _naming(workdir):
+    with _naming(workdir), WorkdirLock(workdir) as lock:
         return _train(config, workdir, lock, audit, False, origin, data)
 
 
@@ -115,12 +117,13 @@ def _report(workdir: Path, trained: Trained) -> str:
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
-    report = ""
-    with processes.agreed("writing the report"):
-        if processes.is_first():
-            report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress)
-            plots.draw(workdir, rows)
-    return report
+
+    def write() -> str:
+        report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress)
+        plots.draw(workdir, rows)
+        return report
+
+    return processes.by_first("writing the report", write) or ""
 
 
 def _train(
@@ -132,7 +135,6 @@ def _train(
     origin: Origin | None,
     data: LiveCommerceData | None = None,
 ) -> Trained:
-    start = None
     with processes.agreed("preparing the run"):
         config = check_workdir(workdir, config)
         origin = initialisation.settle(workdir, config, origin)
@@ -142,8 +144,10 @@ def _train(
             logging.info("audit: nothing leaks from validation and test into training")
         for text in config.model.warnings(prepared.inputs, config.training.batch_size):
             logging.warning(text)
-        if origin is not None and not steps_in(workdir / "checkpoints"):
-            start = initialisation.start(prepared, origin)
+    start = None
+    if origin is not None and not processes.of_first(steps_in(workdir / "checkpoints")):
+        start = initialisation.start(prepared, origin)
+        with processes.agreed("comparing the start"):
             initialisation.check_unchanged(workdir, start)
     _claim(workdir, prepared, lock, start)
     return _to_the_end(prepared, workdir, fall_back, start)
@@ -154,13 +158,10 @@ def _claim(workdir: Path, run: Run, lock: WorkdirLock, start: Start | None) -> N
     if processes.count() > 1:
         start_record = {} if start is None else {"init_from": start.record}
         processes.require_same({"data": run.describe(), **start_record}, "Give every process the same files")
-    with processes.agreed("making the workdir"):
-        if processes.is_first():
-            make_directory(workdir, f"--workdir={workdir}")
+    processes.by_first("making the workdir", lambda: make_directory(workdir, f"--workdir={workdir}"))
     lock.take()
-    with processes.agreed("claiming the workdir"):
-        if processes.is_first():
-            claim_workdir(workdir, run, None if start is None else start.record)
+    origin = None if start is None else start.record
+    processes.by_first("claiming the workdir", lambda: claim_workdir(workdir, run, origin))
 
 
 def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -> Trained:
@@ -174,7 +175,11 @@ def _to_the_end(run: Run, workdir: Path, fall_back: bool, start: Start | None) -
         logging.info("training ended at step %d" if is_finished else "resuming from step %d", int(state.step))
     policy = config.checkpoint
     with Checkpoints(
-        directory, policy.keep_last, False, policy.keep_best, run.record(), policy.save_seconds
+        directory,
+        keep_last=policy.keep_last,
+        keep_best=policy.keep_best,
+        record=run.record(),
+        save_seconds=policy.save_seconds,
     ) as checkpoints:
         if resumed is None and start is not None:
             checkpoints.save(state, progress)  # from now on the earlier run is not needed
@@ -226,6 +231,7 @@ def _restore(
             verify(directory / str(step), state)
         except DamagedCheckpointError as error:
             if not fall_back:
+                processes.leave()  # all have found it, and each can end with its message
                 raise
             logging.warning("%s. It is in %s now", error, set_aside(directory, error.step))
             continue

@@ -27,10 +27,12 @@ from absl import logging
 from lsec_jax import config as config_lib
 from lsec_jax import config_json
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.parallel import processes
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import DataError, Feature, NodeTable
 from lsec_jax.training import vocabulary
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, steps_in
+from lsec_jax.training.checkpoint_folders import CheckpointError, steps_in
+from lsec_jax.training.checkpoints import Checkpoints, read_chosen
 from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
@@ -191,6 +193,8 @@ def _key_of(line: str) -> str:
 def start(run: Run, origin: Origin) -> Start:
     """Makes the state that a run starts with from an earlier run's checkpoint.
 
+    All processes of the run call it, and start from the same step.
+
     Args:
         run: prepared.
         origin: settled.
@@ -198,36 +202,38 @@ def start(run: Run, origin: Origin) -> Start:
     Raises:
         CheckpointError: the checkpoint or the earlier run's id lists cannot be read, or do not fit the model.
         DataError: the data shares no id of some type with the earlier run's.
+        ProcessError: that is so in another process.
     """
-    if not origin.workdir.is_dir():  # of a run that was begun: nothing has looked at it yet
-        raise CheckpointError(
-            f"{origin.workdir}: gone, but the run that starts from it has no checkpoint of its own yet; bring it back, "
-            "or use another --workdir"
-        )
-    template = run.unplaced_state()
-    tables = template.params.tables
-    earlier = vocabulary.read(origin.workdir, tables)
-    features = vocabulary.check_categories(run.data, run.config.new_ids)
-    placements = {name: place(run.data.nodes[name], earlier[name], features.get(name), origin) for name in tables}
+    with processes.agreed("looking at the earlier run"):
+        if not origin.workdir.is_dir():  # of a run that was begun: nothing has looked at it yet
+            raise CheckpointError(
+                f"{origin.workdir}: gone, but the run that starts from it has no checkpoint of its own yet; bring it "
+                "back, or use another --workdir"
+            )
+        template = run.unplaced_state()
+        tables = template.params.tables
+        earlier = vocabulary.read(origin.workdir, tables)
+        features = vocabulary.check_categories(run.data, run.config.new_ids)
+        placements = {name: place(run.data.nodes[name], earlier[name], features.get(name), origin) for name in tables}
     parts = {"params": template.params}
     if origin.moments == "keep":
         parts["opt_state"] = template.opt_state
     step, stored = _read(origin, parts)
-    _check_shapes(stored, parts, earlier, origin.workdir / "checkpoints" / str(step))
-    params_hash = _hash(stored["params"])
-    state = carry(template, stored["params"], stored.get("opt_state"), placements)
-    counts = {name: of.counts() for name, of in placements.items()}
-    for name, of in counts.items():
-        text = "initial vectors of %ss from step %d of %s: %d known, %d new, %d dropped"
-        logging.info(text, name, step, origin.workdir, of["known"], of["new"], of["dropped"])
-    record = {
-        **_as_asked(origin),
-        "step": step,
-        "parameters_sha256": params_hash,
-        "data_fingerprint": read_data_record(origin.workdir).get("fingerprint"),
-        "nodes": counts,
-    }
-    return Start(run.strategy.place(state, Part.STATE), record)
+    with processes.agreed("starting from the earlier run"):
+        _check_shapes(stored, parts, earlier, origin.workdir / "checkpoints" / str(step))
+        state = carry(template, stored["params"], stored.get("opt_state"), placements)
+        counts = {name: of.counts() for name, of in placements.items()}
+        for name, of in counts.items():
+            text = "initial vectors of %ss from step %d of %s: %d known, %d new, %d dropped"
+            logging.info(text, name, step, origin.workdir, of["known"], of["new"], of["dropped"])
+        record = {
+            **_as_asked(origin),
+            "step": step,
+            "parameters_sha256": _hash(stored["params"]),
+            "data_fingerprint": read_data_record(origin.workdir).get("fingerprint"),
+            "nodes": counts,
+        }
+        return Start(run.strategy.place(state, Part.STATE), record)
 
 
 def check_unchanged(workdir: Path, found: Start) -> None:
@@ -324,15 +330,11 @@ def means(vectors: np.ndarray, known: np.ndarray, groups: np.ndarray) -> np.ndar
 def _read(origin: Origin, parts: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Reads parts of the chosen checkpoint of an earlier run, which may still train; returns its step and them."""
     try:
-        while True:
-            with Checkpoints(origin.workdir / "checkpoints", read_only=True) as checkpoints:
-                step = _choose_step(checkpoints, origin.step)
-                try:
-                    return step, checkpoints.restore_on_host(parts, step)
-                except CheckpointError:
-                    if step in steps_in(checkpoints.directory):
-                        raise
-            logging.info("another checkpoint has replaced that of step %d", step)
+        return read_chosen(
+            origin.workdir / "checkpoints",
+            lambda checkpoints: _choose_step(checkpoints, origin.step),
+            lambda checkpoints, step: checkpoints.restore_on_host(parts, step),
+        )
     except CheckpointError as error:
         raise CheckpointError(f"--init_from={origin.workdir}: {error}") from error
 

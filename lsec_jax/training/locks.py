@@ -52,11 +52,7 @@ class WorkdirLock:
         """
         if self._is_taken:
             return
-        told = ""
-        with processes.agreed("taking the workdir"):
-            if processes.is_first():
-                told = self._lock()
-        told = processes.of_first(told)
+        told = processes.of_first(processes.by_first("taking the workdir", self._lock))
         with processes.agreed("looking at the workdir"):
             await_sight(self._path, told)
         self._is_taken = True

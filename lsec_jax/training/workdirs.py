@@ -15,7 +15,8 @@ from lsec_jax.data.files import write_json
 from lsec_jax.nn.rows import check_backend
 from lsec_jax.schema import DataError, LiveCommerceData
 from lsec_jax.training import vocabulary
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_record, steps_in
+from lsec_jax.training.checkpoint_folders import CheckpointError, read_record, steps_in
+from lsec_jax.training.checkpoints import Checkpoints, Progress, read_chosen
 from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.locks import LOCK_NAME
 from lsec_jax.training.run import Run
@@ -160,15 +161,7 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, Progress]:
     """
     if (workdir / "data.json").exists() or not _newest_record(workdir):  # else the checkpoint says it
         _check_fingerprint(workdir, run.describe)
-    while True:
-        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-            step = checkpoints.best_step()
-            try:
-                return run.restore(checkpoints, step)
-            except CheckpointError:
-                if step in steps_in(checkpoints.directory):
-                    raise
-        logging.info("a better checkpoint has replaced that of step %d", step)
+    return read_chosen(workdir / "checkpoints", Checkpoints.best_step, run.restore)[1]
 
 
 def _newest_record(workdir: Path) -> dict[str, Any]:

@@ -35,8 +35,7 @@ def folder(tmp_path_factory):
     """Where the config is, and the programs that all runs share."""
     folder = tmp_path_factory.mktemp("faults")
     (folder / "config.py").write_text(CONFIG_FILE)
-    with runs.no_cache_after(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.plots, "draw", lambda *args: None)
+    with runs.no_cache_after(), runs.no_pictures():
         compilation.use_cache(folder / "programs")
         yield folder
 

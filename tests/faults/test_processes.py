@@ -27,8 +27,10 @@ startup.start(Member(address, 2, rank), RunConfig(None, None, parallel=ParallelC
 
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from lsec_jax.training import fit
-from lsec_jax.training.checkpoints import Checkpoints, CheckpointError, DamagedCheckpointError, Progress
+from lsec_jax import cli
+from lsec_jax.training import fit, orbax_errors
+from lsec_jax.training.checkpoint_folders import CheckpointError, DamagedCheckpointError
+from lsec_jax.training.checkpoints import Checkpoints, Progress, read_chosen
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from lsec_jax.training.termination import Termination
@@ -43,8 +45,8 @@ def place(values, *axes):
 def state_at(step):
     return TrainState(place(np.array(step, np.int32)), Params({}, {"user": place(table, "model", None)}), ())
 
-def save(*steps):
-    with Checkpoints(folder / "checkpoints", len(steps)) as checkpoints:
+def save(*steps, **options):
+    with Checkpoints(folder / "checkpoints", 3, **options) as checkpoints:
         for step in steps:
             checkpoints.save(state_at(step), Progress())
 
@@ -99,7 +101,7 @@ def test_sigterm_to_one_process_ends_all_at_one_step_and_what_they_saved_restore
     np.testing.assert_array_equal(restored.params.tables["user"], table)
 
 
-DAMAGED = """
+MAKE_DAMAGE = """
 save(1, 2, 3)
 if rank == 0:
     paths = (folder / "checkpoints" / "3" / "state" / "ocdbt.process_1").rglob("d/*")
@@ -107,10 +109,8 @@ if rank == 0:
     of_array.write_bytes(of_array.read_bytes()[:1000])
 with processes.agreed("damaging"):
     pass
-try:
-    restore(fall_back=False)
-except DamagedCheckpointError as error:
-    print(error)
+"""
+FALLEN_BACK = """
 state, _ = restore(fall_back=True)
 print("goes on from", int(state.step))
 
@@ -122,18 +122,33 @@ def limited(*args):
 Checkpoints.restore = limited
 try:
     restore(fall_back=True)
-except (CheckpointError, processes.ProcessError, MemoryError) as error:
+except (CheckpointError, processes.ProcessError, RuntimeError, MemoryError) as error:
     print(type(error).__name__, error)
+"""
+REFUSED = """
+try:
+    restore(fall_back=False)
+except DamagedCheckpointError as error:
+    print(error)
+    sys.exit(5 + rank)
 """
 
 
-def test_damage_that_one_process_sees_is_damage_to_all_and_its_other_troubles_are_not(tmp_path):
-    done = ended(started(DAMAGED, tmp_path))
-    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+def test_damage_that_one_process_sees_is_damage_to_all_and_each_ends_with_its_message(tmp_path):
+    done = ended(started(MAKE_DAMAGE + REFUSED, tmp_path))
+    assert [of.code for of in done] == [5, 6], "\n".join(of.err for of in done)
     for of in done:
-        damage, resumed, trouble = of.out.splitlines()[-3:]
-        assert "checkpoints/3: damaged (" in damage and "OUT_OF_RANGE" in damage
-        assert resumed == "goes on from 2" and "no room for the table" in trouble
+        assert "checkpoints/3: damaged (" in of.out and "OUT_OF_RANGE" in of.out
+    assert runs.steps_of(tmp_path) == [1, 2, 3]
+
+
+def test_all_processes_fall_back_together_but_not_where_one_has_no_memory_which_is_no_users_error(tmp_path):
+    done = ended(started(MAKE_DAMAGE + FALLEN_BACK, tmp_path))
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    for of, kind in zip(done, ("RuntimeError", "MemoryError"), strict=True):
+        resumed, trouble = of.out.splitlines()[-2:]
+        assert resumed == "goes on from 2"
+        assert trouble.startswith(f"{kind} ") and "no room for the table" in trouble
     assert runs.steps_of(tmp_path) == [1, 2]
     assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["3"]
 
@@ -193,18 +208,124 @@ try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         for step in (2, 3):
             checkpoints.save(state_at(step), Progress())
-except CheckpointError as error:
+except cli.USER_ERRORS as error:
     print(error, flush=True)
     os._exit(2)
 """
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_process_that_cannot_write_its_part_of_a_checkpoint_ends_all_with_its_message(tmp_path, failing):
+def test_only_the_process_that_cannot_write_its_part_of_a_checkpoint_says_so_and_all_end(tmp_path, failing):
     begun = time.monotonic()
     done = ended(started(FULL, tmp_path, failing))
     assert time.monotonic() - begun < 100, "they waited for each other"
-    assert done[failing].code == 2 and done[1 - failing].code != 0, "\n".join(of.err for of in done)
+    assert done[failing].code == 2 and done[1 - failing].code not in (0, 2), "\n".join(of.err for of in done)
     assert "could not be written" not in done[1 - failing].out
     assert "could not be written" in done[failing].out and "step 1 is intact" in done[failing].out
     assert runs.steps_of(tmp_path) == [1]
+
+
+# A process that has written its files meets the others before the checkpoint gets its name.
+COMMITTING = """
+import threading
+import orbax.checkpoint as ocp
+save(1)
+
+def before_commit(action):
+    meet = ocp.multihost.get_barrier_sync_fn()
+    def met(**rest):
+        if threading.current_thread() is not threading.main_thread():
+            action()
+        meet(**rest)
+    if rank == int(sys.argv[4]):
+        orbax_errors.barrier = lambda: met
+
+def report(**options):
+    try:
+        save(2, **options)
+    except cli.USER_ERRORS as error:
+        print(type(error).__name__, error, flush=True)
+        os._exit(2)
+"""
+KILLED = (
+    COMMITTING
+    + """
+before_commit(lambda: os.kill(os.getpid(), 9))
+report()
+"""
+)
+SLOW = (
+    COMMITTING
+    + """
+before_commit(lambda: time.sleep(8))
+report(save_seconds=2)
+"""
+)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_during_a_save_ends_the_other_which_may_be_started_again(tmp_path, killed):
+    done = ended(started(KILLED, tmp_path, killed))
+    assert done[killed].code == -signal.SIGKILL
+    assert done[1 - killed].code not in (0, 2), done[1 - killed].err
+    assert runs.steps_of(tmp_path) == [1] and list((tmp_path / "checkpoints").glob("2*tmp*"))
+    again = ended(started("save(2)", tmp_path))
+    assert [of.code for of in again] == [0, 0] and runs.steps_of(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_that_a_process_does_not_write_in_time_names_the_key_and_the_one_before_it_stays(tmp_path):
+    first, second = ended(started(SLOW, tmp_path, 1))
+    assert first.code == 2, first.err
+    assert (
+        "CheckpointError" in first.out and "config.checkpoint.save_seconds = 2; the checkpoint of step 1" in first.out
+    )
+    assert second.code != 0 and runs.steps_of(tmp_path) == [1]
+
+
+HANGING = """
+import signal
+if rank == int(sys.argv[4]):
+    (folder / "hangs").touch()
+    os.kill(os.getpid(), signal.SIGSTOP)
+processes.gather(rank)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hanging", [0, 1])
+def test_a_process_that_hangs_ends_the_other_after_the_seconds_without_a_heartbeat(tmp_path, hanging):
+    children = started(HANGING, tmp_path, hanging)
+    try:
+        for _ in range(3000):
+            if (tmp_path / "hangs").exists():
+                break
+            assert all(child.poll() is None for child in children)
+            time.sleep(0.1)
+        begun = time.monotonic()
+        (other,) = ended([children[1 - hanging]])
+        assert other.code not in (0, 2) and time.monotonic() - begun < 60, other.err
+    finally:
+        children[hanging].kill()
+        children[hanging].communicate()
+
+
+CHOSEN = """
+save(1, 2)
+newest = folder / "checkpoints" / "2"
+
+def read(checkpoints, step):
+    if step == 2 and rank == 1:  # training goes on and removes it when one process has read it already
+        newest.rename(folder / "removed")
+        raise CheckpointError("gone")
+    while step == 2 and newest.exists():
+        time.sleep(0.05)
+    return [step, rank]
+
+print(read_chosen(folder / "checkpoints", lambda checkpoints: checkpoints.latest_step() if rank == 0 else 99, read))
+"""
+
+
+def test_the_first_process_chooses_for_all_and_again_where_a_checkpoint_is_gone_for_one_of_them(tmp_path):
+    done = ended(started(CHOSEN, tmp_path))
+    assert [of.code for of in done] == [0, 0], "\n".join(of.err for of in done)
+    assert [of.out.splitlines()[-1] for of in done] == [f"(1, [1, {rank}])" for rank in range(2)]

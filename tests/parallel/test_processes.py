@@ -65,20 +65,38 @@ def test_two_processes_train_to_the_numbers_of_one(mesh, alone, config_file, tmp
             assert value == pytest.approx(wanted[name][key], abs=1e-4), (name, key)
 
 
-def test_a_run_of_two_processes_goes_on_in_one(alone, config_file, tmp_path):
+@pytest.mark.parametrize(
+    ("mesh", "later", "num_devices"),
+    [("sharded", [], 1), pytest.param("pmap", MESHES["sharded"], 4, marks=pytest.mark.slow)],
+)
+def test_a_run_of_two_processes_goes_on_in_one_under_the_other_strategy(
+    alone, config_file, tmp_path, mesh, later, num_devices
+):
     workdir = tmp_path / "run"
-    half = ["--config.training.max_seconds=0.001", *MESHES["sharded"]]
+    half = ["--config.training.max_seconds=0.001", *MESHES[mesh]]
     ended = together([train(config_file, workdir, *half, *place) for place in places()], num_devices=2)
     assert [of.code for of in ended] == [0, 0], "\n".join(of.err for of in ended)
     steps = runs.steps_of(workdir)
     assert 0 < steps[-1] < 16
+    read_by_one(workdir)
     config = json.loads((workdir / "config.json").read_text())
     config["training"]["max_seconds"] = 0.0
     (workdir / "config.json").write_text(json.dumps(config))
     shutil.rmtree(workdir / "plots")
-    (done,) = together([train(config_file, workdir)])
+    (done,) = together([train(config_file, workdir, *later)], num_devices)
     assert done.code == 0, done.err
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+
+
+def read_by_one(workdir):
+    """`evaluate` and `recommend` on one device of this process; the metrics are those of the run's own report."""
+    assert runs.command("evaluate", f"--workdir={workdir}").code == 0
+    (row,) = json.loads((workdir / "evaluation_test_candidates.json").read_text())["rows"]
+    for key, value in values(workdir)[(row["model"], "test")].items():
+        assert row["metrics"][key] == pytest.approx(value, abs=1e-4), key
+    output = workdir.parent / "recommendations.csv"
+    assert runs.command("recommend", f"--workdir={workdir}", f"--output={output}").code == 0
+    assert len(output.read_text().splitlines()) > 1
 
 
 @pytest.mark.slow
@@ -119,6 +137,63 @@ def test_the_launcher_starts_both_processes_again_when_one_is_killed(alone, conf
     found = losses(workdir)
     assert len(found) == num_steps
     np.testing.assert_allclose(found[:16], losses(alone), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_ends_all_processes_with_143_at_one_step_and_the_same_command_resumes(
+    alone, config_file, tmp_path
+):
+    workdir, num_steps = tmp_path / "run", 60
+    arguments = train(config_file, workdir, *MESHES["sharded"], f"--config.training.num_steps={num_steps}")[2:]
+    command = ["-m", "launch.local", "--processes=2", "--", *arguments]
+    launcher = start(command, num_devices=2)
+    try:
+        while not runs.steps_of(workdir):
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.05)
+        launcher.send_signal(signal.SIGTERM)
+        (ended,) = finish([launcher])
+    finally:
+        launcher.kill()
+    assert ended.code == 143 and "starting again" not in ended.err, ended.err
+    last = runs.steps_of(workdir)[-1]
+    assert last < num_steps and ended.err.count(f"terminated: saved step {last}") == 2, ended.err
+    (resumed,) = together([command], num_devices=2)
+    assert resumed.code == 0 and f"resuming from step {last}" in resumed.err, resumed.err
+    found = losses(workdir)
+    assert len(found) == num_steps
+    np.testing.assert_allclose(found[:16], losses(alone), rtol=1e-5)
+
+
+OWN_DATA = """
+import dataclasses
+
+from lsec_jax.data.sources import lightgcn_text
+from tests.runs import tiny_config
+
+
+def get_config(variant=""):
+    return dataclasses.replace(tiny_config(), data=lightgcn_text.Config("data", validation_fraction=0.2))
+"""
+
+
+def test_processes_with_different_data_are_refused_with_the_difference(tmp_path):
+    (tmp_path / "config.py").write_text(OWN_DATA)
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for seed, folder in enumerate(folders):
+        (folder / "data").mkdir(parents=True)
+        items = np.random.default_rng(seed).permuted(np.tile(np.arange(40), (30, 1)), axis=1)
+        for name, own in (("train", items[:, :6]), ("test", items[:, 6:8])):
+            lines = [" ".join(map(str, (user, *of))) for user, of in enumerate(own)]
+            (folder / "data" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    command = train(tmp_path / "config.py", tmp_path / "run", *MESHES["pmap"])
+    ended = finish([start([*command, *place], 2, folder) for place, folder in zip(places(), folders, strict=True)])
+    assert [of.code for of in ended] == [2, 2], "\n".join(of.err for of in ended)
+    for of in ended:
+        assert "the processes differ (process 0 -> other):\n" in of.err, of.err
+        assert "process 1: data.fingerprint: " in of.err
+        assert "Give every process the same files" in of.err and "Traceback" not in of.err
+    assert not (tmp_path / "run").exists()
 
 
 def process_with(*arguments):

@@ -12,7 +12,7 @@ from tests.started import places, together
 SCRIPT = """
 import json, sys
 import jax
-from lsec_jax.config import RunConfig
+from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.parallel import processes, startup
 from lsec_jax.parallel.members import Member
 
@@ -32,7 +32,7 @@ print("SEEN " + json.dumps(seen))
 try:
     with processes.agreed("reading"):
         if not processes.is_first():
-            raise ValueError("no such file")
+            raise ConfigError("no such file")
 except Exception as error:
     print(f"RAISED {type(error).__name__}: {error}")
 sys.exit(3 + int(number))
@@ -68,7 +68,7 @@ def test_what_follows_from_a_clock_is_decided_by_the_first_process(pair):
 
 def test_an_error_of_one_process_ends_all_of_them(pair):
     assert line_of(pair[0], "RAISED ") == "ProcessError: reading: process 1 failed: no such file"
-    assert line_of(pair[1], "RAISED ") == "ValueError: no such file"
+    assert line_of(pair[1], "RAISED ") == "ConfigError: no such file"
 
 
 def test_after_a_common_error_each_process_ends_with_a_code_of_its_own(pair):

@@ -8,17 +8,17 @@ from lsec_jax.training import fit
 from tests import runs
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
+@pytest.fixture(scope="module")
+def no_pictures():
+    with runs.no_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory):
     """The workdir of a tiny run that has ended."""
     workdir = tmp_path_factory.mktemp("runs") / "yesterday"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.plots, "draw", lambda *args: None)
+    with runs.no_pictures():
         fit.run(runs.tiny_config(), workdir)
     return workdir
 

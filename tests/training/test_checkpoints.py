@@ -19,18 +19,16 @@ from jax.sharding import PartitionSpec as P
 
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, run, workdirs
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError, Progress
+from lsec_jax.training.checkpoint_folders import CheckpointError, DamagedCheckpointError
+from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 NUM_ROWS, WIDTH = 10, 3
 ZSTD = b"\x28\xb5\x2f\xfd"  # with which arrays begin
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
 
 
 def new_state(num_rows=NUM_ROWS, width=WIDTH, seed=0, step=3):
@@ -160,11 +158,9 @@ def test_the_newest_and_those_of_the_best_validations_stay(tmp_path, values, num
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, no_pictures):
     workdir = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.plots, "draw", lambda *args: None)
-        fit.run(runs.tiny_config(log_every=1), workdir)
+    fit.run(runs.tiny_config(log_every=1), workdir)
     return workdir
 
 
@@ -224,6 +220,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_is_used_on_r
         RuntimeError("[gloo] Connection reset by peer"),
         ValueError("RESOURCE_EXHAUSTED: Error opening local file: Too many open files"),
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Buffer was deleted or donated"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_for_another_reason_is_not_set_aside(finished, prepared, monkeypatch, error):

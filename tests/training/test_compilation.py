@@ -33,7 +33,7 @@ MODELS = {
 
 
 @pytest.fixture
-def compilation_counts(monkeypatch):
+def compilation_counts(monkeypatch, no_pictures):
     """For each training loop, how many programs were asked for after its first checkpoint."""
     counts, warm = [], []
     save, train = Checkpoints.save, loop.train
@@ -51,7 +51,6 @@ def compilation_counts(monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", remember)
     monkeypatch.setattr(loop, "train", count)
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
     return counts
 
 
@@ -205,8 +204,7 @@ def test_programs_with_compiled_kernels_come_from_the_cache_and_give_the_same(tm
     assert from_cache[1] > from_cache[0] and any((tmp_path / "cache").iterdir())
 
 
-def test_a_second_training_with_the_cache_compiles_nothing(tmp_path, no_cache_after, monkeypatch):
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
+def test_a_second_training_with_the_cache_compiles_nothing(tmp_path, no_cache_after, no_pictures):
     config = tmp_path / "config.py"
     config.write_text(runs.CONFIG_FILE)
     asked = []

@@ -11,10 +11,10 @@ from lsec_jax.schema import DataError, NodeTable
 from lsec_jax.training import fit, initialisation, run
 from lsec_jax.training.checkpoints import CheckpointError, Checkpoints
 from lsec_jax.training.initialisation import Origin
-from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from tests import runs
 from tests.training.later_data import Later, later_config, ncf_config, started
+from tests.training.test_checkpoints import damage
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -134,19 +134,22 @@ def test_categories_are_written_as_type_and_feature_once_for_each_type(categorie
         run.prepare(config)
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "gone"])
-def test_a_damaged_checkpoint_or_list_of_ids_is_named(copy, tmp_path, damage):
+@pytest.mark.parametrize("how", ["cut", "other", "gone", "flipped"])
+def test_a_damaged_checkpoint_or_list_of_ids_is_named(copy, tmp_path, how):
     path = copy / "vocabulary" / "item.parquet"
-    if damage == "cut":
+    if how == "cut":
         path.write_bytes(path.read_bytes()[:50])
         expected = r"vocabulary/item\.parquet: damaged"
-    elif damage == "other":
+    elif how == "other":
         (copy / "vocabulary" / "user.parquet").rename(path)
         shutil.copy(path, copy / "vocabulary" / "user.parquet")
         expected = r"does not fit this model|knows none of"
-    else:
-        shutil.rmtree(copy / "checkpoints" / "8" / "state")
+    elif how == "gone":
+        damage(copy / "checkpoints" / "8", "state")
         expected = r"checkpoints/8: cannot be read"
+    else:
+        damage(copy / "checkpoints" / "8", how)
+        expected = r"--init_from=.*checkpoints/8: wrong checksum of .*; give another --init_step"
     with pytest.raises((CheckpointError, DataError), match=expected):
         fit.run(later_config(), tmp_path / "new", origin=Origin(copy, "last"))
     assert not (tmp_path / "new").exists()
@@ -203,4 +206,3 @@ def test_the_state_of_another_shape_is_refused(earlier, tmp_path):
     short = {"params": Params({}, {name: np.zeros((len(of) - 1, 8)) for name, of in nodes.items()})}
     with pytest.raises(CheckpointError, match="does not fit"):
         initialisation._check_shapes(short, {"params": template.params}, nodes, tmp_path)
-    assert isinstance(template, TrainState)

@@ -26,6 +26,8 @@ from lsec_jax.training.tables import Params
 from tests import runs
 from tests.worlds import random_edges
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 OPTIMIZERS = ("adam", "adagrad", "sgd")
 WIDTH = 3
 
@@ -34,7 +36,6 @@ WIDTH = 3
 def small_blocks(monkeypatch):
     """Tests of a few rows must go through several blocks, and through one that overlaps another."""
     monkeypatch.setattr(tables, "CPU_BLOCK", 4)
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
 
 
 def optimizer_of(name):
@@ -258,11 +259,10 @@ def test_the_states_buffers_are_donated_and_no_table_is_copied():
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, no_pictures):
     """The workdir of a finished lazy run, and the functions that it compiled: its step and its scorer."""
     workdir = tmp_path_factory.mktemp("lazy")
-    with pytest.MonkeyPatch.context() as patch, runs.compiled_functions() as made:
-        patch.setattr(fit.plots, "draw", lambda *args: None)
+    with runs.compiled_functions() as made:
         fit.run(ncf_config(), workdir)
     return workdir, made
 

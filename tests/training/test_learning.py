@@ -34,8 +34,7 @@ def test_the_model_overfits_one_batch(aggregator):
     assert float(losses[-1]) < 0.3 * float(losses[0]), losses[::30]
 
 
-def test_lsec_gcn_beats_popularity_on_the_synthetic_world(tmp_path, monkeypatch):
-    monkeypatch.setattr("lsec_jax.training.plots.draw", lambda *args: None)
+def test_lsec_gcn_beats_popularity_on_the_synthetic_world(tmp_path, no_pictures):
     config = small_lsec_gcn(num_steps=300, batch_size=128, evaluate_every=50, log_every=50)
     config.evaluation.num_candidates = 100
     fit.run(config, tmp_path)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -8,10 +10,12 @@ import pytest
 from lsec_jax.config import ConfigError, TrainingConfig
 from lsec_jax.data.sources import lightgcn_text
 from lsec_jax.schema import DataError
-from lsec_jax.training import data_records, fit, loop, run, state, workdirs, writers
+from lsec_jax.training import data_records, fit, locks, loop, run, state, workdirs, writers
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.step_inputs import StepInput
 from tests import runs
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def lines_of(workdir, kind=None):
@@ -30,15 +34,8 @@ def stored(workdir, step):
     return jax.device_get(found), progress
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.plots, "draw", lambda *args: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def unbroken_and_jitted(tmp_path_factory):
+def unbroken_and_jitted(tmp_path_factory, no_pictures):
     """The workdir of a finished run, and its jitted step and scorer functions."""
     workdir = tmp_path_factory.mktemp("unbroken")
     with runs.compiled_functions() as made:
@@ -190,6 +187,16 @@ def test_a_disk_that_is_full_under_the_metrics_is_named_by_its_workdir(tmp_path,
     with pytest.raises(fit.WorkdirError, match=message):
         fit.run(runs.tiny_config(log_every=1), tmp_path)
     assert runs.steps_of(tmp_path)[-1] == 4
+
+
+def test_a_disk_that_is_full_under_the_lock_is_named_by_its_workdir(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(locks.WorkdirLock, "_lock", full)
+    (tmp_path / locks.LOCK_NAME).touch()
+    with pytest.raises(fit.WorkdirError, match=r"^workdir .*: cannot be written \(No space left on device\)"):
+        fit.run(runs.tiny_config(), tmp_path)
 
 
 def test_without_validation_edges_patience_must_be_zero(tmp_path):

@@ -13,12 +13,9 @@ from lsec_jax.training.state import Keys
 from tests import runs
 from tests.training.test_loop import lines_of
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 KINDS = ("dense", "lazy")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
 
 
 def config_of(kind, **training):

@@ -115,9 +115,8 @@ def final_params(workdir):
 
 
 def test_sampled_training_that_is_killed_and_resumed_equals_an_unbroken_one_whatever_is_made_ahead(
-    tmp_path, monkeypatch
+    tmp_path, no_pictures
 ):
-    monkeypatch.setattr(fit.plots, "draw", lambda *args: None)
     with runs.killed_at(3):
         fit.run(sampled_config(3), tmp_path / "broken")
     fit.run(sampled_config(3), tmp_path / "broken")
