@@ -172,7 +172,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     panel.set(xscale="log", xlabel="seconds of one core in training (ours with compilation)", ylabel="validation AUC")
     panel.set(title=f"LSEC-GCN, {result['data']['name']}")
     panel.grid(alpha=0.3)
-    panel.legend(loc="lower right")
+    panel.legend(loc="upper left")
     figure.savefig(path, dpi=120)
 
 
