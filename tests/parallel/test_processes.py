@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests import runs
+from tests.parallel import test_strategies
 from tests.started import ended as finish
-from tests.started import places, start, together
+from tests.started import free_port, places, start, together
 
 # 16 steps of a batch that four devices can share.
 OVERRIDES = ["--config.training.batch_size=48", "--config.training.num_steps=16", "--config.training.log_every=1"]
@@ -21,6 +22,25 @@ MESHES = {
     "pmap": ["--config.parallel.data=0"],
     "sharded": ["--config.parallel.strategy=sharded", "--config.parallel.data=2", "--config.parallel.model=2"],
 }
+
+STEPS_OF_A_MODEL = """
+import json, sys
+address, rank, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+from lsec_jax.config import ParallelConfig, RunConfig
+from lsec_jax.parallel import startup
+from lsec_jax.parallel.members import Member
+startup.start(Member(address, 2, rank), RunConfig(None, None, parallel=ParallelConfig()), {})
+from lsec_jax.training import run as run_lib
+from tests.parallel import test_strategies as models
+meshes = {"pmap": ParallelConfig("pmap", data=4), "sharded": ParallelConfig("sharded", data=2, model=2)}
+if name == "ncf_lazy":
+    meshes["all_to_all"] = ParallelConfig("sharded", data=2, model=2, lookup="all_to_all", lookup_capacity=1.5)
+found = {
+    mesh: models.stepped(run_lib.prepare(models.config_of(name, parallel)), name)[0]
+    for mesh, parallel in meshes.items()
+}
+print(json.dumps(found))
+"""
 
 
 def train(config_file, workdir, *arguments):
@@ -51,6 +71,22 @@ def losses(workdir):
 def values(workdir):
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     return {(row["model"], row["split"]): row["metrics"] for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", test_strategies.MODELS)
+def test_every_model_trains_to_the_same_numbers_in_two_processes_of_two_devices(name):
+    address = f"127.0.0.1:{free_port()}"
+    both = [start(["-c", STEPS_OF_A_MODEL, address, rank, name], 2) for rank in range(2)]
+    ended = finish(both)
+    assert [of.code for of in ended] == [0, 0], "\n".join(of.err for of in ended)
+    found = json.loads(ended[0].out.splitlines()[-1])
+    wanted = test_strategies.reference(name)[0]
+    assert len(found) == (3 if name == "ncf_lazy" else 2)
+    for metrics in found.values():
+        for of_step in metrics:
+            of_step.pop("lookup_overflow", None)
+        test_strategies.assert_close(metrics, wanted)
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -66,6 +66,15 @@ def config_of(name, parallel):
 def trained(name, parallel):
     """(metrics of each step, the scorer's arrays, parameters without the rows that fill up parts)."""
     run = run_lib.prepare(config_of(name, parallel))
+    metrics, state = stepped(run, name)
+    counts = {name: len(nodes) for name, nodes in run.data.nodes.items()}
+    tables = {name: np.asarray(table)[: counts[name]] for name, table in state.params.tables.items()}
+    params = jax.tree.map(np.asarray, (state.params.dense, tables))
+    return metrics, scorer_arrays(run, state), params
+
+
+def stepped(run, name):
+    """(metrics of each step, the last state)."""
     state, step, input_at = run.initial_state(), run.step_function(), run.input_at()
     metrics = []
     for i in range(NUM_STEPS_WITH_CHOICES if name == "hardest" else NUM_STEPS):
@@ -73,10 +82,15 @@ def trained(name, parallel):
         drawn = () if own.drawn is None else (own.drawn,)
         state, of_step = step(state, run.inputs, own.batch, *drawn)
         metrics.append({key: float(value) for key, value in of_step.items()})
-    counts = {name: len(nodes) for name, nodes in run.data.nodes.items()}
-    tables = {name: np.asarray(table)[: counts[name]] for name, table in state.params.tables.items()}
-    params = jax.tree.map(np.asarray, (state.params.dense, tables))
-    return metrics, scorer_arrays(run, state), params
+    return metrics, state
+
+
+def assert_close(metrics, wanted_metrics):
+    """Each metric of each step."""
+    assert metrics[0].keys() == wanted_metrics[0].keys()
+    for key in metrics[0]:
+        found, wanted = ([of[key] for of in each] for each in (metrics, wanted_metrics))
+        np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
 
 
 def scorer_arrays(run, state):
@@ -106,10 +120,7 @@ def test_a_model_trains_to_the_same_numbers_on_one_device_and_on_eight(name, str
     if strategy == "all_to_all":
         overflows = [of.pop("lookup_overflow") for of in metrics]
         assert name != "ncf_lazy" or 0 == min(overflows) < max(overflows)
-    assert metrics[0].keys() == wanted_metrics[0].keys()
-    for key in metrics[0]:
-        found, wanted = ([of[key] for of in each] for each in (metrics, wanted_metrics))
-        np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
+    assert_close(metrics, wanted_metrics)
     assert np.ptp([of["loss"] for of in wanted_metrics]) > 1e-3  # or nothing was compared
     for found, wanted in ((scorer, wanted_scorer), (params, wanted_params)):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), found, wanted)
