@@ -108,7 +108,8 @@ def _on_device(scorer: Scorer) -> Scorer:
     """The scorer with its arrays on the device: numpy ones would be copied there for each block."""
     if not hasattr(scorer, "per_node") or all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(scorer)):
         return scorer  # as it is, with what it keeps from earlier rankings
-    return jax.tree.map(jnp.asarray, scorer)
+    # Copied, as XLA reads memory that it shares with numpy more slowly (docs/performance.md).
+    return jax.tree.map(functools.partial(jnp.array, copy=True), scorer)
 
 
 def _ranker(scorer: Rankable, block_size: int) -> tuple[Ranker, int]:
