@@ -31,7 +31,7 @@ ends_within() {{
   [[ -v SLURM_JOB_END_TIME ]] && ((SLURM_JOB_END_TIME - $(date +%s) <= $1))
 }}
 
-if ends_within {start_seconds}; then
+if ends_within {least_left}; then
   echo "launch: the job's time is too short: ask for at least {least_minutes} minutes with --time" >&2
   exit {user_error}
 fi
@@ -41,7 +41,7 @@ for ((left = {restarts}; ; left--)); do
   for known in 0 "${{final[@]}}"; do
     ((code != known)) || exit "$code"
   done
-  if ((code == {terminated})) && ends_within {signal_seconds}; then
+  if ((code == {terminated})) && ends_within {over_seconds}; then
     echo "launch: the job's time is up; everything is saved, and the job is queued again" >&2
     scontrol requeue "$SLURM_JOB_ID"
     exit "$code"
@@ -142,9 +142,8 @@ def _script(options: object, training: Sequence[str]) -> str:
         directory=shlex.quote(os.getcwd()),
         final=" ".join(map(str, common.FINAL_EXITS)),
         terminated=common.TERMINATED_EXIT,
-        signal_seconds=_SIGNAL_SECONDS + 60,
-        # A minute or so passes between the job's start and this.
-        start_seconds=_LEAST_SECONDS - 60,
+        over_seconds=_SIGNAL_SECONDS + 60,  # the signal, and what saving took
+        least_left=_LEAST_SECONDS - 60,  # a minute may pass between the job's start and its script
         least_minutes=_LEAST_SECONDS // 60,
         user_error=common.USER_ERROR_EXIT,
         restarts=chosen["restarts"],

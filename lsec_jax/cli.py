@@ -21,7 +21,7 @@ from lsec_jax.parallel.processes import ProcessError
 from lsec_jax.ranking import NanScoreError
 from lsec_jax.schema import DataError
 from lsec_jax.training import compilation
-from lsec_jax.training.checkpoints import CheckpointError
+from lsec_jax.training.checkpoint_folders import CheckpointError
 from lsec_jax.training.loop import NonFiniteError
 from lsec_jax.training.termination import Terminated
 

@@ -31,13 +31,13 @@ from lsec_jax.training import checkpoint_contents, orbax_errors, preservation
 from lsec_jax.training.checkpoint_folders import (
     METRICS,
     PROGRESS,
+    CheckpointError,
     check_metrics,
     read_record,
     reading,
     steps_in,
     verify,
 )
-from lsec_jax.training.checkpoint_folders import CheckpointError as CheckpointError  # what all here raises
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.termination import Terminated
 

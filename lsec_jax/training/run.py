@@ -30,7 +30,8 @@ from lsec_jax.ranking import Rankable
 from lsec_jax.schema import FINGERPRINT_VERSION, SPLITS, DataError, LiveCommerceData, NodeTable
 from lsec_jax.scorers import NodeScorer
 from lsec_jax.training import optimizers, vocabulary
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from lsec_jax.training.checkpoint_folders import CheckpointError
+from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.state import Keys, TrainableModel, TrainState, init_state, make_draw, make_train_step

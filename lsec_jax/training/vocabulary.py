@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from lsec_jax.config import ConfigError, NewIdsConfig
 from lsec_jax.data.files import replacing
 from lsec_jax.schema import Feature, LiveCommerceData, NodeTable
-from lsec_jax.training.checkpoints import CheckpointError
+from lsec_jax.training.checkpoint_folders import CheckpointError
 
 FOLDER = "vocabulary"
 

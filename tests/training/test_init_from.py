@@ -11,7 +11,8 @@ import pytest
 from lsec_jax.config import NewIdsConfig
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, initialisation, run, workdirs
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints
+from lsec_jax.training.checkpoint_folders import CheckpointError
+from lsec_jax.training.checkpoints import Checkpoints
 from lsec_jax.training.initialisation import Origin
 from lsec_jax.training.tables import Params
 from tests import runs

@@ -12,8 +12,8 @@ from lsec_jax import cli
 from lsec_jax.parallel import processes
 from lsec_jax.parallel.processes import LostProcessError
 from lsec_jax.schema import DataError
-from lsec_jax.training.checkpoint_folders import reading
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints
+from lsec_jax.training.checkpoint_folders import CheckpointError, reading
+from lsec_jax.training.checkpoints import Checkpoints
 
 
 def chained(*errors):

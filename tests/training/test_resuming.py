@@ -14,7 +14,8 @@ import pytest
 from lsec_jax.config import TrainingConfig
 from lsec_jax.training import checkpoints as checkpoints_lib
 from lsec_jax.training import loop, state, writers
-from lsec_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from lsec_jax.training.checkpoint_folders import CheckpointError
+from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.step_inputs import StepInput
 from lsec_jax.training.termination import Terminated
 from tests import runs

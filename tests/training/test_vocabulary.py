@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from lsec_jax.schema import NodeTable
 from lsec_jax.training import vocabulary
-from lsec_jax.training.checkpoints import CheckpointError
+from lsec_jax.training.checkpoint_folders import CheckpointError
 
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
 
