@@ -33,7 +33,7 @@ from lsec_jax.schema import DataError, Feature, NodeTable
 from lsec_jax.training import vocabulary
 from lsec_jax.training.checkpoint_folders import CheckpointError, steps_in
 from lsec_jax.training.checkpoints import Checkpoints, read_chosen
-from lsec_jax.training.run import Run
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from lsec_jax.training.workdirs import RECORD, read_data_record

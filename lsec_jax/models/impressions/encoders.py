@@ -1,0 +1,40 @@
+"""The keys of sequence encoders, which rankers share, and how an encoder is built from them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from lsec_jax.config import ConfigError, require_at_least
+from lsec_jax.declaration.layout import SequenceLayout
+from lsec_jax.nn import sequence as sequence_lib
+
+ENCODERS = ("transformer", "din", "hgn", "gru")
+
+
+@dataclasses.dataclass
+class EncoderConfig:
+    """Keys of encoders; each encoder reads its own.
+
+    Attributes:
+        num_layers: blocks of a Transformer.
+        num_heads: of its attention.
+        feed_forward_width: hidden width of its feed-forward nets; 0 = 4 d.
+        attention_scale: "head" divides scores by sqrt(d / heads), "width" by sqrt(d) as the paper's Eq. 4.
+        has_positions: whether a Transformer learns positions of sequences that are declared as ordered.
+        activation_widths: hidden widths of DIN's activation unit.
+    """
+
+    num_layers: int = 1
+    num_heads: int = 4
+    feed_forward_width: int = 0
+    attention_scale: str = "head"
+    has_positions: bool = True
+    activation_widths: tuple[int, ...] = (36,)
+
+    def validate_encoder(self) -> None:
+        """Checks the keys; raises ConfigError."""
+        for key in ("num_layers", "num_heads"):
+            require_at_least(f"config.model.{key}", getattr(self, key), 1)
+        require_at_least("config.model.feed_forward_width", self.feed_forward_width, 0)
