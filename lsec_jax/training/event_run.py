@@ -63,9 +63,9 @@ class EventRun(Run):
         return lambda step: {**self.encoder.encode(batches.rows(step)), "places": places}
 
     def scorer_function(self) -> Callable[[TrainState], RowScorer]:
-        """Returns the function from a state to one from rows, [b] int64, to predictions by task, [b] float32.
+        """Returns the function from a state to one from rows, [b] int64, to outputs by task, [b] float32.
 
-        Predictions are probabilities of binary labels, and expected values of others in the label's transformed unit.
+        Outputs are logits of binary labels, and expected values of others in the label's transformed unit.
         """
         return lambda state: functools.partial(self._score, state.params)
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lsec_jax.config import ConfigError, require_at_least
+from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import SequenceLayout
-from lsec_jax.nn import sequence as sequence_lib
+from lsec_jax.nn.sequence import transformer
 
 ENCODERS = ("transformer", "din", "hgn", "gru")
 
@@ -38,3 +38,36 @@ class EncoderConfig:
         for key in ("num_layers", "num_heads"):
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         require_at_least("config.model.feed_forward_width", self.feed_forward_width, 0)
+        require_choice("config.model.attention_scale", self.attention_scale, ("head", "width"))
+        width: int = self.embedding_dim  # type: ignore[attr-defined]
+        if width % self.num_heads:
+            raise ConfigError(
+                f"config.model.num_heads = {self.num_heads} heads cannot share config.model.embedding_dim = {width}; "
+                "give a divisor of it"
+            )
+
+
+def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rngs) -> Any:
+    """Builds the encoder of one sequence.
+
+    Args:
+        config: an `EncoderConfig` that is an `ImpressionConfig` too.
+        kind: of ENCODERS.
+        sequence: what is encoded.
+        rngs: of the weights.
+    """
+    width, dtype = config.embedding_dim, jnp.dtype(config.dtype)
+    if kind == "transformer":
+        return transformer.TransformerEncoder(
+            width,
+            rngs,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_width=config.feed_forward_width or 4 * width,
+            max_length=sequence.length,
+            has_positions=config.has_positions and sequence.is_ordered,
+            scale=config.attention_scale,
+            dropout_rate=config.dropout,
+            dtype=dtype,
+        )
+    raise NotImplementedError(kind)

@@ -12,7 +12,7 @@ from lsec_jax import losses
 from lsec_jax.declaration.layout import Layout
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.models.impressions.fields import Batch, FieldEncoder, Fields, Rows, table_width
-from lsec_jax.models.impressions.tasks import predictions, task_losses
+from lsec_jax.models.impressions.tasks import task_losses
 from lsec_jax.models.impressions.weights import TaskWeights
 from lsec_jax.nn import replicas
 from lsec_jax.nn.towers import Tower
@@ -124,10 +124,11 @@ class ImpressionRanker(nnx.Module):
         return loss, {"loss": loss, **metrics, **represented.metrics}
 
     def predict(self, tables: Tables, batch: Batch) -> dict[str, Float[Array, " b"]]:
-        """Predictions of all tasks for a batch (`tasks.predictions`)."""
+        """Logits of binary tasks and expected values of others, in the label's transformed unit, by task."""
         rows = {name: replicas.take(tables[name], ids) for name, ids in batch["ids"].items()}
         represented = self._represent(rows, batch, None)
-        return predictions(self.outputs(represented, represented.shared), self.layout.labels)
+        outputs = self.outputs(represented, represented.shared)
+        return {label.name: outputs[:, i] for i, label in enumerate(self.layout.labels)}
 
     def _represent(self, rows: Rows, batch: Batch, draws: Draws | None) -> Represented:
         return self.represent(self.fields(rows, batch), batch, draws)

@@ -1,4 +1,4 @@
-"""Losses and predictions of the tasks of an impression, each over the rows on which its label is defined."""
+"""Losses of the tasks of an impression, each over the rows on which its label is defined."""
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,3 @@ def task_losses(
     counts = replicas.mean(is_defined.sum(axis=0).astype(jnp.float32))
     return each.sum(axis=0) / jnp.maximum(counts, 1.0 / replicas.num_replicas())
 
-
-def predictions(outputs: Float[Array, "b m"], labels: tuple[LabelLayout, ...]) -> dict[str, Float[Array, " b"]]:
-    """Probabilities of binary labels, and expected values of others, by task."""
-    return {
-        label.name: jax.nn.sigmoid(outputs[:, i]) if label.kind == "binary" else outputs[:, i]
-        for i, label in enumerate(labels)
-    }

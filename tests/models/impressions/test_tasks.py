@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lsec_jax.declaration.layout import LabelLayout
-from lsec_jax.models.impressions.tasks import predictions, task_losses
+from lsec_jax.models.impressions.tasks import task_losses
 
 LABELS = (LabelLayout("watched", "binary", ""), LabelLayout("stay", "regression", "log1p"), LabelLayout("bag", "binary", ""))
 
@@ -53,10 +53,3 @@ def test_sure_predictions_have_finite_losses(size):
     losses = task_losses(jnp.full((12, 3), size), jnp.asarray(answers), LABELS)
     assert np.isfinite(losses).all()
 
-
-def test_predictions_are_probabilities_of_binary_labels_and_values_of_others():
-    outputs, _ = example()
-    found = predictions(outputs, LABELS)
-    assert list(found) == ["watched", "stay", "bag"]
-    np.testing.assert_allclose(found["watched"], 1 / (1 + np.exp(-np.asarray(outputs)[:, 0])), rtol=1e-6)
-    np.testing.assert_array_equal(found["stay"], outputs[:, 1])
