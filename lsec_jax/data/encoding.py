@@ -157,6 +157,14 @@ class EventEncoder:
         """Returns the labels of rows [b], [b, labels] float32 with NaN, without reading anything else."""
         return self._answers(rows)
 
+    def table_ids(self) -> dict[str, np.ndarray]:
+        """Returns the external ids behind the rows from 1 on of each table; of hashed ids, the numbers of the rows."""
+        stored = self.fitted["vocabularies"]
+        return {
+            of.name: np.array(stored[of.name]) if of.name in stored else np.arange(1, of.num_rows)
+            for of in self.layout.tables
+        }
+
     def unknown(self, rows: np.ndarray) -> dict[str, int]:
         """Counts the ids of rows [b] that have row 0 though they are there, by field (of sequences SEQUENCE.FIELD)."""
         found = {}

@@ -199,7 +199,9 @@ class WideAndDeep(SequenceRanker):
         deep = {name: of[..., :-1] for name, of in rows.items()}
         represented = super()._represent(deep, batch, draws)
         places = [of for of in self.layout.fields if of.kind == "ids"]
-        wide = sum((rows[of.table][:, of.start : of.stop, -1].sum(axis=1) for of in places), jnp.zeros(len(batch["labels"])))
+        wide = sum(
+            (rows[of.table][:, of.start : of.stop, -1].sum(axis=1) for of in places), jnp.zeros(len(batch["labels"]))
+        )
         shared = jnp.concatenate([represented.shared, wide[:, None]], axis=1)
         return represented._replace(shared=shared)
 

@@ -135,7 +135,7 @@ class Config(EncoderConfig, ImpressionConfig):
     @property
     def has_regularisers(self) -> bool:
         """Whether rows of a batch are compared with each other."""
-        of_domains = self.contrast != "none" and self.contrast_weight > 0 or self.specific_separation > 0
+        of_domains = (self.contrast != "none" and self.contrast_weight > 0) or self.specific_separation > 0
         return self.is_disentangled and (self.independence > 0 or (bool(self.product) and of_domains))
 
     @property

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -60,6 +60,9 @@ class Run(abc.ABC):
     inputs: Any
     evaluator: Any
     strategy: Strategy
+
+    # Rows before those of nodes at the start of each embedding table, which stand for none of them.
+    num_reserved_rows: ClassVar[int] = 0
 
     @property
     def task(self) -> str:

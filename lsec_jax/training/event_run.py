@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -37,6 +37,7 @@ class EventRun(Run):
     """
 
     encoder: EventEncoder
+    num_reserved_rows: ClassVar[int] = 1  # of all that is unknown
 
     def has_rows(self, split: str) -> bool:
         """Whether the table has held-out rows in a split."""
@@ -49,8 +50,8 @@ class EventRun(Run):
         audit_all_histories(self.data)
 
     def embedded_nodes(self) -> list[NodeTable]:
-        """What the rows of the embedding tables stand for, the first row of each for all that is unknown."""
-        return self.encoder.embedded_nodes()
+        """What the rows of the embedding tables after the first stand for."""
+        return [NodeTable(name, ids) for name, ids in self.encoder.table_ids().items()]
 
     def streams(self) -> dict[str, EventBatches]:
         """Step -> rows of the table."""

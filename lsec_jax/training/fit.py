@@ -13,11 +13,11 @@ from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import initialisation, loop, plots, reports
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoint_folders import DamagedCheckpointError, set_aside, steps_in, verify
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.initialisation import Origin, Start
 from lsec_jax.training.locks import WorkdirLock, await_sight
-from lsec_jax.training.base_run import Run
 from lsec_jax.training.run import prepare
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.workdirs import check_workdir, claim_workdir

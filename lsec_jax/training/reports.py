@@ -12,8 +12,8 @@ from absl import logging
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.data.files import write_json
-from lsec_jax.training.checkpoints import Progress
 from lsec_jax.training.base_run import Run
+from lsec_jax.training.checkpoints import Progress
 
 _LEADERBOARD_METRICS = {
     "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),

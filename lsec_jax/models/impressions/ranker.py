@@ -86,11 +86,14 @@ class ImpressionRanker(nnx.Module):
         return jnp.concatenate([self.primary_tower(first), *(tower(both) for tower in self.task_towers)], axis=1)
 
     def init_tables(self, key: Array) -> dict[str, Float[Array, "_ d"]]:
-        """Draws the embedding tables from N(0, embedding_std^2)."""
+        """Draws the embedding tables from N(0, embedding_std^2); row 0, of all that is unknown, begins with zeros."""
         keys = jax.random.split(key, len(self.layout.tables))
+
+        def draw(own: Array, num_rows: int, width: int) -> Float[Array, "_ d"]:
+            return (self.config.embedding_std * jax.random.normal(own, (num_rows, width))).at[0].set(0.0)
+
         return {
-            of.name: self.config.embedding_std
-            * jax.random.normal(own, (of.num_rows, self.table_width(of.name)), jnp.float32)
+            of.name: draw(own, of.num_rows, self.table_width(of.name))
             for of, own in zip(self.layout.tables, keys, strict=True)
         }
 

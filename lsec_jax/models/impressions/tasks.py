@@ -33,4 +33,3 @@ def task_losses(
     each = jnp.where(is_defined, jnp.stack(columns, axis=1), 0.0)
     counts = replicas.mean(is_defined.sum(axis=0).astype(jnp.float32))
     return each.sum(axis=0) / jnp.maximum(counts, 1.0 / replicas.num_replicas())
-

@@ -72,7 +72,8 @@ class TaskWeights(nnx.Module):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         losses, pull_back = jax.vjp(losses_of, shared)
         gradients = [
-            lax.stop_gradient(pull_back(one)[0].astype(jnp.float32)) for one in jnp.eye(len(self.names), dtype=jnp.float32)
+            lax.stop_gradient(pull_back(one)[0].astype(jnp.float32))
+            for one in jnp.eye(len(self.names), dtype=jnp.float32)
         ]
         known = lax.stop_gradient(replicas.mean(losses))
         cosines = gradient_cosines(gradients)
@@ -85,7 +86,7 @@ class TaskWeights(nnx.Module):
         return total, self._logged(losses, jnp.concatenate([jnp.ones(1), fixed])) | cosine_metrics
 
     def weights(self, cosines: Float[Array, " n"], losses: Float[Array, " n"]) -> Float[Array, " n"]:
-        """w = n softmax(net(cosine, log loss, task)), of the n auxiliary tasks (Eq. 14)."""
+        """W = n softmax(net(cosine, log loss, task)), of the n auxiliary tasks (Eq. 14)."""
         seen = jnp.stack([cosines, jnp.log(jnp.maximum(losses, 1e-6))], axis=1)
         hidden = jax.nn.relu(self.hidden(jnp.concatenate([seen, self.task_vectors[...]], axis=1)))
         return len(cosines) * jax.nn.softmax(self.output(hidden)[:, 0])

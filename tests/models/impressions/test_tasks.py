@@ -6,7 +6,11 @@ import pytest
 from lsec_jax.declaration.layout import LabelLayout
 from lsec_jax.models.impressions.tasks import task_losses
 
-LABELS = (LabelLayout("watched", "binary", ""), LabelLayout("stay", "regression", "log1p"), LabelLayout("bag", "binary", ""))
+LABELS = (
+    LabelLayout("watched", "binary", ""),
+    LabelLayout("stay", "regression", "log1p"),
+    LabelLayout("bag", "binary", ""),
+)
 
 
 def example(seed=0, rows=12):
@@ -43,7 +47,9 @@ def test_a_task_that_no_row_defines_has_loss_0_and_no_gradient():
 
 def test_rows_without_an_answer_have_no_gradient():
     outputs, answers = example()
-    gradient = np.asarray(jax.grad(lambda of: task_losses(of, jnp.asarray(answers), LABELS).sum())(jnp.asarray(outputs)))
+    gradient = np.asarray(
+        jax.grad(lambda of: task_losses(of, jnp.asarray(answers), LABELS).sum())(jnp.asarray(outputs))
+    )
     assert (gradient[np.isnan(answers)] == 0).all() and (gradient[~np.isnan(answers)] != 0).all()
 
 
@@ -52,4 +58,3 @@ def test_sure_predictions_have_finite_losses(size):
     _, answers = example()
     losses = task_losses(jnp.full((12, 3), size), jnp.asarray(answers), LABELS)
     assert np.isfinite(losses).all()
-
