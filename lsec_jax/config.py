@@ -12,6 +12,7 @@ RELATION_PROTOCOLS = ("candidates", "full_ranking")
 EVENT_PROTOCOLS = ("impressions",)
 PROTOCOLS = RELATION_PROTOCOLS + EVENT_PROTOCOLS
 BASELINES = ("popularity", "item_knn")
+LIVE_BASELINES = ("popularity", "recent_popularity", "watch_rate", "last_watched", "own_counts")
 STRATEGIES = ("pmap", "sharded")
 LOOKUPS = ("all_gather", "all_to_all")
 # The optimizers, and which keys of theirs the others do not have.
@@ -290,7 +291,7 @@ def validate(config: RunConfig) -> None:
     for name in evaluation.protocols:
         require_choice("config.evaluation.protocols", name, PROTOCOLS)
     for name in evaluation.baselines:
-        require_choice("config.evaluation.baselines", name, BASELINES)
+        require_choice("config.evaluation.baselines", name, tuple(dict.fromkeys(BASELINES + LIVE_BASELINES)))
     for name in ("num_candidates", "block_size", "knn_neighbors"):
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
     for name in ("validation_users", "knn_shrinkage"):

@@ -91,7 +91,7 @@ class EventEncoder:
         tables = _tables(declaration, fields, key)
         with_vocabulary = {name: table for name, table in tables.items() if not table.buckets}
         if fitted is None:
-            learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary)
+            learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary, self._answers)
         else:
             numbers = [declared for declared, _ in number_sources(fields)]
             learned = fitting.from_json(fitted, list(with_vocabulary), numbers)
@@ -201,7 +201,9 @@ class EventEncoder:
                 SequenceLayout(of.declared.name, of.declared.length, of.declared.is_ordered, tuple(fields))
                 for of, fields in zip(self._sequences, inside, strict=True)
             ),
-            tuple(LabelLayout(label.name, label.kind, label.transform) for label in declaration.labels),
+            tuple(
+                LabelLayout(of.name, of.kind, of.transform, learned.label_means[of.name]) for of in declaration.labels
+            ),
             numbers,
         )
         stops = np.cumsum([*slots.values()], dtype=int).tolist()

@@ -90,7 +90,7 @@ class Config(EncoderConfig, ImpressionConfig):
         """Checks the model's keys; raises ConfigError."""
         if self.sequences:
             raise ConfigError(
-                f"config.model.sequences = {self.sequences}: eLiveRec reads config.model.channel and .product; leave it ()"
+                f"config.model.sequences = {self.sequences}: eLiveRec has the keys channel and product; leave it ()"
             )
         super().validate()
         self.validate_encoder()
@@ -167,7 +167,7 @@ class Domain(nnx.Module):
     def __call__(
         self, sequence: Behaviours, target: Float[Array, "b d"], draws: Draws | None
     ) -> tuple[Float[Array, "b d"], ...]:
-        """(consistent, specific) vectors [b, d] float32 each, or the one pooled vector where they are not told apart."""
+        """(consistent, specific) vectors, [b, d] float32 each, or one pooled vector where they are not told apart."""
         drawn = (None, None) if draws is None else draws
         states = self.encoder(sequence.elements, sequence.mask, target, *drawn)
         if self.disentangler is None:
@@ -204,18 +204,14 @@ class ELiveRec(ImpressionRanker):
         first = shared + (dynamic if config.tower_reads_dynamic else 0)
         self.primary_tower = Tower(first, config.tower_widths, rngs, out_width=1, dtype=self.dtype)
         num_tasks = len(layout.labels) - 1
-        self.gate = self.experts = None
-        if num_tasks:
-            if config.is_gated and dynamic:
-                self.gate = GateUnit(dynamic, config.gate_width, len(self.field_widths), rngs)
-            self.experts = MixtureOfExperts(
-                shared + dynamic, config.num_experts, config.expert_widths, num_tasks, rngs, dtype=self.dtype
-            )
-            heads = [
-                Tower(config.expert_widths[-1], config.task_tower_widths, rngs, out_width=1, dtype=self.dtype)
-                for _ in range(num_tasks)
-            ]
-            self.heads = nnx.List(heads)
+        is_gated = config.is_gated and dynamic > 0 and num_tasks > 0
+        self.gate = GateUnit(dynamic, config.gate_width, len(self.field_widths), rngs) if is_gated else None
+        mixture = (shared + dynamic, config.num_experts, config.expert_widths, num_tasks, rngs)
+        self.experts = MixtureOfExperts(*mixture, dtype=self.dtype) if num_tasks else None
+        width = config.expert_widths[-1]
+        self.heads = nnx.List(
+            [Tower(width, config.task_tower_widths, rngs, out_width=1, dtype=self.dtype) for _ in range(num_tasks)]
+        )
 
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Vectors of both domains beside the context and the target, and the regularisers."""
