@@ -119,8 +119,8 @@ class CandidateEvents:
             nodes[role] = EventNodes(of.node_type, ids.astype(np.int32))
         features = {}
         for name, feature in table.features.items():
-            values = known[name].astype(feature.values.dtype) if name in known else _taken(feature, newest)
-            features[name] = dataclasses.replace(feature, values=values)
+            column = known[name].astype(feature.values.dtype) if name in known else _taken(feature, newest)
+            features[name] = dataclasses.replace(feature, values=column)
         shown = {field.source[1:] for field in declaration.fields if field.source.startswith(".")}
         values = {}
         for name, column in table.values.items():
