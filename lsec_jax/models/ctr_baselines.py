@@ -178,9 +178,10 @@ class SequenceRanker(ImpressionRanker):
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Context, target and one vector for each sequence, side by side."""
         pooled = []
-        for i, (name, pool) in enumerate(self.pools.items()):
+        for i, sequence in enumerate(self.layout.sequences):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            pooled.append(pool(fields.sequences[name], fields.target_vector, own))
+            pool = self.pools[sequence.name]
+            pooled.append(pool(fields.sequences[sequence.name], fields.target_vector, own))
         return Represented(side_by_side([fields.context, fields.target_vector, *pooled]), fields.dynamic)
 
 

@@ -194,9 +194,9 @@ class ELiveRec(ImpressionRanker):
         super().__init__(config, layout, rngs)
         self.config: Config
         sequences = {of.name: of for of in layout.sequences}
-        names = [name for name in (config.channel, config.product) if name]
-        self.domains = nnx.Dict({name: Domain(config, sequences[name], rngs) for name in names})
-        num_vectors = len(names) * (2 if config.is_disentangled else 1)
+        self.names = tuple(name for name in (config.channel, config.product) if name)
+        self.domains = nnx.Dict({name: Domain(config, sequences[name], rngs) for name in self.names})
+        num_vectors = len(self.names) * (2 if config.is_disentangled else 1)
         # Fields of the gate unit: those of the context, the target, and each domain's vectors.
         width = config.embedding_dim
         self.field_widths = (*self.fields.part_widths["context"], width, *(num_vectors * (width,)))
@@ -216,11 +216,10 @@ class ELiveRec(ImpressionRanker):
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Vectors of both domains beside the context and the target, and the regularisers."""
         vectors = {}
-        for i, (name, domain) in enumerate(self.domains.items()):
+        for i, name in enumerate(self.names):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            vectors[name] = domain(fields.sequences[name], fields.target_vector, own)
-        parts = [vectors[name] for name in (self.config.channel, self.config.product) if name]
-        shared = side_by_side([fields.context, fields.target_vector, *(of for part in parts for of in part)])
+            vectors[name] = self.domains[name](fields.sequences[name], fields.target_vector, own)
+        shared = side_by_side([fields.context, fields.target_vector, *(of for pair in vectors.values() for of in pair)])
         penalty: Float[Array, ""] | float = 0.0
         metrics: dict[str, Float[Array, ""]] = {}
         if draws is not None and self.config.has_regularisers:
@@ -231,8 +230,8 @@ class ELiveRec(ImpressionRanker):
     def intentions(self, fields: Fields) -> dict[str, Float[Array, "b d"]]:
         """The intention vectors by "consistent/DOMAIN" and "specific/DOMAIN" (Eq. 7), for probes."""
         found = {}
-        for name, domain in self.domains.items():
-            vectors = domain(fields.sequences[name], fields.target_vector, None)
+        for name in self.names:
+            vectors = self.domains[name](fields.sequences[name], fields.target_vector, None)
             kinds = ("consistent", "specific") if self.config.is_disentangled else ("pooled",)
             found |= {f"{kind}/{name}": of for kind, of in zip(kinds, vectors, strict=True)}
         return found
