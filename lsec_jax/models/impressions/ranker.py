@@ -91,7 +91,7 @@ class ImpressionRanker(nnx.Module):
         raise NotImplementedError
 
     def outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
-        """Logits or values of all tasks from the shared representation, the primary task first, without `output_biases`."""
+        """Logits or values of all tasks from the shared representation, the primary first; without `output_biases`."""
         both = jnp.concatenate([shared, represented.dynamic], axis=1)
         first = both if self.config.tower_reads_dynamic else shared
         return jnp.concatenate([self.primary_tower(first), *(tower(both) for tower in self.task_towers)], axis=1)

@@ -123,7 +123,8 @@ def trainable(config, seed=0):
 def outputs(model, params, batch):
     """Outputs of all tasks, [b, m] float."""
     found = jax.jit(lambda params, batch: model.module(params.dense).predict(params.tables, batch))(params, batch)
-    return np.stack([np.asarray(of) for of in found.values()], axis=1)
+    # Tasks in the layout's order, the primary one first; jit sorts them by name.
+    return np.stack([np.asarray(found[of.name]) for of in model.module(params.dense).layout.labels], axis=1)
 
 
 def loss_and_gradients(model, params, batch, step=0):
