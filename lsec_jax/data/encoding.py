@@ -38,6 +38,31 @@ class _Placed:
     write: Callable[[Batch], np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class PackedRecords:
+    """Reads an encoder's packed batches: what `EventBatches` takes where batches go to a device.
+
+    Attributes:
+        encoder: of the records.
+    """
+
+    encoder: "EventEncoder"
+
+    @property
+    def events(self) -> str:
+        """Name of the table."""
+        return self.encoder.events
+
+    @property
+    def num_rows(self) -> int:
+        """Of the table."""
+        return self.encoder.num_rows
+
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns `EventEncoder.encode_packed` of rows [b]."""
+        return self.encoder.encode_packed(rows)
+
+
 class EventEncoder:
     """Turns rows of a table of events into batches, as a declaration says. Nothing is read before it is asked for.
 
@@ -131,6 +156,11 @@ class EventEncoder:
     def __call__(self, rows: np.ndarray) -> Batch:
         """Returns the batch of rows [b] int64."""
         return self.encode(rows)
+
+    @property
+    def packed(self) -> PackedRecords:
+        """What reads packed batches of the same records."""
+        return PackedRecords(self)
 
     def encode(self, rows: np.ndarray) -> Batch:
         """Returns the batch of rows [b] int64, in their order; rows may repeat."""

@@ -127,8 +127,7 @@ class CandidateEvents:
             is_flag = column.dtype == bool and name in shown
             missing = np.zeros(len(times), bool) if is_flag else np.full(len(times), np.nan, np.float32)
             values[name] = known[name].astype(missing.dtype) if name in known else missing
-        groups = np.unique(np.stack([users.astype(np.float64), times]), axis=1, return_inverse=True)[1]
-        return Events(CANDIDATES, nodes, times, values, features, group=groups.reshape(-1).astype(np.int64))
+        return Events(CANDIDATES, nodes, times, values, features, group=_groups(users, times))
 
     def _newest(self, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
         """The newest event of each target strictly before its moment, [n] int64; -1 where there is none."""
@@ -177,6 +176,15 @@ class CandidateEvents:
                 f"{self._data.nodes[self._target_type].ids[target]} is available from {start} to {end} (exclusive), "
                 f"not at {times[row]}; `live_candidates` gives those that are"
             )
+
+
+def _groups(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """A number for each pair of user and time, [n] int64."""
+    order = np.lexsort((times, users))
+    is_new = (np.diff(users[order], prepend=-1) != 0) | (np.diff(times[order], prepend=np.nan) != 0)
+    groups = np.empty(len(users), np.int64)
+    groups[order] = np.cumsum(is_new) - 1
+    return groups
 
 
 def _taken(feature: Feature, newest: np.ndarray) -> np.ndarray:

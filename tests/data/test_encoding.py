@@ -369,6 +369,8 @@ def test_batches_of_events_are_encoded_ones(encoder):
     train = event_rows(world(), world().events["impression"], TRAIN)
     batches = EventBatches(encoder, train, 128, (0,))
     assert_same(batches(3), encoder.encode(batches.rows(3)))
+    packed = EventBatches(encoder.packed, train, 128, (0,))
+    assert_same(encoder.unpack(packed(3)), batches(3))
 
 
 def test_two_sequences_may_show_one_history():
