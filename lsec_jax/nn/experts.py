@@ -4,6 +4,8 @@ Forward and backward, 2,048 rows 768 wide through 8 experts of 256 and 128, two 
 after the other; 102 to 115 ms as einsums with the experts first; 132 ms with the rows first.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,10 +46,7 @@ class Experts(nnx.Module):
         widths = (in_width, *layer_widths)
         init = jax.nn.initializers.glorot_uniform(batch_axis=(0,))
         self.weights = nnx.List(
-            [
-                nnx.Param(init(rngs.params(), (num_experts, *shape), jnp.float32))
-                for shape in zip(widths[:-1], widths[1:], strict=True)
-            ]
+            [nnx.Param(init(rngs.params(), (num_experts, *shape), jnp.float32)) for shape in itertools.pairwise(widths)]
         )
         self.biases = nnx.List([nnx.Param(jnp.zeros((num_experts, width))) for width in layer_widths])
         self.activation, self.dtype = activation, dtype

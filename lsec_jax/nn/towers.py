@@ -1,5 +1,7 @@
 """Fully connected layers on top of each other."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,7 +37,7 @@ class Tower(nnx.Module):
         widths = (in_width, *layer_widths, *(() if out_width is None else (out_width,)))
         init = jax.nn.initializers.glorot_uniform()
         self.weights = nnx.List(
-            [nnx.Param(init(rngs.params(), shape, jnp.float32)) for shape in zip(widths[:-1], widths[1:], strict=True)]
+            [nnx.Param(init(rngs.params(), shape, jnp.float32)) for shape in itertools.pairwise(widths)]
         )
         self.biases = nnx.List([nnx.Param(jnp.zeros(width)) for width in widths[1:]])
         self.num_active, self.activation, self.dtype = len(layer_widths), activation, dtype
