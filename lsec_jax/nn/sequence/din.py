@@ -10,8 +10,6 @@ Departures:
   four times as wide as the sequence is ever made.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -32,7 +30,7 @@ class DinEncoder(nnx.Module):
         rngs: nnx.Rngs,
         *,
         layer_widths: tuple[int, ...] = (80, 40),
-        activation: Literal["prelu", "sigmoid"] = "prelu",
+        activation: str = "prelu",
         dtype: DTypeLike | None = None,
     ):
         """Draws the weights.
@@ -41,7 +39,7 @@ class DinEncoder(nnx.Module):
             width: d, of the elements and of the target.
             rngs: stream "params".
             layer_widths: hidden layers of the activation unit; those of the authors' code.
-            activation: after each of them.
+            activation: after each of them, "prelu" or "sigmoid".
             dtype: of their products and activations; parameters, weights of behaviours and states are float32.
 
         Raises:

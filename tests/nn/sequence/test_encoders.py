@@ -191,6 +191,10 @@ def test_unknown_encoders_and_options_and_refused_values_are_named():
         build("transformer", WIDTH, nnx.Rngs(0), num_heads=3)
     with pytest.raises(ConfigError, match="'din': layer_widths"):
         build("din", WIDTH, nnx.Rngs(0), layer_widths=())
+    with pytest.raises(ConfigError, match="activation 'dice': give"):
+        build("din", WIDTH, nnx.Rngs(0), activation="dice")
+    with pytest.raises(ConfigError, match="scale 'sqrt': valid are 'width' and 'head'"):
+        build("transformer", WIDTH, nnx.Rngs(0), scale="sqrt")
 
 
 def test_sequences_longer_than_the_instance_gates_are_refused():
