@@ -13,6 +13,8 @@ from benchmarks.throughput.sections import (
     data_pipeline_table,
     embedding_tables_section,
     embedding_tables_table,
+    encoding_section,
+    encoding_table,
     preparation_section,
     preparation_table,
 )
@@ -347,6 +349,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
+    "encoding": ("Encoded records from disk", encoding_section, encoding_table),
     "scaling": ("What devices send each other", scaling_sections.section, scaling_sections.counts_table),
     "time_to_auc": (
         "Time to the authors' code's AUC",

@@ -155,6 +155,7 @@ def all_results():
         "preparation": preparation_result(),
         "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
+        "encoding": json.loads((runs.THROUGHPUT / "encoding.json").read_text()),
         "scaling": json.loads((runs.SCALING / "scaling.json").read_text()),
     }
 
