@@ -8,7 +8,9 @@ import dataclasses
 import math
 from typing import Any
 
-PROTOCOLS = ("candidates", "full_ranking")
+RELATION_PROTOCOLS = ("candidates", "full_ranking")
+EVENT_PROTOCOLS = ("impressions",)
+PROTOCOLS = RELATION_PROTOCOLS + EVENT_PROTOCOLS
 BASELINES = ("popularity", "item_knn")
 STRATEGIES = ("pmap", "sharded")
 LOOKUPS = ("all_gather", "all_to_all")
@@ -135,7 +137,8 @@ class EvaluationConfig:
     """What is measured, on which candidates, in which blocks.
 
     Attributes:
-        protocols: of the report, any of "candidates" and "full_ranking"; the first one drives early stopping.
+        protocols: of the report, any of "candidates" and "full_ranking"; the first one drives early stopping. Models of
+            impressions have "impressions": what was shown together is ranked.
         num_candidates: N of generated candidate lists (published lists keep their own).
         candidates_seed: of generated candidate lists.
         cutoffs: K of the @K metrics.

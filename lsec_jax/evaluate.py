@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from lsec_jax import cli
+from lsec_jax.config import PROTOCOLS
 from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
 from lsec_jax.training.run import prepare
@@ -22,9 +23,7 @@ _DATA = cli.define_data()
 _PLUGINS = cli.define_plugins()
 _MESH = cli.define_mesh()
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which held-out part.")
-_PROTOCOL = flags.DEFINE_enum(
-    "protocol", None, ["candidates", "full_ranking"], "Default: the first protocol of the run's config."
-)
+_PROTOCOL = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "Default: the first protocol of the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/evaluation_SPLIT_PROTOCOL.json.")
 cli.define_compilation_cache()
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_FOUNDATION = {"schema", "config", "config_json"}
+_FOUNDATION = {"schema", "config", "config_json", "declaration"}
 _LAYERS = {"nn", "losses", "metrics", "event_metrics", "event_past"}
 _MODELS = {"models", "ranking", "scorers", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
@@ -20,6 +20,7 @@ _COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare", "pre
 ALLOWED: dict[str, set[str]] = {"": set(), "data": _FOUNDATION | {"data"}}
 ALLOWED |= {name: {name} for name in _FOUNDATION}
 ALLOWED["config_json"] |= {"config"}
+ALLOWED["declaration"] |= {"config"}
 ALLOWED |= {name: _FOUNDATION | _LAYERS for name in _LAYERS}
 ALLOWED |= {name: _FOUNDATION | _LAYERS | _MODELS for name in _MODELS}
 ALLOWED |= {name: _FOUNDATION | _LAYERS | _MODELS | _TRAINING | {"data"} for name in _TRAINING}

@@ -73,7 +73,7 @@ def relations(base: RunConfig) -> Rows:
     rows = {", ".join(names): _with_model(base, _only(base.model, names, 1)) for names in groups}
     if len(base.model.tasks) == 1:
         return rows
-    tasks = " and ".join(base.model.task_relations)
+    tasks = " and ".join(base.model.task_tables)
     return {**rows, f"{', '.join(groups[-1])}; tasks {tasks}": copy.deepcopy(base)}
 
 
@@ -150,7 +150,7 @@ def _require(holds: bool, sweep: str, needed: str) -> None:
 
 def _by_task(base: RunConfig) -> tuple[str, ...]:
     """The base's relations, those of its tasks first."""
-    names = (*base.model.task_relations, *base.model.relations)
+    names = (*base.model.task_tables, *base.model.relations)
     return tuple(dict.fromkeys(name for name in names if name in base.model.relations))
 
 

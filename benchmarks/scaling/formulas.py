@@ -184,7 +184,7 @@ def _count_ncf(counted: _Counted, model: ncf.Config, workload: Workload) -> None
 
 def _count_lsec_gnn(counted: _Counted, model: lsec_gnn.Config, workload: Workload) -> None:
     is_sampled = model.training_graph == "sampled"
-    excluded = [name for name in model.task_relations if name in model.relations and model.exclude_batch_edges]
+    excluded = [name for name in model.task_tables if name in model.relations and model.exclude_batch_edges]
     for _ in excluded:
         counted.add("batch", "all-gather", workload.batch_size, counted.replicas)
     if is_sampled:

@@ -214,7 +214,7 @@ def moved_bytes(model: Model, workload: Workload, parallel: ParallelConfig) -> f
 def _positives_bytes(model: Model, workload: Workload) -> float:
     """Both ends of each training positive and where each source's start: every device has all of them."""
     result = 0
-    for relation in model.task_relations:
+    for relation in model.task_tables:
         source, _ = workload.ends[relation]
         result += BYTES * (2 * workload.num_edges[relation] + workload.num_nodes[source])
     return result

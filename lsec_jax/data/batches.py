@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from lsec_jax.config import ConfigError
-from lsec_jax.data.event_columns import Batch, EventColumns, require_whole
+from lsec_jax.data.event_columns import Batch, require_whole
 
 BLOCK_ROWS = 64
 _NUM_ROUNDS = 4
@@ -45,6 +45,23 @@ class EdgeBatches:
         return self._permutations[epoch]
 
 
+@runtime_checkable
+class ReadsRows(Protocol):
+    """What batches are read by: `EventColumns` or `EventEncoder`.
+
+    Attributes:
+        events: name of the table.
+        num_rows: of the table.
+    """
+
+    events: str
+    num_rows: int
+
+    def __call__(self, rows: np.ndarray) -> Batch:
+        """Returns the batch of some rows, [b] int64, in their order."""
+        ...
+
+
 class EventBatches:
     """Batches of events: consecutive rows stay together in blocks, and each epoch orders the blocks in its own way.
 
@@ -61,7 +78,7 @@ class EventBatches:
 
     def __init__(
         self,
-        columns: EventColumns,
+        columns: ReadsRows,
         rows: slice | np.ndarray,
         batch_size: int,
         seed: tuple[int, ...],
@@ -141,7 +158,7 @@ class EventBatches:
         return np.concatenate([at, np.arange(max(start, num_blocks * size), stop)])
 
 
-def _positions_of(rows: slice | np.ndarray, columns: EventColumns) -> range | np.ndarray:
+def _positions_of(rows: slice | np.ndarray, columns: ReadsRows) -> range | np.ndarray:
     """The rows as positions; raises ConfigError where they are none of the table."""
     place = f"rows of events '{columns.events}'"
     if isinstance(rows, slice):

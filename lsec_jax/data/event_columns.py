@@ -30,6 +30,8 @@ class HistoryView:
             NaN, False); items and ages stay. "" = columns are known with the behaviour.
         known_after_unit: units of the data set's time in one of `known_after`, e.g. 1 / 86400 for seconds where times
             are days.
+        hides: what is missing until then: the "columns", or the whole "behaviours", which leave no gap: the known ones
+            move up. There may then be fewer than `length`, though older ones exist.
     """
 
     name: str
@@ -40,6 +42,7 @@ class HistoryView:
     columns: tuple[str, ...] = ()
     known_after: str = ""
     known_after_unit: float = 1.0
+    hides: str = "columns"
 
 
 class EventColumns:
@@ -163,7 +166,7 @@ def _reader(data: LiveCommerceData, table: Events, view: HistoryView) -> _Reader
             "their moments in config.histories, and prepare the data again if it was prepared"
         )
     _check_source(table, histories, view)
-    if last is not None and view.length <= last.shape[1] and not (view.with_ages or view.columns):
+    if last is not None and view.length <= last.shape[1] and not (view.with_ages or view.columns or view.known_after):
         return _last_reader(_plain(last), view.length)
     if ends is None:
         assert last is not None
@@ -194,15 +197,32 @@ def _ends_reader(
         if view.with_ages:
             when = last_before(times, starts, ends_of, view.length, np.nan)
             found["ages"] = (moments.take(rows)[:, None] - when).astype(np.float32)
-        if columns:
+        if columns or is_known is not None:
             at = last_before(behaviour_rows, starts, ends_of, view.length, -1)
             if is_known is not None:
-                at[~is_known(at, moments.take(rows))] = -1
+                is_hidden = (at >= 0) & ~is_known(at, moments.take(rows))
+                at[is_hidden] = -1
+                if view.hides == "behaviours":
+                    at = _leave_out(is_hidden, found, at)
             for name, (column, missing) in columns.items():
                 found[name] = take_or(column, at, missing)
         return found
 
     return read
+
+
+def _leave_out(is_hidden: np.ndarray, found: dict[str, np.ndarray], at: np.ndarray) -> np.ndarray:
+    """Moves the known behaviours up to the end, in place in `found`; returns their rows, [b, length]."""
+    some = np.flatnonzero(is_hidden.any(axis=1))
+    hidden = is_hidden[some]
+    order = np.argsort(~hidden, axis=1, kind="stable")  # those that are hidden come first
+    moved = np.take_along_axis(hidden, order, axis=1)
+    for name, missing in (("items", -1), ("ages", np.nan)):
+        if name in found:
+            known = np.take_along_axis(found[name][some], order, axis=1)
+            found[name][some] = np.where(moved, np.asarray(missing, known.dtype), known)
+    at[some] = np.take_along_axis(at[some], order, axis=1)
+    return at
 
 
 def _check_source(table: Events, histories: Histories, view: HistoryView) -> None:
@@ -219,7 +239,7 @@ def _check_source(table: Events, histories: Histories, view: HistoryView) -> Non
             f"histories '{view.name}' were made with the owner '{role}', not '{view.owner}'; leave the owner out, or "
             "make other histories (config.histories)"
         )
-    if not histories.events and (view.behaviours or view.columns):
+    if not histories.events and (view.behaviours or view.columns or view.known_after):
         raise ConfigError(
             f"histories '{view.name}' do not say which events they were made of, so columns of behaviours cannot be "
             "shown; make them with config.histories"
@@ -255,9 +275,11 @@ def _known_reader(
     data: LiveCommerceData, histories: Histories, view: HistoryView
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """Whether the columns of behaviours at some rows, [b, length], are known at moments, [b]; None = always."""
+    if view.hides not in ("columns", "behaviours"):
+        raise ConfigError(f"histories '{view.name}': hides = {view.hides!r}; choose 'columns' or 'behaviours'")
     if not view.known_after:
         return None
-    if not view.columns:
+    if not view.columns and view.hides == "columns":
         raise ConfigError(f"histories '{view.name}': known_after = '{view.known_after}', but no columns are shown")
     table = data.events_of(histories.events)
     times, spans = _plain(table.time), _plain(table.value(view.known_after))

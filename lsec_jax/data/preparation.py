@@ -17,7 +17,7 @@ from lsec_jax.data.columns import Workspace
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.sequences import add_histories, check_histories
 from lsec_jax.data.sources.offers import check_needs
-from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.splits import assign_splits, check_tasks
 from lsec_jax.data.writer import Writer, check_directory
 from lsec_jax.schema import LiveCommerceData
 
@@ -45,7 +45,7 @@ def run(
         ConfigError, DataError: and the directory is as it was.
     """
     config_lib.validate(config)
-    tasks = config.model.task_relations
+    tasks = config.model.task_tables
     if hasattr(config.data, "outline"):
         _check_settings(config.data.outline(), config)
     settings = config_json.to_json(config)
@@ -90,8 +90,7 @@ def run(
 def _check_settings(data: LiveCommerceData, config: RunConfig) -> None:
     """Raises ConfigError or DataError for what the config asks of tables that the data has not."""
     check_needs(data, config.model.needs)
-    for relation in config.model.task_relations:
-        data.relation(relation)
+    check_tasks(data, config.model.task_tables)
     check_histories(data, config.histories)
 
 

@@ -21,12 +21,14 @@ WITHOUT_CUTS = ("random", "leave_one_out")
 def assign_splits(
     data: LiveCommerceData,
     config: SplitConfig,
-    task_relations: Sequence[str],
+    tasks: Sequence[str],
     new_column: NewColumn = in_memory,
 ) -> LiveCommerceData:
     """Returns the data with `Relation.split` filled for every relation, and `Events.split` where there are cut times.
 
-    The primary relation is the first task's. By method:
+    Tasks are relations, or one table of events. The primary relation is the first task's; of a table of events, its
+    rows are what is said of the primary relation's edges below, and it can be split by "given" and "time" only. By
+    method:
 
     - "given": relations keep the split of their source; task relations must have one, others without are TRAIN.
     - "time": two cut times, near the quantiles of the primary relation's times. In every relation with times, an edge
@@ -55,7 +57,7 @@ def assign_splits(
     Args:
         data: from a source.
         config: method, fractions, seed.
-        task_relations: trained and evaluated relations, the primary one first.
+        tasks: trained and evaluated relations, the primary one first; or a table of events alone.
         new_column: gives the arrays of the events' splits.
 
     Returns:
@@ -67,25 +69,23 @@ def assign_splits(
             data was prepared with.
         DataError: unknown relation, a relation left without training edges, or a primary relation without test edges.
     """
-    _check(config, task_relations)
-    primary = data.relation(task_relations[0])
-    for name in task_relations:
-        data.relation(name)
-    _check_prepared(data, config, task_relations)
-    method = _resolve(data, config, primary, task_relations)
+    _check(config, tasks)
+    primary = check_tasks(data, tasks)
+    _check_prepared(data, config, tasks)
+    method = _resolve(data, config, primary, tasks)
     cuts: tuple[float, float] = (np.inf, np.inf)
     # Such a split of data that was split by time before has no cuts any more.
     changes: dict[str, Any] = {"cut_times": None} if method in WITHOUT_CUTS else {}
     if method == "time":
         cuts = _cut_times(primary, config.fractions)
-        last = max(relation.time.max() for relation in data.relations.values() if relation.time is not None)
-        last = max([last, *(events.time[-1] for events in data.events.values() if len(events))])
+        lasts = [relation.time.max() for relation in data.relations.values() if relation.time is not None]
+        last = max([*lasts, *(events.time[-1] for events in data.events.values() if len(events))])
         end_time = data.end_time if data.end_time is not None else float(np.nextafter(last, np.inf))
         changes = {"cut_times": cuts, "end_time": end_time}
     counts, relations, resplit = dict(data.counts), {}, set()
     for name, relation in data.relations.items():
         is_of_cuts = data.cut_times is not None and relation.time is not None
-        split = _given_split(relation, method, name in task_relations, is_of_cuts)
+        split = _given_split(relation, method, name in tasks, is_of_cuts)
         if split is None:
             if method == "time" and relation.time is not None:
                 split = np.digitize(relation.time, cuts).astype(np.int8)
@@ -94,18 +94,43 @@ def assign_splits(
             else:
                 split = _random_split(relation, config)
             resplit.add(name)
-        if not (split == TRAIN).any():
+        # Models of events read relations, if at all, for what happened before.
+        if not (split == TRAIN).any() and isinstance(primary, Relation):
             raise DataError(
                 f"relation '{name}': the '{method}' split {tuple(config.fractions)} leaves none of its "
                 f"{len(relation)} edges for training; {_remedy(method)}, or leave the relation out"
             )
         relations[name] = dataclasses.replace(relation, split=split)
     kept = _keep_candidates(data, resplit, counts)
-    if not _is_in(relations[primary.name], TEST).any():
-        raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
     split_data = data.replace(relations=relations, candidates=kept, **changes)
     split_data = split_data.replace(events=_split_events(split_data, method, new_column))
-    return split_data.replace(counts=counts | _counts(split_data, task_relations))
+    if isinstance(primary, Relation):
+        if not _is_in(relations[primary.name], TEST).any():
+            raise DataError(f"relation '{primary.name}': the '{method}' split has no test edges; {_remedy(method)}")
+    else:
+        counts |= _event_counts(split_data, primary.name, method)
+    return split_data.replace(counts=counts | _counts(split_data, tasks))
+
+
+def check_tasks(data: LiveCommerceData, tasks: Sequence[str]) -> Relation | Events:
+    """Returns the first task's relation, or the table of events that is the task; raises DataError for unknown ones."""
+    if len(tasks) == 1 and tasks[0] not in data.relations and tasks[0] in data.events:
+        return data.events[tasks[0]]
+    for name in tasks:
+        data.relation(name)
+    return data.relation(tasks[0])
+
+
+def _event_counts(data: LiveCommerceData, name: str, method: str) -> dict[str, int]:
+    """Counts the rows of a table of events in each part; raises DataError where one has to train or test without."""
+    split = data.events[name].split
+    assert split is not None
+    sizes = dict(zip(SPLITS, np.bincount(split, minlength=len(SPLITS)).tolist(), strict=True))
+    for part in ("train", "test"):
+        if not sizes[part]:
+            word = "training" if part == "train" else "test"
+            raise DataError(f"events '{name}': the '{method}' split has no {word} rows; {_remedy(method)}")
+    return {f"{name}: {'training' if part == 'train' else part} rows": count for part, count in sizes.items()}
 
 
 def _split_events(data: LiveCommerceData, method: str, new_column: NewColumn) -> dict[str, Events]:
@@ -178,7 +203,7 @@ def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np
     return np.flatnonzero(events.split == split)
 
 
-def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
+def _check(config: SplitConfig, tasks: Sequence[str]) -> None:
     if config.method not in METHODS:
         raise ConfigError(f"split.method = '{config.method}' is unknown; valid: {', '.join(METHODS)}")
     fractions = tuple(config.fractions)
@@ -188,21 +213,21 @@ def _check(config: SplitConfig, task_relations: Sequence[str]) -> None:
         raise ConfigError(f"split.fractions = {fractions}; the shares of train and test must be above 0")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"split.seed = {config.seed}; give a whole number in [0, 2**32)")
-    if not task_relations:
-        raise ConfigError("no task relations are given; a split needs at least one")
+    if not tasks:
+        raise ConfigError("no tasks are given; a split needs at least one")
 
 
-def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations: Sequence[str]) -> None:
+def _check_prepared(data: LiveCommerceData, config: SplitConfig, given: Sequence[str]) -> None:
     """Raises ConfigError where the settings differ from those that prepared data were split with."""
     if data.prepared_with is None:
         return
     split, tasks = data.prepared_with["split"], data.prepared_with["tasks"]
     if config.method == "given":
-        without = [f"task '{name}' was none of them" for name in task_relations if name not in tasks]
+        without = [f"task '{name}' was none of them" for name in given if name not in tasks]
     else:
         known = from_dict(SplitConfig, split, key="manifest.source.split")  # with the defaults of keys that are newer
         without = differences(to_json(known), to_json(config), "config.split")
-        without += differences(list(tasks), list(task_relations), "tasks")
+        without += differences(list(tasks), list(given), "tasks")
     if without:
         raise ConfigError(
             f"data set '{data.name}' was prepared with another split or other tasks (prepared -> given):\n  "
@@ -213,15 +238,17 @@ def _check_prepared(data: LiveCommerceData, config: SplitConfig, task_relations:
         )
 
 
-def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, task_relations: Sequence[str]) -> str:
+def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation | Events, tasks: Sequence[str]) -> str:
     """Returns the method with "auto" decided, or raises ConfigError where the data does not allow it."""
     if data.prepared_with is not None:  # with these very settings
         return "given"
+    if isinstance(primary, Events):
+        return _resolve_events(config, primary)
     if config.method == "auto":
         if primary.split is not None:
             return "given"
         return "time" if primary.time is not None else "random"
-    with_times = {"time": task_relations[:1], "leave_one_out": task_relations}.get(config.method, ())
+    with_times = {"time": tasks[:1], "leave_one_out": tasks}.get(config.method, ())
     if timeless := [name for name in with_times if data.relation(name).time is None]:
         timed = [name for name, relation in data.relations.items() if relation.time is not None]
         raise ConfigError(
@@ -229,7 +256,7 @@ def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, tas
             f"{', '.join(timed) or 'none'}); name its time column in the data config, or use split.method = 'random'"
         )
     if config.method == "given":
-        without = [name for name in task_relations if data.relation(name).split is None]
+        without = [name for name in tasks if data.relation(name).split is None]
         if without:
             raise ConfigError(
                 f"split.method = 'given', but the source gives no split for relation '{without[0]}'; name its "
@@ -238,14 +265,30 @@ def _resolve(data: LiveCommerceData, config: SplitConfig, primary: Relation, tas
     return config.method
 
 
-def _cut_times(primary: Relation, fractions: Sequence[float]) -> tuple[float, float]:
+def _resolve_events(config: SplitConfig, events: Events) -> str:
+    if config.method in WITHOUT_CUTS:
+        raise ConfigError(
+            f"split.method = '{config.method}', but the task '{events.name}' is a table of events, which are split by "
+            "time; use split.method = 'time', 'given' or 'auto'"
+        )
+    if config.method == "given" and events.split is None:
+        raise ConfigError(
+            f"split.method = 'given', but the source gives no split for events '{events.name}'; use split.method = "
+            "'time' or 'auto'"
+        )
+    if config.method == "auto":
+        return "time" if events.split is None else "given"
+    return config.method
+
+
+def _cut_times(primary: Relation | Events, fractions: Sequence[float]) -> tuple[float, float]:
     """Returns the starts of validation and test: distinct times with the nearest shares of edges before them."""
     assert primary.time is not None
     times, first = np.unique(np.sort(primary.time), return_index=True)  # `first` = number of edges before each time
     has_validation = fractions[1] > 0
     if len(times) < 2 + has_validation:
         raise DataError(
-            f"relation '{primary.name}': only {len(times)} distinct times, too few for the chronological split "
+            f"'{primary.name}': only {len(times)} distinct times, too few for the chronological split "
             f"{tuple(fractions)}; edges of equal time are never parted; use finer times or split.method = 'random'"
         )
     upper = len(times) - 1 if has_validation else len(times)  # leaves a time for test
@@ -330,7 +373,7 @@ def _remedy(method: str) -> str:
     return "change split.fractions or split.method, or give more data"
 
 
-def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, int]:
+def _counts(data: LiveCommerceData, tasks: Sequence[str]) -> dict[str, int]:
     """Counts edges per split, and task nodes of the test split that training has never seen."""
     counts = _availability_counts(data)
     is_warm = {name: np.zeros(len(table), bool) for name, table in data.nodes.items()}
@@ -342,7 +385,7 @@ def _counts(data: LiveCommerceData, task_relations: Sequence[str]) -> dict[str, 
         for split_name, split in SPLITS.items():
             word = "training" if split == TRAIN else split_name
             counts[f"{name}: {word} edges"] = int(_is_in(relation, split).sum())
-        if name not in task_relations:
+        if name not in tasks:
             continue
         for end, ids in ((relation.source, relation.source_ids), (relation.target, relation.target_ids)):
             tested = np.flatnonzero(np.bincount(ids[_is_in(relation, TEST)], minlength=len(data.nodes[end])))

@@ -57,8 +57,8 @@ class ModelConfig(Protocol):
         ...
 
     @property
-    def task_relations(self) -> tuple[str, ...]:
-        """The relations that are predicted; the first is evaluated and recommended."""
+    def task_tables(self) -> tuple[str, ...]:
+        """The relations that are predicted, the first is evaluated and recommended; or one table of events."""
         ...
 
     @property

@@ -174,14 +174,14 @@ class Config:
         return self.aggregator if len(self.relations) == 1 else f"lsec-{self.aggregator}"
 
     @property
-    def task_relations(self) -> tuple[str, ...]:
+    def task_tables(self) -> tuple[str, ...]:
         """The relations of the tasks, the primary one first."""
         return tuple(task.relation for task in self.tasks)
 
     @property
     def needs(self) -> Needs:
         """The relations to propagate over and those to predict."""
-        return Needs(relations=tuple(dict.fromkeys((*self.relations, *self.task_relations))))
+        return Needs(relations=tuple(dict.fromkeys((*self.relations, *self.task_tables))))
 
     @property
     def training_keys(self) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ class Config:
     def inputs(self, data: LiveCommerceData) -> Inputs:
         """Builds the model's big arrays from the training edges; raises as `build_inputs`."""
         self_loops = self.aggregator == "gcn" and self.self_loop  # "gat" takes no weights from the graph
-        inputs = build_inputs(data, self.relations, self.task_relations, self.edge_weights, self_loops)
+        inputs = build_inputs(data, self.relations, self.task_tables, self.edge_weights, self_loops)
         if self.training_graph == "full":
             return inputs
         return inputs._replace(fanouts=quantile_fanouts(data, self.relations, self.fanout_quantile, self.fanout_limits))

@@ -74,7 +74,7 @@ class Config:
         return f"ncf-{self.variant}"
 
     @property
-    def task_relations(self) -> tuple[str, ...]:
+    def task_tables(self) -> tuple[str, ...]:
         """The one relation."""
         return (self.relation,)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax.nn import replicas
+from lsec_jax.nn.hashed_bits import hashed_bits
 from lsec_jax.nn.propagation import BipartiteGraph, degree_scales, edge_weights, propagate
 from lsec_jax.nn.rows import Backend, Rows
 from lsec_jax.nn.slots import gather_sum
@@ -271,15 +272,10 @@ def draw_slots(
 def _below(key: Array, places: Int[Array, "r f"], limits: Int[Array, "r f"]) -> Int[Array, "r f"]:
     """Draws whole numbers in [0, limit), 0 where the limit is 0.
 
-    A hash of each number's place (modulo 2^32) and two words of the key (the finalizer "lowbias32"), scaled by the
-    limit: 50 times faster than the cipher that jax.random runs, and more than good enough to choose neighbours. What is
-    not uniform is below limit / 2^32.
+    A hash of each number's place scaled by the limit; what is not uniform is below limit / 2^32.
     """
     first, second = jax.random.bits(key, (2,))
-    bits = places.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) ^ first
-    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
-        bits = (bits ^ bits >> shift) * jnp.uint32(factor)
-    bits = bits ^ bits >> 15 ^ second
+    bits = hashed_bits(places, first, second)
     # The upper word of bits * limit, from products of half words: jax has no 64-bit integers unless asked.
     limit, half = limits.astype(jnp.uint32), jnp.uint32(0xFFFF)
     middle = (bits >> 16) * (limit & half) + ((bits & half) * (limit & half) >> 16)

@@ -18,7 +18,7 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.analysis import Tripartite
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.schema import DataError, LiveCommerceData
-from lsec_jax.training.run import prepare
+from lsec_jax.training.run import prepare_relations
 from lsec_jax.training.workdirs import load_config, restore_best
 
 ROLES = ("ncf", "gcn", "lsec")
@@ -99,10 +99,10 @@ def read_configs(workdirs: Mapping[str, Path], purchase: str, plugins: tuple[str
             "gcn": (relations == (purchase,), f"LSEC-GNN with the one relation '{purchase}'"),
             "lsec": (relations is not None and len(relations) > 1, "LSEC-GNN with several relations"),
         }[role]
-        if not fits or model.task_relations[0] != purchase:
+        if not fits or model.task_tables[0] != purchase:
             of = "" if relations is None else f" with relations {', '.join(relations)}"
             raise ConfigError(
-                f"--{role}={workdirs[role]}: holds a run of {model.name}{of} for '{model.task_relations[0]}', not of "
+                f"--{role}={workdirs[role]}: holds a run of {model.name}{of} for '{model.task_tables[0]}', not of "
                 f"{wanted} for '{purchase}'; give the workdir of such a run"
             )
     return configs
@@ -124,7 +124,7 @@ def compute(
     vectors, models = {}, {}
     is_trained = {node_type: np.ones(len(data.nodes[node_type]), bool) for node_type in types}
     for role, config in configs.items():
-        run = prepare(dataclasses.replace(config, data=_Loaded(data)))
+        run = prepare_relations(dataclasses.replace(config, data=_Loaded(data)))
         state, _ = restore_best(run, workdirs[role])
         vectors[role] = run.final_vectors(state)
         for node_type in types:

@@ -13,11 +13,12 @@ from lsec_jax.config import RunConfig
 from lsec_jax.parallel import processes
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import initialisation, loop, plots, reports
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoint_folders import DamagedCheckpointError, set_aside, steps_in, verify
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.initialisation import Origin, Start
 from lsec_jax.training.locks import WorkdirLock, await_sight
-from lsec_jax.training.run import Run, prepare
+from lsec_jax.training.run import prepare
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.workdirs import check_workdir, claim_workdir
 from lsec_jax.training.writers import make_directory, open_writer
@@ -269,5 +270,5 @@ def _validator(run: Run) -> loop.Validate:
 
 
 def _tracked_splits(run: Run) -> list[str]:
-    splits = ["validation"] if run.has_edges("validation") else []
+    splits = ["validation"] if run.has_rows("validation") else []
     return [*splits, "test"] if run.config.training.track_test else splits

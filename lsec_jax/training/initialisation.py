@@ -31,9 +31,9 @@ from lsec_jax.parallel import processes
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import DataError, Feature, NodeTable
 from lsec_jax.training import vocabulary
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoint_folders import CheckpointError, steps_in
 from lsec_jax.training.checkpoints import Checkpoints, read_chosen
-from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 from lsec_jax.training.workdirs import RECORD, read_data_record
@@ -73,19 +73,21 @@ class Placement(NamedTuple):
     """Where the nodes of one type were in an earlier run.
 
     Attributes:
-        rows: the earlier row of each node, [n] int64, -1 = new.
+        rows: the earlier row of each row of the table, [n] int64, -1 = new.
         groups: its category, [n] int32, -1 = none is known.
         num_earlier: nodes of the earlier run.
+        num_reserved: rows before those of nodes, which stand for none of them, in both runs.
     """
 
     rows: np.ndarray
     groups: np.ndarray
     num_earlier: int
+    num_reserved: int = 0
 
     def counts(self) -> dict[str, int]:
         """How many nodes are known, new, and dropped."""
-        known = int((self.rows >= 0).sum())
-        return {"known": known, "new": len(self.rows) - known, "dropped": self.num_earlier - known}
+        known = int((self.rows >= 0).sum()) - self.num_reserved
+        return {"known": known, "new": len(self.rows) - self.num_reserved - known, "dropped": self.num_earlier - known}
 
 
 def settle(workdir: Path, config: RunConfig, origin: Origin | None) -> Origin | None:
@@ -214,7 +216,8 @@ def start(run: Run, origin: Origin) -> Start:
         tables = template.params.tables
         earlier = vocabulary.read(origin.workdir, tables)
         features = vocabulary.check_categories(run.data, run.config.new_ids)
-        placements = {name: place(run.data.nodes[name], earlier[name], features.get(name), origin) for name in tables}
+        nodes, reserved = {of.name: of for of in run.embedded_nodes()}, run.num_reserved_rows
+        placements = {name: place(nodes[name], earlier[name], features.get(name), origin, reserved) for name in tables}
     parts = {"params": template.params}
     if origin.moments == "keep":
         parts["opt_state"] = template.opt_state
@@ -250,7 +253,9 @@ def check_unchanged(workdir: Path, found: Start) -> None:
         )
 
 
-def place(nodes: NodeTable, earlier: NodeTable, feature: Feature | None, origin: Origin) -> Placement:
+def place(
+    nodes: NodeTable, earlier: NodeTable, feature: Feature | None, origin: Origin, num_reserved: int = 0
+) -> Placement:
     """Finds nodes in an earlier run by their ids; raises DataError where none is there."""
     rows = earlier.index_of(nodes.ids)
     if not (rows >= 0).any():
@@ -259,7 +264,10 @@ def place(nodes: NodeTable, earlier: NodeTable, feature: Feature | None, origin:
             f"is {earlier.ids[:1].tolist()}, this data's {nodes.ids[:1].tolist()}); give data with ids of the same form"
         )
     groups = np.full(len(nodes), -1, np.int32) if feature is None else feature.values
-    return Placement(rows, groups, len(earlier))
+    if num_reserved:
+        rows = np.concatenate([np.arange(num_reserved), np.where(rows < 0, -1, rows + num_reserved)])
+        groups = np.concatenate([np.full(num_reserved, -1, np.int32), groups])
+    return Placement(rows, groups, len(earlier), num_reserved)
 
 
 def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapping[str, Placement]) -> TrainState:
@@ -300,7 +308,8 @@ def _table(fresh: Any, earlier: Any, placement: Placement, is_vectors: bool) -> 
     table[known] = earlier[rows[known]]
     new = np.flatnonzero(rows < 0)
     if is_vectors and len(new):
-        table[new] = means(table[: len(rows)], known, placement.groups)[placement.groups[new]]
+        nodes = known[known >= placement.num_reserved]
+        table[new] = means(table[: len(rows)], nodes, placement.groups)[placement.groups[new]]
     return table
 
 

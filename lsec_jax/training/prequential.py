@@ -34,13 +34,14 @@ from lsec_jax.training import fit, initialisation, prequential_report, reports
 from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.initialisation import Origin
-from lsec_jax.training.run import Run, prepare
+from lsec_jax.training.relation_run import RelationRun
+from lsec_jax.training.run import prepare_relations
 from lsec_jax.training.writers import make_directory
 
 POLICIES = ("cold", "warm", "refreshed", "frozen")
 SETTINGS = "settings.json"
 Outcome = dict[str, Any]
-Scored = dict[str, tuple[Run, Rankable]]  # by policy
+Scored = dict[str, tuple[RelationRun, Rankable]]  # by policy
 Work = Callable[[], Scored]
 
 
@@ -221,10 +222,10 @@ class Timeline:
             return
         start = self.settings.start_days[0]
         config = self._cell(start, start, 1)
-        prepare(config, self._cut(config))
+        prepare_relations(config, self._cut(config))
         if self.config.replay.window and "warm" in self.settings.policies and self.settings.num_days > 1:
             config = self._with_replay(self._cell(start + 1, start + 1, 1))
-            prepare(config, self._cut(config))
+            prepare_relations(config, self._cut(config))
 
     def outcomes(self) -> Iterator[Outcome]:
         """All policies on all days of all starts."""
@@ -283,7 +284,7 @@ class Timeline:
     def _floors(self, day: int) -> Scored:
         """Popularity of the days before, and on simulated worlds the oracle."""
         config = self._cell(day, day, 1)
-        found = prepare(config, self._cut(config))
+        found = prepare_relations(config, self._cut(config))
         evaluation = dataclasses.replace(config.evaluation, baselines=("popularity",))
         scorers = baseline_scorers(found.data, found.task, evaluation)
         oracle = oracle_scorer(found.data, found.task, "test")
@@ -295,7 +296,7 @@ class Timeline:
             found = self._trained(start if policy == "warm" else day, day)
             return {policy: (found.run, found.run.scorer_function()(found.state))}
         config = self._cell(start if policy == "frozen" else day, day, 1)
-        own = prepare(config, self._cut(config))
+        own = prepare_relations(config, self._cut(config))
         state = initialisation.start(own, self._origin(start, start, "reset")).state
         return {policy: (own, own.scorer_function()(state))}
 

@@ -12,10 +12,8 @@ from absl import logging
 import lsec_jax
 from lsec_jax.config import RunConfig
 from lsec_jax.data.files import write_json
-from lsec_jax.ranking import Rankable
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoints import Progress
-from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
-from lsec_jax.training.run import Run
 
 _LEADERBOARD_METRICS = {
     "candidates": ("auc", "mrr", "ndcg@10", "ndcg@50", "recall@10", "recall@50"),
@@ -37,7 +35,7 @@ def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
 
 def rows(
     run: Run,
-    scorers: Mapping[str, Rankable],
+    scorers: Mapping[str, Any],
     splits: Iterable[str],
     protocols: Iterable[str],
     train_seconds: float,
@@ -68,12 +66,9 @@ def rows(
 
 def baseline_rows(run: Run, splits: Iterable[str], protocols: Iterable[str]) -> list[Row]:
     """One row per baseline of the config (and the oracle of a simulated world), split and protocol."""
-    fitted = baseline_scorers(run.data, run.task, run.config.evaluation)
     result: list[Row] = []
     for split in splits:
-        oracle = oracle_scorer(run.data, run.task, split)
-        scorers = fitted if oracle is None else {**fitted, "oracle": oracle}
-        result += rows(run, scorers, [split], protocols, train_seconds=0.0)
+        result += rows(run, run.baseline_scorers(split), [split], protocols, train_seconds=0.0)
     return result
 
 

@@ -23,7 +23,7 @@ from lsec_jax.models.popularity import PopularityScorer
 from lsec_jax.ranking import Rankable, top_k
 from lsec_jax.schema import TRAIN, DataError, LiveCommerceData
 from lsec_jax.scorers import Scorer
-from lsec_jax.training.run import Run
+from lsec_jax.training.relation_run import RelationRun
 from lsec_jax.training.state import TrainState
 
 FORMATS = (".parquet", ".csv", ".tsv")
@@ -93,7 +93,7 @@ def read_time(text: str) -> Moment:
     return Moment(text, time, is_date)
 
 
-def offered_at(run: Run, at: Moment) -> np.ndarray:
+def offered_at(run: RelationRun, at: Moment) -> np.ndarray:
     """Returns which targets of the primary task are available at a time, [n] bool, and logs how many.
 
     Raises:
@@ -126,7 +126,7 @@ def _span(data: LiveCommerceData, times: np.ndarray) -> str:
 
 
 def write_recommendations(
-    run: Run,
+    run: RelationRun,
     state: TrainState,
     users: np.ndarray | None,
     k: int,
@@ -181,7 +181,7 @@ def write_recommendations(
 
 
 def _lists(
-    run: Run,
+    run: RelationRun,
     scorers: tuple[Rankable, Scorer],
     internal: np.ndarray,
     is_known: np.ndarray,
@@ -229,7 +229,7 @@ def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
         raise
 
 
-def export_embeddings(run: Run, state: TrainState, directory: Path) -> None:
+def export_embeddings(run: RelationRun, state: TrainState, directory: Path) -> None:
     """Writes the final vectors (Eq. 7) of each node type as TYPE.npy [n, d] float32 and its ids as TYPE.ids.txt.
 
     The directory, new or empty, gets its files only when all of them have been written.

@@ -15,11 +15,11 @@ from lsec_jax.data.files import write_json
 from lsec_jax.nn.rows import check_backend
 from lsec_jax.schema import DataError, LiveCommerceData
 from lsec_jax.training import vocabulary
+from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoint_folders import CheckpointError, read_record, steps_in
 from lsec_jax.training.checkpoints import Checkpoints, Progress, read_chosen
 from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.locks import LOCK_NAME
-from lsec_jax.training.run import Run
 from lsec_jax.training.state import TrainState
 
 # What a resumed run may change: it decides how the run goes on, not what comes out of the steps that it makes.

@@ -343,7 +343,7 @@ def test_every_sweep_has_valid_rows_that_differ_from_each_other():
 
 def test_the_relations_sweep_has_the_papers_five_rows():
     rows = sweep_rows.build("relations", runs.load_config("lsec_gcn_synthetic"))
-    found = [(row.model.relations, row.model.task_relations) for row in rows.values()]
+    found = [(row.model.relations, row.model.task_tables) for row in rows.values()]
     assert found == [
         (("buy",), ("buy",)),
         (("buy", "follow"), ("buy",)),

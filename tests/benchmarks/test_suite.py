@@ -207,7 +207,7 @@ def test_a_pass_reads_a_vector_per_edge_and_writes_one_per_node_both_ways_twice(
 def test_the_steps_are_those_of_the_published_model(tmp_path):
     for name, model in steps.MODELS.items():
         config = steps.config_of(tmp_path, model(), quick=False)
-        assert config.training.batch_size * len(config.model.task_relations) == 4096
+        assert config.training.batch_size * len(config.model.task_tables) == 4096
         if name.startswith("lsec_"):
             assert config.model.embedding_dim == 200 and config.model.predictor_hidden == 128
             assert config.model.layer_dims == ((200, 200) if "lightgcn" in name else (128, 64))

@@ -395,7 +395,7 @@ def test_by_default_the_loss_is_that_of_a_graph_without_the_batchs_edges():
     inputs = config.inputs(world(edges))
     found, _ = model.module(params.dense).loss(params.tables, inputs, batch_of(config, ids), key)
     thinned = {
-        name: tuple(np.delete(end, ids) for end in ends) if name in config.task_relations else ends
+        name: tuple(np.delete(end, ids) for end in ends) if name in config.task_tables else ends
         for name, ends in edges.items()
     }
     config_leaking, model_leaking, _ = build()

@@ -64,7 +64,7 @@ def config_of(folder: Path, model: Any, quick: bool) -> RunConfig:
         data=prepared.Config(str(folder)),
         model=model,
         split=SplitConfig(method="given"),
-        training=TrainingConfig(batch_size=positives // len(model.task_relations), metric="ndcg@10"),
+        training=TrainingConfig(batch_size=positives // len(model.task_tables), metric="ndcg@10"),
         evaluation=EvaluationConfig(protocols=("full_ranking",), baselines=()),
     )
 
@@ -88,7 +88,7 @@ def make(folder: Path, quick: bool, model: str) -> Work:
         notes.append(f"bytes: neighbour sums of all layers but the last, {propagation.BYTES}")
     return Work(
         run=one,
-        examples=config.training.batch_size * len(config.model.task_relations),
+        examples=config.training.batch_size * len(config.model.task_tables),
         edges=_edges(run),
         bytes=moved,
         notes="; ".join(notes),

@@ -156,6 +156,8 @@ class LiveConfig:
         product_rate: that she clicks a product there.
         purchase_rate: that she buys the clicked product.
         click_taste: effect of taste on these three (on the third: of taste for the product).
+        specific_tastes: share of a user's taste for rooms, and likewise for products in rooms, that is for this domain
+            alone, in [0, 1]: 0 = one taste for both.
         social: friends, shares and streamers' relations.
         gifts: gifts and responses.
     """
@@ -188,6 +190,7 @@ class LiveConfig:
     product_rate: float = 0.4
     purchase_rate: float = 0.15
     click_taste: float = 1.0
+    specific_tastes: float = 0.0
     social: SocialConfig = dataclasses.field(default_factory=SocialConfig)
     gifts: GiftConfig = dataclasses.field(default_factory=GiftConfig)
 
@@ -195,7 +198,7 @@ class LiveConfig:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
         _counts(self, "", 1, "num_impressions")
         _between(self, "", 1, 1000, "slate_size")
-        _between(self, "", 0, 1, "new_items", "exploration", "label_noise")
+        _between(self, "", 0, 1, "new_items", "exploration", "label_noise", "specific_tastes")
         _rates(self, "", "enter_rate")
         _rates(self, "", "bag_rate", "product_rate", "purchase_rate", allows_zero=True)
         effects = [f.name for f in dataclasses.fields(self) if f.name.startswith(("policy_", "enter_", "stay_"))]

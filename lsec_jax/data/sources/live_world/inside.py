@@ -47,7 +47,7 @@ def simulate(world: World, live: LiveConfig, shown: Impressions, rng: np.random.
     """Draws stays, clicks and purchases."""
     expected: dict[str, np.ndarray] = {}
     stay, expected["stay_seconds"] = _draw_stays(world, live, shown, rng)
-    effect = live.click_taste * shown.signals["taste"]
+    effect = live.click_taste * world.product_taste_for(shown.users, shown.rooms)
     opens = np.where(world.base.schedule.attention[shown.rooms] > 0, chance(live.bag_rate, effect), 0.0)
     clicks_one = chance(live.product_rate, effect)
     bag = shown.watched & (rng.random(len(shown)) < opens)
@@ -58,7 +58,7 @@ def simulate(world: World, live: LiveConfig, shown: Impressions, rng: np.random.
     items = draw_goods(world, shown.users[rows], shown.rooms[rows], rng)
     leave = shown.times[rows] + stay[rows] / SECONDS_PER_DAY
     times = between(shown.times[rows], leave, rng)
-    taste = world.tastes[shown.users[rows], world.base.item_topics[items]]
+    taste = world.product_tastes[shown.users[rows], world.base.item_topics[items]]
     buys = chance(live.purchase_rate, live.click_taste * taste)
     bought = rng.random(len(rows)) < buys
     purchase_times = between(times, leave, rng)
@@ -99,7 +99,9 @@ def draw_goods(world: World, users: np.ndarray, rooms: np.ndarray, rng: np.rando
         room = rooms[waiting]
         at = sample_segments(rng, world.display, display.indptr[room], display.indptr[room + 1])
         found = display.indices[at]
-        accepted = rng.random(len(waiting)) < base.session_appeal(users[waiting], base.item_topics[found])
+        # `SyntheticTruth.session_appeal`, of the taste for products in rooms.
+        taste = world.product_tastes[users[waiting], base.item_topics[found]]
+        accepted = rng.random(len(waiting)) < 1.0 - base.session_taste + base.session_taste * taste
         items[waiting[accepted]] = found[accepted]
         waiting = waiting[~accepted]
     return items

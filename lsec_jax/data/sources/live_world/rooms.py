@@ -20,7 +20,10 @@ class World:
 
     Attributes:
         base: the world without its live part: tastes, follows, schedule, goods shown.
-        tastes: of the users, 1 for the favourite topic, [u, c] float64.
+        tastes: of the users for rooms, 1 for the favourite topic, [u, c] float64.
+        product_tastes: for products in rooms, likewise.
+        specific_tastes: what of the two is for one domain alone, rows sum to 1 as those of `base.tastes` do, which both
+            have in common: (of rooms, of products), [u, c] float64 each.
         believed_tastes: what the platform takes them for, [u, c] float64.
         mix: topics of the goods shown in each room, rows sum to 1, [r, c] float64; even in a room without goods.
         streamer_of: of each room, [r] int64.
@@ -32,6 +35,8 @@ class World:
 
     base: SyntheticTruth
     tastes: np.ndarray
+    product_tastes: np.ndarray
+    specific_tastes: tuple[np.ndarray, np.ndarray]
     believed_tastes: np.ndarray
     mix: np.ndarray
     streamer_of: np.ndarray
@@ -64,6 +69,10 @@ class World:
         """Taste of each user for her room, in [0, 1], [m] float64."""
         return np.minimum(np.einsum("mc,mc->m", self.tastes[users], self.mix[rooms]), 1.0)
 
+    def product_taste_for(self, users: np.ndarray, rooms: np.ndarray) -> np.ndarray:
+        """Taste of each user for the products of her room, in [0, 1], [m] float64."""
+        return np.minimum(np.einsum("mc,mc->m", self.product_tastes[users], self.mix[rooms]), 1.0)
+
     def follows(self, users: np.ndarray, streamers: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Whether each user follows her streamer before a time, [m] bool."""
         base, num_streamers = self.base, len(self.popularity)
@@ -85,21 +94,27 @@ def chance(rate: float | np.ndarray, effect: np.ndarray) -> np.ndarray:
 
 
 def build_world(
-    base: SyntheticTruth, live: LiveConfig, friends: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+    base: SyntheticTruth,
+    live: LiveConfig,
+    friends: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+    specific_tastes: tuple[np.ndarray, np.ndarray],
 ) -> World:
-    """Draws what the live part adds to users and rooms."""
+    """Draws what the live part adds to users and rooms; specific tastes as the world has them."""
     schedule, num_users, num_topics = base.schedule, len(base.tastes), base.tastes.shape[1]
     num_items, num_rooms = len(base.item_topics), len(schedule.start)
     shape = num_items, num_topics
     topic_of_item = scipy.sparse.csr_matrix((np.ones(num_items), (np.arange(num_items), base.item_topics)), shape)
     mix = (schedule.display @ topic_of_item).toarray()
     mix[schedule.attention == 0] = 1.0 / num_topics
-    tastes = base.tastes / base.tastes.max(axis=1, keepdims=True)
+    tastes, product_tastes = (_mixed_tastes(base.tastes, of, live.specific_tastes) for of in specific_tastes)
     activity: np.ndarray = rng.lognormal(0.0, live.activity_spread, num_users)
     popularity: np.ndarray = np.log(base.follow_overall)
     return World(
         base=base,
         tastes=tastes,
+        product_tastes=product_tastes,
+        specific_tastes=specific_tastes,
         believed_tastes=tastes + rng.normal(0.0, 1.0, tastes.shape) * live.policy_noise,
         mix=mix,
         streamer_of=schedule.streamer_of(),
@@ -108,6 +123,12 @@ def build_world(
         activity=activity / activity.sum(),
         friends=friends,
     )
+
+
+def _mixed_tastes(common: np.ndarray, specific: np.ndarray, share: float) -> np.ndarray:
+    """Tastes of one domain, 1 for the favourite topic, [u, c]."""
+    mixed = (1.0 - share) * common + share * specific if share else common
+    return mixed / mixed.max(axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)

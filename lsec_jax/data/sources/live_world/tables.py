@@ -21,7 +21,7 @@ from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveComme
 # are added at the end.
 PARTS: tuple[str, ...] = (
     *("traits", "requests", "slates", "enter", "inside", "friends", "scenarios", "shares", "pay", "rivals"),
-    *("wealth", "gifts", "responses", "features", "releases"),
+    *("wealth", "gifts", "responses", "features", "releases", "specific"),
 )
 _SPAWN_KEY = 1000  # apart from the streams of the world's other tables, which are children 0, 1, 2, ... of the seed
 
@@ -114,7 +114,9 @@ def _streams(seed: int) -> dict[str, np.random.Generator]:
 
 def _simulate(base: SyntheticTruth, live: LiveConfig, streams: dict[str, np.random.Generator]) -> Simulated:
     friends = social.draw_friends(base, live.social, streams["friends"])
-    world = build_world(base, live, (friends.starts, friends.ids), streams["traits"])
+    # As sparse as what users have in common, but of other users.
+    specific = tuple(base.tastes[streams["specific"].permutation(len(base.tastes))] for _ in range(2))
+    world = build_world(base, live, (friends.starts, friends.ids), streams["traits"], (specific[0], specific[1]))
     requests = feed.draw_requests(world, live, streams["requests"])
     num_days, num_topics = base.schedule.num_days, base.tastes.shape[1]
     scenarios = social.draw_scenarios(live.social, num_days, num_topics, streams["scenarios"])

@@ -1,0 +1,261 @@
+"""Records as models read them: rows of a table of events -> ids, numbers, masks and labels of static shapes. No jax."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lsec_jax.config import ConfigError
+from lsec_jax.data import encoder_fitting as fitting
+from lsec_jax.data.declared_columns import (
+    Columns,
+    Declared,
+    RecordColumns,
+    SequenceColumns,
+    id_sources,
+    number_sources,
+)
+from lsec_jax.data.declared_sources import IdSource, NumberSource
+from lsec_jax.data.event_columns import Batch
+from lsec_jax.data.labels import Answers
+from lsec_jax.data.normalisation import Scale
+from lsec_jax.data.vocabularies import rows_by_hash, rows_by_vocabulary
+from lsec_jax.declaration import Declaration, Table
+from lsec_jax.declaration.layout import FieldLayout, LabelLayout, Layout, SequenceLayout, TableLayout
+from lsec_jax.schema import LiveCommerceData
+
+_LARGEST_ROW = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """A field, where its columns lie in the packed arrays, and how its column becomes them."""
+
+    layout: FieldLayout
+    start: int
+    write: Callable[[Batch], np.ndarray]
+
+
+class EventEncoder:
+    """Turns rows of a table of events into batches, as a declaration says. Nothing is read before it is asked for.
+
+    A batch of b rows is, in numpy arrays,
+
+        {"ids": {TABLE: [b, slots] int32, 0 = missing, unknown or masked},
+         "numbers": [b, n] float32, all finite,
+         "masks": {SEQUENCE: [b, length] bool, True = there is a behaviour},
+         "labels": [b, m] float32, NaN = not defined,
+         "users": [b] int32, -1 = nobody,
+         "rows": [b] int32, the number of the row in the table, modulo 2**31}
+
+    Sequences have the newest behaviour last and are filled in front. Ids that training does not show, or too seldom,
+    have row 0. Where things lie: `layout`.
+
+    Attributes:
+        layout: what models are built from.
+        fitted: what was learned of the training rows, for JSON; another encoder takes it, for other data too.
+        events: name of the table.
+        num_rows: of the table.
+    """
+
+    def __init__(
+        self,
+        data: LiveCommerceData,
+        declaration: Declaration,
+        fitted: Mapping[str, Any] | None = None,
+        key: str = "config.model.features",
+    ):
+        """Finds the columns, and learns from the training rows unless that is given.
+
+        Args:
+            data: split, with its histories.
+            declaration: what to show.
+            fitted: of an earlier encoder with an equal declaration; None = learn it.
+            key: of the declaration, for messages.
+
+        Raises:
+            ConfigError: a declaration that the data cannot fill, or another one's `fitted`.
+            DataError: a table, role, column, feature or history that is not there; no training rows.
+        """
+        declaration.validate(key)
+        events = data.events_of(declaration.events)
+        events.ids(declaration.target)
+        self.events, self.num_rows = events.name, len(events)
+        self._users = np.ascontiguousarray(events.ids(declaration.user))
+        self._answers = Answers(events, declaration, key)
+        self._records = RecordColumns(data, declaration, key)
+        self._sequences = [SequenceColumns(data, declaration, i, key) for i in range(len(declaration.sequences))]
+        self._readers: list[Columns] = [self._records, *self._sequences]
+        fields = [declared for of in self._readers for declared in of.fields]
+        tables = _tables(declaration, fields, key)
+        with_vocabulary = {name: table for name, table in tables.items() if not table.buckets}
+        if fitted is None:
+            learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary)
+        else:
+            numbers = [declared for declared, _ in number_sources(fields)]
+            learned = fitting.from_json(fitted, list(with_vocabulary), numbers)
+        self.fitted = learned.to_json()
+        self._lookups = {
+            declared.name: rows_by_hash(source.external, tables[declared.table].buckets)
+            if declared.table not in with_vocabulary
+            else rows_by_vocabulary(source.external, learned.vocabularies[declared.table])
+            for declared, source in id_sources(fields)
+        }
+        self._place(declaration, tables, learned)
+
+    def __call__(self, rows: np.ndarray) -> Batch:
+        """Returns the batch of rows [b] int64."""
+        return self.encode(rows)
+
+    def encode(self, rows: np.ndarray) -> Batch:
+        """Returns the batch of rows [b] int64, in their order; rows may repeat."""
+        return self.unpack(self.encode_packed(rows))
+
+    def encode_packed(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the batch in one array per dtype, [b, columns], which is cheaper to put on a device; see `unpack`."""
+        ints = np.empty((len(rows), self._num_ints), np.int32)
+        floats = np.empty((len(rows), self._num_floats), np.float32)
+        masks = np.empty((len(rows), self._num_masks), bool)
+        batch = self._records(rows)
+        for placed in self._record_fields:
+            _write(placed, placed.write(batch), ints, floats)
+        start = 0
+        for sequence, fields in zip(self._sequences, self._sequence_fields, strict=True):
+            batch = sequence(rows)
+            is_there = batch["histories"]["items"] >= 0
+            stop = start + is_there.shape[1]
+            masks[:, start:stop] = is_there
+            start = stop
+            for placed in fields:
+                found = placed.write(batch)
+                if placed.layout.kind == "numbers":
+                    found[~is_there.reshape(-1)] = 0.0
+                _write(placed, found, ints, floats)
+        ints[:, -2] = self._users.take(rows)
+        ints[:, -1] = rows & _LARGEST_ROW
+        floats[:, self.layout.num_numbers :] = self._answers(rows)
+        return {"int32": ints, "float32": floats, "bool": masks}
+
+    def unpack(self, packed: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the batch of packed arrays; for numpy and jax arrays, also in a jitted function."""
+        ints, floats, bools = packed["int32"], packed["float32"], packed["bool"]
+        masks, start = {}, 0
+        for sequence in self.layout.sequences:
+            masks[sequence.name] = bools[:, start : start + sequence.length]
+            start += sequence.length
+        return {
+            "ids": {name: ints[:, start:stop] for name, (start, stop) in self._slots.items()},
+            "numbers": floats[:, : self.layout.num_numbers],
+            "masks": masks,
+            "labels": floats[:, self.layout.num_numbers :],
+            "users": ints[:, -2],
+            "rows": ints[:, -1],
+        }
+
+    def answers(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the labels of rows [b], [b, labels] float32 with NaN, without reading anything else."""
+        return self._answers(rows)
+
+    def table_ids(self) -> dict[str, np.ndarray]:
+        """Returns the external ids behind the rows from 1 on of each table; of hashed ids, the numbers of the rows."""
+        stored = self.fitted["vocabularies"]
+        return {
+            of.name: np.array(stored[of.name]) if of.name in stored else np.arange(1, of.num_rows)
+            for of in self.layout.tables
+        }
+
+    def unknown(self, rows: np.ndarray) -> dict[str, int]:
+        """Counts the ids of rows [b] that have row 0 though they are there, by field (of sequences SEQUENCE.FIELD)."""
+        found = {}
+        for of in self._readers:
+            batch = of(rows)
+            for declared, source in id_sources(of.fields):
+                codes = source.codes_of(batch)
+                found[declared.name] = int(((codes >= 0) & (self._lookups[declared.name].take(codes) == 0)).sum())
+        return found
+
+    def _place(self, declaration: Declaration, tables: Mapping[str, Table], learned: fitting.Fitted) -> None:
+        """Decides where everything lies."""
+        slots = dict.fromkeys(tables, 0)
+        numbers = 0
+
+        def layout_of(declared: Declared, elements: int) -> FieldLayout:
+            nonlocal numbers
+            field, source = declared.field, declared.source
+            if isinstance(source, IdSource):
+                start = slots[declared.table]
+                slots[declared.table] += elements
+                return FieldLayout(field.name, field.part, "ids", declared.table, start, start + elements)
+            start = numbers
+            numbers += elements * (1 if source.is_flag else source.size + 1)
+            return FieldLayout(field.name, field.part, "numbers", "", start, numbers)
+
+        records = [layout_of(declared, 1) for declared in self._records.fields]
+        inside = [[layout_of(field, of.declared.length) for field in of.fields] for of in self._sequences]
+        rows = {name: 1 + (table.buckets or len(learned.vocabularies[name])) for name, table in tables.items()}
+        self.layout = Layout(
+            tuple(TableLayout(name, rows[name], table.width) for name, table in tables.items()),
+            tuple(records),
+            tuple(
+                SequenceLayout(of.declared.name, of.declared.length, of.declared.is_ordered, tuple(fields))
+                for of, fields in zip(self._sequences, inside, strict=True)
+            ),
+            tuple(LabelLayout(label.name, label.kind, label.transform) for label in declaration.labels),
+            numbers,
+        )
+        stops = np.cumsum([*slots.values()], dtype=int).tolist()
+        self._slots = {name: (stop - slots[name], stop) for name, stop in zip(slots, stops, strict=True)}
+        self._num_ints = sum(slots.values()) + 2  # and users and rows
+        self._num_floats = numbers + len(declaration.labels)
+        self._num_masks = sum(of.declared.length for of in self._sequences)
+        self._record_fields = [
+            self._placed(*pair, learned, is_record=True) for pair in zip(self._records.fields, records, strict=True)
+        ]
+        self._sequence_fields = [
+            [self._placed(*pair, learned, is_record=False) for pair in zip(of.fields, fields, strict=True)]
+            for of, fields in zip(self._sequences, inside, strict=True)
+        ]
+
+    def _placed(self, declared: Declared, layout: FieldLayout, learned: fitting.Fitted, is_record: bool) -> _Placed:
+        source = declared.source
+        kind, name = source.place
+        if isinstance(source, IdSource):
+            start = self._slots[declared.table][0] + layout.start
+            rows = source.rows_of_column(self._lookups[declared.name])
+            return _Placed(layout, start, lambda batch: rows.take(batch[kind][name]))
+        if source.is_flag:
+            return _Placed(layout, layout.start, lambda batch: batch[kind][name].reshape(-1, 1).astype(np.float32))
+        scale = learned.scales[declared.name]
+        if source.of_nodes is None:
+            return _Placed(layout, layout.start, lambda batch: scale(source.values_of(batch)))
+        of_nodes = _with_missing(scale, source)
+        return _Placed(layout, layout.start, lambda batch: of_nodes.take(batch[kind][name].reshape(-1), axis=0))
+
+
+def _write(placed: _Placed, found: np.ndarray, ints: np.ndarray, floats: np.ndarray) -> None:
+    packed = ints if placed.layout.kind == "ids" else floats
+    packed[:, placed.start : placed.start + placed.layout.size] = found.reshape(len(packed), placed.layout.size)
+
+
+def _with_missing(scale: Scale, source: NumberSource) -> np.ndarray:
+    """The scaled numbers of nodes, and of no node in the last row, [nodes + 1, d + 1]."""
+    assert source.of_nodes is not None
+    nobody = np.full((1, source.size), np.nan, np.float32)
+    return scale(np.concatenate([source.of_nodes, nobody]))
+
+
+def _tables(declaration: Declaration, fields: list[Declared], key: str) -> dict[str, Table]:
+    """The tables in the order in which fields name them; raises ConfigError for two kinds of ids in one."""
+    declared_tables = {table.name: table for table in declaration.tables}
+    tables: dict[str, Table] = {}
+    first: dict[str, tuple[str, IdSource]] = {}
+    for declared, source in id_sources(fields):
+        name, other = first.setdefault(declared.table, (declared.name, source))
+        if other.what != source.what:
+            raise ConfigError(
+                f"{key}: table '{declared.table}' would have {other.what} (field '{name}') and {source.what} (field "
+                f"'{declared.name}'); give each kind a table of its own"
+            )
+        tables[declared.table] = declared_tables.get(declared.table, Table(declared.table))
+    return tables

@@ -1,0 +1,73 @@
+"""The keys of sequence encoders, which rankers share, and how an encoder is built from them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from lsec_jax.config import ConfigError, require_at_least, require_choice
+from lsec_jax.declaration.layout import SequenceLayout
+from lsec_jax.nn.sequence import transformer
+
+ENCODERS = ("transformer", "din", "hgn", "gru")
+
+
+@dataclasses.dataclass
+class EncoderConfig:
+    """Keys of encoders; each encoder reads its own.
+
+    Attributes:
+        num_layers: blocks of a Transformer.
+        num_heads: of its attention.
+        feed_forward_width: hidden width of its feed-forward nets; 0 = 4 d.
+        attention_scale: "head" divides scores by sqrt(d / heads), "width" by sqrt(d) as the paper's Eq. 4.
+        has_positions: whether a Transformer learns positions of sequences that are declared as ordered.
+        activation_widths: hidden widths of DIN's activation unit.
+    """
+
+    num_layers: int = 1
+    num_heads: int = 4
+    feed_forward_width: int = 0
+    attention_scale: str = "head"
+    has_positions: bool = True
+    activation_widths: tuple[int, ...] = (36,)
+
+    def validate_encoder(self) -> None:
+        """Checks the keys; raises ConfigError."""
+        for key in ("num_layers", "num_heads"):
+            require_at_least(f"config.model.{key}", getattr(self, key), 1)
+        require_at_least("config.model.feed_forward_width", self.feed_forward_width, 0)
+        require_choice("config.model.attention_scale", self.attention_scale, ("head", "width"))
+        width: int = self.embedding_dim  # type: ignore[attr-defined]
+        if width % self.num_heads:
+            raise ConfigError(
+                f"config.model.num_heads = {self.num_heads} heads cannot share config.model.embedding_dim = {width}; "
+                "give a divisor of it"
+            )
+
+
+def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rngs) -> Any:
+    """Builds the encoder of one sequence.
+
+    Args:
+        config: an `EncoderConfig` that is an `ImpressionConfig` too.
+        kind: of ENCODERS.
+        sequence: what is encoded.
+        rngs: of the weights.
+    """
+    width, dtype = config.embedding_dim, jnp.dtype(config.dtype)
+    if kind == "transformer":
+        return transformer.TransformerEncoder(
+            width,
+            rngs,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_width=config.feed_forward_width or 4 * width,
+            max_length=sequence.length,
+            has_positions=config.has_positions and sequence.is_ordered,
+            scale=config.attention_scale,
+            dropout_rate=config.dropout,
+            dtype=dtype,
+        )
+    raise NotImplementedError(kind)

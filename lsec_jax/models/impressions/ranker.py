@@ -1,0 +1,137 @@
+"""What every ranker of impressions is: tables beside a trunk, towers on what the trunk hands over, weighted tasks."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lsec_jax import losses
+from lsec_jax.declaration.layout import Layout
+from lsec_jax.models.impressions.config import ImpressionConfig
+from lsec_jax.models.impressions.fields import Batch, FieldEncoder, Fields, Rows, table_width
+from lsec_jax.models.impressions.tasks import task_losses
+from lsec_jax.models.impressions.weights import TaskWeights
+from lsec_jax.nn import replicas
+from lsec_jax.nn.towers import Tower
+
+Tables = Mapping[str, Float[Array, "_ d"]]
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Draws(NamedTuple):
+    """Where a training step takes its random numbers from.
+
+    Attributes:
+        key: of the step.
+        places: where in the whole batch each row is, [b] int32: draws do not depend on how devices share it.
+    """
+
+    key: Array
+    places: Int[Array, " b"]
+
+
+class Represented(NamedTuple):
+    """What a trunk makes of a batch.
+
+    Attributes:
+        shared: what the towers of all tasks read, [b, D] float32; the adaptive weights compare gradients here.
+        dynamic: e_d, [b, e].
+        penalty: what the trunk adds to the loss, a scalar.
+        metrics: to log.
+    """
+
+    shared: Float[Array, "b D"]
+    dynamic: Float[Array, "b e"]
+    penalty: Float[Array, ""] | float = 0.0
+    metrics: Mapping[str, Float[Array, ""]] = {}
+
+
+class ImpressionRanker(nnx.Module):
+    """Scores impressions. A model file adds `represent`, and `outputs` where its towers are others than these.
+
+    Towers here: the primary task's on the shared representation, with the dynamic context if the config says so, and
+    one for each other task on both (shared bottom).
+    """
+
+    def __init__(self, config: ImpressionConfig, layout: Layout, rngs: nnx.Rngs):
+        self.config, self.layout = config, layout
+        self.dtype = jnp.dtype(config.dtype)
+        self.fields = FieldEncoder(layout, config.embedding_dim, self.dtype, rngs)
+        self.weights = TaskWeights(config, [of.name for of in layout.labels], rngs)
+
+    def build_towers(self, shared_width: int, rngs: nnx.Rngs) -> None:
+        """Builds the towers, once the width of the shared representation is known."""
+        config, num_tasks = self.config, len(self.layout.labels)
+        dynamic = sum(self.fields.part_widths["dynamic"])
+        first = shared_width + (dynamic if config.tower_reads_dynamic else 0)
+        self.primary_tower = Tower(first, config.tower_widths, rngs, out_width=1, dtype=self.dtype)
+        self.task_towers = nnx.List(
+            [
+                Tower(shared_width + dynamic, config.task_tower_widths, rngs, out_width=1, dtype=self.dtype)
+                for _ in range(num_tasks - 1)
+            ]
+        )
+
+    def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
+        """The trunk; `draws` is None where nothing is trained."""
+        raise NotImplementedError
+
+    def outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
+        """Logits or values of all tasks from the shared representation, the primary task first."""
+        both = jnp.concatenate([shared, represented.dynamic], axis=1)
+        first = both if self.config.tower_reads_dynamic else shared
+        return jnp.concatenate([self.primary_tower(first), *(tower(both) for tower in self.task_towers)], axis=1)
+
+    def init_tables(self, key: Array) -> dict[str, Float[Array, "_ d"]]:
+        """Draws the embedding tables from N(0, embedding_std^2); row 0, of all that is unknown, begins with zeros."""
+        keys = jax.random.split(key, len(self.layout.tables))
+
+        def draw(own: Array, num_rows: int, width: int) -> Float[Array, "_ d"]:
+            return (self.config.embedding_std * jax.random.normal(own, (num_rows, width))).at[0].set(0.0)
+
+        return {
+            of.name: draw(own, of.num_rows, self.table_width(of.name))
+            for of, own in zip(self.layout.tables, keys, strict=True)
+        }
+
+    def table_width(self, name: str) -> int:
+        """Numbers in a row of a table."""
+        return table_width(name, self.layout, self.config.embedding_dim)
+
+    def lookups(self, inputs: Any, batch: Batch, key: Array) -> Mapping[str, Int[Array, "b s"]]:
+        """The rows of each table that the batch's fields and sequences are made of."""
+        return batch["ids"]
+
+    def loss(
+        self, tables: Tables, inputs: Any, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The loss of one step and what to log of it."""
+        rows = {name: replicas.take(tables[name], ids) for name, ids in batch["ids"].items()}
+        return self.loss_of_rows(rows, inputs, batch, key)
+
+    def loss_of_rows(self, rows: Rows, inputs: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Metrics]:
+        """`loss` from the rows that `lookups` asks for."""
+        represented = self._represent(rows, batch, Draws(key, batch["places"]))
+        labels = self.layout.labels
+
+        def losses_of(shared: Float[Array, "b D"]) -> Float[Array, " m"]:
+            return task_losses(self.outputs(represented, shared), batch["labels"], labels)
+
+        loss, metrics = self.weights(losses_of, represented.shared)
+        loss = loss + represented.penalty
+        if self.config.l2:
+            loss = loss + self.config.l2 * losses.mean_squared_norm(*rows.values(), num_rows=len(batch["labels"]))
+        return loss, {"loss": loss, **metrics, **represented.metrics}
+
+    def predict(self, tables: Tables, batch: Batch) -> dict[str, Float[Array, " b"]]:
+        """Logits of binary tasks and expected values of others, in the label's transformed unit, by task."""
+        rows = {name: replicas.take(tables[name], ids) for name, ids in batch["ids"].items()}
+        represented = self._represent(rows, batch, None)
+        outputs = self.outputs(represented, represented.shared)
+        return {label.name: outputs[:, i] for i, label in enumerate(self.layout.labels)}
+
+    def _represent(self, rows: Rows, batch: Batch, draws: Draws | None) -> Represented:
+        return self.represent(self.fields(rows, batch), batch, draws)

@@ -1,0 +1,1 @@
+"""Encoders of behaviour sequences, which stand in for each other: `encoder.Encoder` says how."""

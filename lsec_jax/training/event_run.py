@@ -1,0 +1,117 @@
+"""Runs over a table of events: batches of declared features of its rows, rankings of what was shown together."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from absl import logging
+
+from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data import audits
+from lsec_jax.data.batches import EventBatches
+from lsec_jax.data.encoding import EventEncoder
+from lsec_jax.data.event_columns import EventColumns
+from lsec_jax.data.history_audits import audit_all_histories
+from lsec_jax.data.splits import event_rows
+from lsec_jax.nn import replicas
+from lsec_jax.parallel.strategies import Part
+from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
+from lsec_jax.training.base_run import Run
+from lsec_jax.training.state import TrainState
+from lsec_jax.training.tables import Params
+
+# Rows that are scored at once: their elements, [rows, t, d], fit the memory of small devices.
+SCORED_ROWS = 2048
+_STREAM = 1  # of a run's seed, as the first task of relations has it
+
+RowScorer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+class EventRun(Run):
+    """A run whose model scores rows of a table of events; its evaluator is an `ImpressionEvaluator`.
+
+    Attributes:
+        encoder: what the model reads of a row.
+    """
+
+    encoder: EventEncoder
+    num_reserved_rows: ClassVar[int] = 1  # of all that is unknown
+
+    def has_rows(self, split: str) -> bool:
+        """Whether the table has held-out rows in a split."""
+        rows = event_rows(self.data, self.data.events[self.task], SPLITS[split])
+        return (rows.stop > rows.start) if isinstance(rows, slice) else len(rows) > 0
+
+    def audit(self) -> None:
+        """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
+        audits.audit_splits(self.data)
+        audit_all_histories(self.data)
+
+    def embedded_nodes(self) -> list[NodeTable]:
+        """What the rows of the embedding tables after the first stand for."""
+        return [NodeTable(name, ids) for name, ids in self.encoder.table_ids().items()]
+
+    def streams(self) -> dict[str, EventBatches]:
+        """Step -> rows of the table."""
+        return {self.task: event_batches(self.config, self.data)}
+
+    def batch_at(self) -> Callable[[int], Mapping[str, Any]]:
+        """Returns step -> the declared features of its rows, and where in the batch each is."""
+        batches = self.streams()[self.task]
+        places = np.arange(batches.batch_size, dtype=np.int32)
+        return lambda step: {**self.encoder.encode(batches.rows(step)), "places": places}
+
+    def scorer_function(self) -> Callable[[TrainState], RowScorer]:
+        """Returns the function from a state to one from rows, [b] int64, to outputs by task, [b] float32.
+
+        Outputs are logits of binary labels, and expected values of others in the label's transformed unit.
+        """
+        return lambda state: functools.partial(self._score, state.params)
+
+    def _score(self, params: Params, rows: np.ndarray) -> dict[str, np.ndarray]:
+        size = -(-SCORED_ROWS // self.strategy.num_replicas) * self.strategy.num_replicas
+        found: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(rows), size):
+            own = rows[start : start + size]
+            padded = np.concatenate([own, np.full(size - len(own), own[-1])])
+            batch = self.strategy.place(self.encoder.encode(padded), Part.ROWS)
+            scores = jax.device_get(self.strategy.whole(self._predict(params, batch)))
+            found.append({name: np.asarray(values)[: len(own)] for name, values in scores.items()})
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+
+    @functools.cached_property
+    def _predict(self) -> Callable[..., Any]:
+        def predict(params: Params, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+            scores = self.model.module(params.dense).predict(params.tables, batch)
+            return {name: replicas.all_rows(of) for name, of in scores.items()}
+
+        return self.strategy.compile(predict, [Part.STATE, Part.ROWS], [Part.REPLICATED])
+
+    def baseline_scorers(self, split: str) -> dict[str, RowScorer]:
+        """The config's live baselines, which know the past of each row only, and the oracle of a simulated world."""
+        del split  # they are the same for both
+        return self.evaluator.baseline_scorers()
+
+
+def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:
+    """Batches of the training rows of the config's table of events; raises ConfigError for sizes that do not fit."""
+    if config.replay.window:
+        raise ConfigError(
+            f"config.replay.window = {config.replay.window}: replay chooses edges of relations, and this model trains "
+            "on a table of events; set it to 0"
+        )
+    table = data.events[config.model.task_tables[0]]
+    rows = event_rows(data, table, TRAIN)
+    columns = EventColumns(data, table.name, roles=(), values=(), features=())
+    return EventBatches(columns, rows, config.training.batch_size, (config.seed, _STREAM))
+
+
+def log_unknown(run: EventRun, split: str) -> None:
+    """Logs how many ids of a split's rows are in no vocabulary: they share the first row of their table."""
+    rows = event_rows(run.data, run.data.events[run.task], SPLITS[split])
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    for field, count in run.encoder.unknown(numbers).items():
+        if count:
+            logging.info("%s: %d of %d rows have an unknown '%s'", split, count, len(numbers), field)

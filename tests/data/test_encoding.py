@@ -1,0 +1,478 @@
+"""Encoded records: each field by its slow definition, and what training and the past alone may know."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from lsec_jax.config import ConfigError, HistoryConfig
+from lsec_jax.data.batches import EventBatches
+from lsec_jax.data.encoding import EventEncoder
+from lsec_jax.data.sequences import add_histories
+from lsec_jax.data.splits import event_rows
+from lsec_jax.data.vocabularies import hash_ids
+from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
+from lsec_jax.schema import TEST, TRAIN, DataError, Events, Feature
+from tests.data.encoded_worlds import (
+    CLICKS,
+    FIELDS,
+    HISTORIES,
+    LABELS,
+    SLOW,
+    TABLES,
+    WATCHES,
+    behaviours_before,
+    declaration,
+    external,
+    row_of,
+    scaled,
+    world,
+)
+
+ROWS = np.r_[0, 3, 900:910, 1_380:1_400]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return EventEncoder(world(), declaration())
+
+
+def columns_of(encoder, batch, name, sequence=None):
+    """A field's columns of a batch."""
+    fields = encoder.layout.fields
+    if sequence:
+        fields = next(of.fields for of in encoder.layout.sequences if of.name == sequence)
+    field = next(of for of in fields if of.name == name)
+    source = batch["ids"][field.table] if field.kind == "ids" else batch["numbers"]
+    return source[:, field.start : field.stop]
+
+
+def assert_same(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_ids_of_records_are_those_of_the_slow_definition(encoder):
+    data, batch = world(), encoder.encode(ROWS)
+    shown = data.events["impression"]
+    for name, role, feature in (
+        ("room", "room", ""),
+        ("streamer", "streamer", ""),
+        ("category", "room", "category"),
+        ("gender", "user", "gender"),
+    ):
+        wanted = [row_of(encoder, name, external(data, shown, role, row, feature)) for row in ROWS]
+        assert any(wanted)
+        np.testing.assert_array_equal(columns_of(encoder, batch, name)[:, 0], wanted)
+    hours = [row_of(encoder, "hour", int((shown.time[row] % 1.0) * 24)) for row in ROWS]
+    np.testing.assert_array_equal(columns_of(encoder, batch, "hour")[:, 0], hours)
+    days = [row_of(encoder, "weekday", int(shown.time[row]) % 7) for row in ROWS]
+    np.testing.assert_array_equal(columns_of(encoder, batch, "weekday")[:, 0], days)
+    users = hash_ids(data.nodes["user"].ids)[shown.ids("user")[ROWS]] % np.uint64(64) + np.uint64(1)
+    np.testing.assert_array_equal(columns_of(encoder, batch, "user")[:, 0], users)
+    np.testing.assert_array_equal(batch["users"], shown.ids("user")[ROWS])
+    np.testing.assert_array_equal(batch["rows"], ROWS)
+
+
+def test_numbers_of_records_are_standardised_by_training_rows(encoder):
+    data, batch = world(), encoder.encode(ROWS)
+    shown, train = data.events["impression"], event_rows(data, data.events["impression"], TRAIN)
+    activity = data.nodes["user"].features["log_activity"].values[shown.ids("user")]
+    columns = {
+        "activity": activity,
+        "viewers": np.log1p(shown.feature("viewers").values.astype(np.float64)),
+        "position": shown.value("position"),
+    }
+    for name, values in columns.items():
+        values = values.astype(np.float64)
+        wanted = (values[ROWS] - values[train].mean()) / values[train].std()
+        found = columns_of(encoder, batch, name)
+        np.testing.assert_allclose(found[:, 0], wanted, rtol=1e-5, atol=1e-6)
+        assert not found[:, 1].any()
+
+
+def test_sequences_are_those_of_the_slow_definition(encoder):
+    data, batch = world(), encoder.encode(ROWS)
+    shown, clicks = data.events["impression"], data.events["product_click"]
+    prices = data.nodes["item"].features["price"].values
+    hidden = 0
+    for at, row in enumerate(ROWS):
+        watches = behaviours_before(data, HISTORIES[0], row)[-6:]
+        pad = 6 - len(watches)
+        assert batch["masks"]["channels"][at].tolist() == [False] * pad + [True] * len(watches)
+        for name in ("room", "streamer", "category", "ages", "stay", "shared", "watched", "goods"):
+            assert not columns_of(encoder, batch, name, "channels")[at].reshape(6, -1)[:pad].any()
+        for slot, i in enumerate(watches, start=pad):
+            stay = shown.value("stay_seconds")[i]
+            is_known = shown.time[i] + stay * SLOW < shown.time[row]
+            hidden += not is_known
+            room = row_of(encoder, "room", external(data, shown, "room", i))
+            assert columns_of(encoder, batch, "room", "channels")[at, slot] == room
+            category = row_of(encoder, "category", external(data, shown, "room", i, "category"))
+            assert columns_of(encoder, batch, "category", "channels")[at, slot] == category
+            streamer = row_of(encoder, "streamer", external(data, shown, "streamer", i)) if is_known else 0
+            assert columns_of(encoder, batch, "streamer", "channels")[at, slot] == streamer
+            goods = data.nodes["room"].features["num_goods"].values[shown.ids("room")[i]]
+            wanted = {
+                "ages": scaled(encoder, "channels.ages", shown.time[row] - shown.time[i], "log1p"),
+                "stay": scaled(encoder, "channels.stay", stay if is_known else None, "log1p"),
+                "goods": scaled(encoder, "channels.goods", goods if is_known else None),
+                "shared": scaled(encoder, "channels.shared", shown.value("share")[i] if is_known else None),
+                "watched": (float(is_known),),
+            }
+            for name, numbers in wanted.items():
+                found = columns_of(encoder, batch, name, "channels")[at].reshape(6, -1)[slot]
+                np.testing.assert_allclose(found, numbers, rtol=1e-4, atol=1e-5)
+        products = behaviours_before(data, HISTORIES[1], row)[-4:]
+        assert batch["masks"]["products"][at].sum() == len(products)
+        for slot, i in enumerate(products, start=4 - len(products)):
+            item = row_of(encoder, "products.item", external(data, clicks, "item", i))
+            assert columns_of(encoder, batch, "item", "products")[at, slot] == item
+            wanted = scaled(encoder, "products.price", prices[clicks.ids("item")[i]], "log1p")
+            found = columns_of(encoder, batch, "price", "products")[at].reshape(4, -1)[slot]
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert hidden  # some watch goes on at the moment
+
+
+def test_no_sequence_shows_its_own_moment_or_later(encoder):
+    """On every impression of the world: the youngest behaviour that is shown is older than the record, by its delay."""
+    data = world()
+    shown, rows = data.events["impression"], np.arange(1_500)
+    batch = encoder.encode(rows)
+    ages = columns_of(encoder, batch, "ages", "channels").reshape(1_500, 6, 2)[:, :, 0]
+    (mean,), (deviation,) = encoder.fitted["scales"]["channels.ages"]
+    mask = batch["masks"]["channels"]
+    assert mask.any(axis=1).sum() > 300
+    assert (np.expm1(ages * deviation + mean)[mask] > 0).all()
+    # A watch of this very impression, or of one at the same time, is not in the sequence that the impression shows.
+    histories = data.histories["watches"]
+    last = histories.ends["impression"][mask[:, -1]] - 1
+    assert (histories.times[last] < shown.time[mask[:, -1]]).all()
+    assert (histories.rows[last] < rows[mask[:, -1]]).all()
+
+
+def test_running_behaviours_can_be_hidden_whole():
+    whole = dataclasses.replace(WATCHES, hides="behaviours")
+    data = world()
+    encoder = EventEncoder(data, declaration(sequences=(whole, CLICKS)))
+    batch, shown, hidden = encoder.encode(ROWS), data.events["impression"], 0
+    for at, row in enumerate(ROWS):
+        watches = behaviours_before(data, HISTORIES[0], row)[-6:]
+        known = [i for i in watches if shown.time[i] + shown.value("stay_seconds")[i] * SLOW < shown.time[row]]
+        hidden += len(watches) - len(known)
+        rooms = [row_of(encoder, "room", external(data, shown, "room", i)) for i in known]
+        pad = 6 - len(known)
+        assert columns_of(encoder, batch, "room", "channels")[at].tolist() == [0] * pad + rooms
+        assert batch["masks"]["channels"][at].tolist() == [False] * pad + [True] * len(known)
+        stays = [scaled(encoder, "channels.stay", shown.value("stay_seconds")[i], "log1p") for i in known]
+        found = columns_of(encoder, batch, "stay", "channels")[at].reshape(6, 2)[pad:]
+        np.testing.assert_allclose(found, np.reshape(stays, (-1, 2)), rtol=1e-4, atol=1e-5)
+    assert hidden
+
+
+def test_labels_are_not_defined_where_nothing_was_asked(encoder):
+    data = world()
+    shown, rows = data.events["impression"], np.arange(1_500)
+    answers = encoder.answers(rows)
+    np.testing.assert_array_equal(encoder.encode(rows)["labels"], answers)
+    watched, stay = shown.value("watched"), shown.value("stay_seconds")
+    for row in range(1_500):
+        assert answers[row, 0] == float(watched[row] and stay[row] >= 20.0)
+        if not watched[row]:
+            assert np.isnan(answers[row, 1:]).all()
+        else:
+            assert math.isclose(answers[row, 1], math.log1p(stay[row]), rel_tol=1e-5)
+            assert answers[row, 2] == float(shown.value("goods_bag_click")[row] > 0)
+    short = watched & (stay < 20.0)
+    assert short.any()
+    left_out = dataclasses.replace(LABELS[0], is_short_left_out=True)
+    other = EventEncoder(data, declaration(labels=(left_out,))).answers(rows)[:, 0]
+    np.testing.assert_array_equal(np.isnan(other), short)
+
+
+def test_numbers_become_answers_from_a_threshold_on():
+    shown = world().events["impression"]
+    rating = np.array([1.0, 4.0, 5.0, np.nan], np.float32)[np.arange(1_500) % 4]
+    events = dataclasses.replace(shown, values={**shown.values, "rating": rating})
+    data = world().replace(events={**world().events, "impression": events})
+    labels = (Label("liked", "rating", at_least=4.0), Label("rated", "rating"))
+    answers = EventEncoder(data, declaration(labels=labels)).answers(np.arange(4))
+    np.testing.assert_array_equal(answers, [[0, 1], [1, 1], [1, 1], [np.nan, np.nan]])
+
+
+def test_ids_that_training_shows_seldom_or_never_have_row_0_and_are_counted():
+    data = world()
+    shown = data.events["impression"]
+    train = event_rows(data, shown, TRAIN)
+    later = np.arange(train.stop, 1_500)
+    fields = tuple(dataclasses.replace(field, table="") for field in FIELDS)
+    plain = EventEncoder(data, Declaration(fields=fields, labels=LABELS))
+    rooms = shown.ids("room")
+    in_training = {*rooms[train]}
+    batch = plain.encode(np.arange(1_500))
+    is_new = np.array([room not in in_training for room in rooms])
+    assert 0 < is_new.sum() < len(later)
+    np.testing.assert_array_equal(columns_of(plain, batch, "room")[:, 0] == 0, is_new)
+    assert plain.unknown(later)["room"] == is_new.sum()
+    assert plain.unknown(np.arange(train.stop))["room"] == 0
+    known = columns_of(plain, batch, "room")[train, 0]
+    assert {*known} == {*range(1, plain.layout.table("room").num_rows)}  # each row has an id that training shows
+
+    tables = (Table("room", min_count=4), Table("streamer", max_size=5))
+    fields = tuple(dataclasses.replace(f, table=f.name if f.name in ("room", "streamer") else "") for f in FIELDS)
+    fewer = EventEncoder(data, Declaration(tables=tables, fields=fields, labels=LABELS))
+    counts = np.bincount(rooms[train], minlength=len(data.nodes["room"]))
+    found = columns_of(fewer, fewer.encode(np.arange(1_500)), "room")[:, 0]
+    np.testing.assert_array_equal(found > 0, counts[rooms] >= 4)
+    streamers = shown.ids("streamer")
+    counts = np.bincount(streamers[train], minlength=len(data.nodes["streamer"]))
+    order = np.argsort(-counts, kind="stable")[:5]
+    assert fewer.fitted["vocabularies"]["streamer"] == data.nodes["streamer"].ids[order].tolist()
+    assert fewer.layout.table("streamer").num_rows == 6
+
+
+def test_behaviours_that_no_training_row_could_see_have_no_row():
+    data = world()
+    encoder = EventEncoder(data, declaration())
+    clicks, shown = data.events["product_click"], data.events["impression"]
+    train = event_rows(data, shown, TRAIN)
+    last_seen = {}
+    for row in range(train.stop):
+        last_seen[shown.ids("user")[row]] = shown.time[row]
+    visible = {
+        data.nodes["item"].ids[clicks.ids("item")[i]]
+        for i in range(len(clicks))
+        if clicks.time[i] + HISTORIES[1].delay < last_seen.get(clicks.ids("user")[i], -1.0)
+    }
+    assert {*encoder.fitted["vocabularies"]["products.item"]} == visible
+
+
+def test_an_id_has_one_row_in_all_fields_of_a_table(encoder):
+    batch = encoder.encode(np.arange(1_500))
+    data = world()
+    by_field = {}
+    for name, ids in (("target", "room"), ("sequence", "room")):
+        by_field[name] = columns_of(encoder, batch, ids, None if name == "target" else "channels")
+    assert encoder.layout.num_slots("room") == 7 and batch["ids"]["room"].shape == (1_500, 7)
+    rooms = data.events["impression"].ids("room")
+    row_of_room = dict(zip(rooms.tolist(), by_field["target"][:, 0].tolist(), strict=True))
+    checked = 0
+    for row in range(0, 1_500, 7):
+        watches = behaviours_before(data, HISTORIES[0], row)[-6:]
+        for slot, i in enumerate(watches, start=6 - len(watches)):
+            assert by_field["sequence"][row, slot] == row_of_room[rooms[i]]
+            checked += 1
+    assert checked > 100
+
+
+def shuffled(data, seed=3):
+    """The same data with other internal indices of rooms, and rooms that were not there."""
+    rng = np.random.default_rng(seed)
+    table = data.nodes["room"]
+    order = rng.permutation(len(table))
+    inverse = np.argsort(order).astype(np.int32)
+    new_ids = np.r_[table.ids[order], ["room_new"]]
+    features = {}
+    for name, feature in table.features.items():
+        values = feature.values[order]
+        features[name] = dataclasses.replace(feature, values=np.r_[values, values[:1]])
+    nodes = {**data.nodes, "room": dataclasses.replace(table, ids=new_ids, features=features)}
+
+    def moved(events: Events) -> Events:
+        rooms = events.nodes["room"]
+        return dataclasses.replace(
+            events, nodes={**events.nodes, "room": dataclasses.replace(rooms, ids=inverse[rooms.ids])}
+        )
+
+    events = {name: moved(of) if "room" in of.nodes else of for name, of in data.events.items()}
+    return add_histories(data.replace(nodes=nodes, events=events, histories={}), HISTORIES)
+
+
+def test_what_was_fitted_encodes_other_data_by_external_ids(encoder):
+    stored = json.loads(json.dumps(encoder.fitted))
+    assert stored == encoder.fitted
+    other = EventEncoder(shuffled(world()), declaration(), stored)
+    assert other.layout == encoder.layout and hash(other.layout) == hash(encoder.layout)
+    assert_same(other.encode(ROWS), encoder.encode(ROWS))
+
+
+def test_hashing_knows_nothing_of_a_data_set(encoder):
+    tables = tuple(Table(table.name, buckets=50) for table in TABLES)
+    data = world()
+    hashed = EventEncoder(data, declaration(tables=tables))
+    other = EventEncoder(shuffled(data), declaration(tables=tables))
+    for name in ("room", "streamer", "category"):
+        found = hashed.encode(ROWS)["ids"][name]
+        np.testing.assert_array_equal(found, other.encode(ROWS)["ids"][name])
+        assert hashed.layout.table(name).num_rows == 51
+        at = columns_of(hashed, hashed.encode(ROWS), name)
+        assert at.min() >= 1 and at.max() <= 50 and len(np.unique(at)) > 2
+    assert hashed.unknown(np.arange(1_500))["room"] == 0
+
+
+def test_missing_nodes_features_and_numbers_say_so():
+    data = world()
+    shown = data.events["impression"]
+    nobody = shown.ids("room").copy()
+    nobody[ROWS[:3]] = -1
+    viewers = shown.feature("viewers").values.copy()
+    viewers[ROWS[2:5]] = np.nan
+    message = np.random.default_rng(0).random((1_500, 3)).astype(np.float32)
+    message[ROWS[4]] = np.nan
+    rooms = dataclasses.replace(shown.nodes["room"], ids=nobody)
+    features = {**shown.features, "viewers": Feature("numeric", viewers), "message": Feature("vector", message)}
+    shown = dataclasses.replace(shown, nodes={**shown.nodes, "room": rooms}, features=features)
+    data = data.replace(events={**data.events, "impression": shown})
+    data = add_histories(data.replace(histories={}), HISTORIES)
+    fields = (*FIELDS, Field("goods", "room.num_goods", "target"), Field("message", ".message", "dynamic"))
+    encoder = EventEncoder(data, declaration(fields=fields))
+    batch = encoder.encode(ROWS)
+    for name in ("room", "category"):
+        assert columns_of(encoder, batch, name)[:4, 0].tolist()[:3] == [0, 0, 0]
+    assert encoder.unknown(ROWS[:3])["room"] == 0  # nobody is not unknown
+    np.testing.assert_array_equal(columns_of(encoder, batch, "goods")[:4, 1], [1, 1, 1, 0])
+    np.testing.assert_array_equal(columns_of(encoder, batch, "goods")[:3, 0], 0)
+    np.testing.assert_array_equal(columns_of(encoder, batch, "viewers")[:6, 1], [0, 0, 1, 1, 1, 0])
+    np.testing.assert_array_equal(columns_of(encoder, batch, "viewers")[2:5, 0], 0)
+    train = event_rows(data, shown, TRAIN)
+    mean, deviation = np.nanmean(message[train], axis=0), np.nanstd(message[train], axis=0)
+    found = columns_of(encoder, batch, "message")
+    assert found.shape == (len(ROWS), 4) and found[4].tolist() == [0, 0, 0, 1]
+    np.testing.assert_allclose(found[5, :3], (message[ROWS[5]] - mean) / deviation, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(encoder.encode(np.arange(1_500))["numbers"]).all()
+
+
+def test_packed_batches_are_unpacked_in_jitted_functions(encoder):
+    packed = encoder.encode_packed(ROWS)
+    assert {name: str(of.dtype) for name, of in packed.items()} == {
+        "int32": "int32",
+        "float32": "float32",
+        "bool": "bool",
+    }
+    unpacked = jax.jit(encoder.unpack)(packed)
+    assert_same(jax.tree.map(np.asarray, unpacked), jax.tree.map(np.asarray, encoder.encode(ROWS)))
+
+
+def test_encoding_knows_no_neighbouring_rows(encoder):
+    """A row is encoded as it is alone, whatever stands beside it and how often it comes."""
+    together = encoder.encode(np.r_[ROWS[::-1], ROWS[:1]])
+    for at, row in enumerate(np.r_[ROWS[::-1], ROWS[:1]]):
+        alone = encoder.encode(np.array([row]))
+        assert_same(jax.tree.map(lambda of, at=at: of[at : at + 1], together), alone)
+    assert encoder.encode(np.zeros(0, np.int64))["numbers"].shape == (0, encoder.layout.num_numbers)
+
+
+def test_batches_of_events_are_encoded_ones(encoder):
+    train = event_rows(world(), world().events["impression"], TRAIN)
+    batches = EventBatches(encoder, train, 128, (0,))
+    assert_same(batches(3), encoder.encode(batches.rows(3)))
+
+
+def test_two_sequences_may_show_one_history():
+    short = SequenceFields("recent", "watches", 2, (Field("room", "item", table="room"),))
+    encoder = EventEncoder(world(), declaration(sequences=(WATCHES, short)))
+    batch = encoder.encode(np.arange(1_400, 1_450))
+    long, recent = (columns_of(encoder, batch, "room", name) for name in ("channels", "recent"))
+    np.testing.assert_array_equal(recent, long[:, -2:])
+    assert recent.any()
+
+
+def test_materialised_histories_give_the_same_sequences():
+    fields = (Field("room", "item", table="room"), Field("category", "item.category", table="category"))
+    sequences = (SequenceFields("channels", "watches", 6, fields),)
+    tables = tuple(dataclasses.replace(table, min_count=0) for table in TABLES)
+    wanted = EventEncoder(world(), declaration(tables=tables, sequences=sequences))
+    config = dataclasses.replace(HISTORIES[0], is_materialized=True)
+    data = add_histories(world().replace(histories={}), [config])
+    found = EventEncoder(data, declaration(tables=tables, sequences=sequences), wanted.fitted)
+    assert_same(found.encode(ROWS), wanted.encode(ROWS))
+
+
+def test_dates_have_days_of_86400_seconds():
+    data = world().replace(has_dates=True)
+    with pytest.raises(ConfigError, match=r"day_length = 1.0: times .* are dates in seconds; give 86400.0"):
+        EventEncoder(data, declaration())
+    shown = data.events["impression"]
+    monday = np.datetime64("2024-03-04").astype("datetime64[s]").astype(np.int64)
+    events = dataclasses.replace(shown, time=monday + 86_400.0 * (shown.time - np.floor(shown.time)))
+    data = data.replace(events={"impression": events}, cut_times=(monday + 7e5, monday + 8e5), histories={})
+    encoder = EventEncoder(data, declaration(sequences=(), day_length=86_400.0))
+    assert encoder.fitted["vocabularies"]["weekday"] == [0]
+
+
+def with_fields(*fields, **changes):
+    return declaration(fields=(*FIELDS, *fields), **changes)
+
+
+def in_sequence(*fields, **changes):
+    of = dataclasses.replace(WATCHES, fields=(*WATCHES.fields, *fields), **changes)
+    return declaration(sequences=(of, CLICKS))
+
+
+WRONG = {
+    "events": (DataError, "has no events 'view'", declaration(events="view")),
+    "user": (DataError, "have no 'viewer'", declaration(user="viewer")),
+    "target": (DataError, "have no 'article'", declaration(target="article")),
+    "role": (DataError, "have no 'item'; they have", with_fields(Field("x", "item", "target"))),
+    "column": (DataError, "have no column 'nothing'", with_fields(Field("x", ".nothing", "dynamic"))),
+    "feature": (ConfigError, r"fields\[10\].source: room nodes have no feature 'price'; they have: category",
+                with_fields(Field("x", "room.price", "target"))),
+    "two kinds": (ConfigError, r"table 'room' would have ids of room .* and ids of streamer .*'x'\); give each",
+                  with_fields(Field("x", "streamer", "target", "room"))),
+    "transform of ids": (ConfigError, r"transform = 'log1p': 'room' is embedded; leave it out",
+                         with_fields(Field("x", "room", "target", transform="log1p"))),
+    "table of numbers": (ConfigError, r"table = 'room': '.minutes_live' is a number, not embedded",
+                         with_fields(Field("x", ".minutes_live", "dynamic", "room"))),
+    "negative logarithm": (ConfigError, r"transform = 'log1p': data set .* has -\d.* are for numbers of 0 or more",
+                           with_fields(Field("x", "user.log_activity", "context", transform="log1p"))),
+    "history": (DataError, "has no histories 'buys'; it has: clicks, watches",
+                declaration(sequences=(dataclasses.replace(CLICKS, history="buys"),))),
+    "column of behaviours": (DataError, "no column 'colour'", in_sequence(Field("x", "colour"))),
+    "feature of behaviours": (ConfigError, "room nodes have no feature 'price'", in_sequence(Field("x", "item.price"))),
+    "transformed ages": (ConfigError, "by their logarithm anyway", in_sequence(Field("x", "ages", transform="log1p"))),
+    "hidden after nothing": (DataError, "no column 'while'", in_sequence(known_after="while")),
+    "label": (DataError, "no column 'buy'", declaration(labels=(Label("buy", "buy"),))),
+    "condition": (DataError, "no column 'x'", declaration(labels=(Label("a", "watched", only_if="x"),))),
+    "flag from a threshold on": (ConfigError, r"labels\[0\].at_least = 2.0: 'watched' is true or false",
+                                 declaration(labels=(Label("a", "watched", at_least=2.0),))),
+    "measured by a flag": (ConfigError, "measured = 'watched' is true or false",
+                           declaration(labels=(Label("a", "watched", measured="watched"),))),
+    "regression of a flag": (ConfigError, "'watched' is true or false; make it 'binary'",
+                             declaration(labels=(Label("a", "watched", "regression"),))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_data_cannot_fill_is_refused(case):
+    error, message, wrong = WRONG[case]
+    with pytest.raises(error, match=message):
+        EventEncoder(world(), wrong)
+
+
+def test_another_declarations_fit_is_refused(encoder):
+    with pytest.raises(ConfigError, match=r"has vocabularies of: category, .* needs those of: .* fit a new encoder"):
+        EventEncoder(world(), declaration(sequences=(WATCHES,)), encoder.fitted)
+    with pytest.raises(ConfigError, match="the stored encoder has version 0, not 1"):
+        EventEncoder(world(), declaration(), {**encoder.fitted, "version": 0})
+    scales = {**encoder.fitted["scales"], "viewers": [[0.0, 0.0], [1.0, 1.0]]}
+    with pytest.raises(ConfigError, match="the stored encoder has 2 numbers of 'viewers', not 1"):
+        EventEncoder(world(), declaration(), {**encoder.fitted, "scales": scales})
+
+
+def test_events_without_training_rows_are_refused():
+    shown = world().events["impression"]
+    tested = dataclasses.replace(shown, split=np.full(1_500, TEST, np.int8))
+    data = world().replace(events={**world().events, "impression": tested})
+    with pytest.raises(DataError, match="events 'impression' have no training rows; give another split"):
+        EventEncoder(data, declaration())
+
+
+def test_histories_that_are_not_kept_for_the_events_are_refused():
+    data = add_histories(
+        world().replace(histories={}), [HistoryConfig("watches", item="room", moments=("gift",)), HISTORIES[1]]
+    )
+    with pytest.raises(DataError, match="not kept for events 'impression', but for: gift"):
+        EventEncoder(data, declaration())
