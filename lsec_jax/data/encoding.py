@@ -53,6 +53,7 @@ class EventEncoder:
     have row 0. Where things lie: `layout`.
 
     Attributes:
+        declaration: what batches show.
         layout: what models are built from.
         fitted: what was learned of the training rows, for JSON; another encoder takes it, for other data too.
         events: name of the table.
@@ -81,6 +82,7 @@ class EventEncoder:
         declaration.validate(key)
         events = data.events_of(declaration.events)
         events.ids(declaration.target)
+        self.declaration = declaration
         self.events, self.num_rows = events.name, len(events)
         self._users = np.ascontiguousarray(events.ids(declaration.user))
         self._answers = Answers(events, declaration, key)
