@@ -7,8 +7,8 @@ import pytest
 
 from lsec_jax.schema import SPLITS
 from lsec_jax.training import event_parts
-from tests.event_metrics.test_streaming import measured
-from tests.training.test_event_evaluation import LABELS, Answers, evaluator_of, scores_of, split_world, with_column
+from tests.impressions import measured
+from tests.training.live_impressions import LABELS, Answers, evaluator_of, scores_of, split_world, with_column
 
 DAYS = (0.5, 2.0, 500.0)
 
