@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import markdown
 from benchmarks.markdown import Result
-from benchmarks.quality import rechub_agreement
+from benchmarks.quality import next_item_section, rechub_agreement
 from benchmarks.quality import world as world_benchmark
 from benchmarks.scaling import sections as scaling_sections
 from benchmarks.throughput import level_sections
@@ -13,6 +13,8 @@ from benchmarks.throughput.sections import (
     data_pipeline_table,
     embedding_tables_section,
     embedding_tables_table,
+    encoding_section,
+    encoding_table,
     preparation_section,
     preparation_table,
 )
@@ -336,6 +338,7 @@ def prequential_section(result: Result) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]] = {
     "gowalla": ("Gowalla, full ranking", gowalla_section, gowalla_table),
+    "next_item": ("The next item on Amazon Beauty", next_item_section.section, next_item_section.table),
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
@@ -346,6 +349,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),
+    "encoding": ("Encoded records from disk", encoding_section, encoding_table),
     "scaling": ("What devices send each other", scaling_sections.section, scaling_sections.counts_table),
     "time_to_auc": (
         "Time to the authors' code's AUC",

@@ -42,7 +42,7 @@ def declared() -> Declaration:
                     Field("streamer_id", "item", table="streamer"),
                     Field("category", "room.category", table="topic"),
                     Field("stay", "stay_seconds", transform="log1p"),
-                    Field("age", "ages", transform="log1p"),
+                    Field("age", "ages"),
                 ),
                 known_after="stay_seconds",
                 known_after_unit=SECONDS,
@@ -53,7 +53,7 @@ def declared() -> Declaration:
                 fields=(
                     Field("item_id", "item", table="item"),
                     Field("category", "item.category", table="topic"),
-                    Field("age", "ages", transform="log1p"),
+                    Field("age", "ages"),
                 ),
             ),
         ),

@@ -4,7 +4,9 @@ Example:
   python -m benchmarks.quality.sweep --sweep=relations --config=configs/lsec_gcn_synthetic.py --seeds=0,1,2,3,4
 
 Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, quantile (of sampled training),
-exclusion; sweep_rows.py says what their rows are and what a base needs. A seed is that of the model, and of the data
+exclusion; sweep_rows.py says what their rows are and what a base needs. On a base of eLiveRec: ladder, sequences (Table
+II of its paper), disentangling (Table III), multi_task (Table IV), task_weights (Table V), encoders (Figure 5),
+regularisers (Figure 6); impression_rows.py says the same of these. A seed is that of the model, and of the data
 source where it has one, so that differences between rows are paired. With several --rate_factors, each row's learning
 rate is the base's times the factor that is best on validation with the first seed (an aggregator on all relations has
 that of its one-relation row, so that the two differ in relations and tasks alone). Finished cells are not run again.
@@ -23,7 +25,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from benchmarks import runs, statistics
-from benchmarks.quality import sweep_rows
+from benchmarks.quality import impression_rows, sweep_rows
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig, require_choice
 from lsec_jax.data.files import write_json
@@ -115,12 +117,15 @@ class Cells:
         return max(found, key=found.__getitem__), {f"{factor:g}": value for factor, value in found.items()}
 
 
-def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...]) -> dict[str, Any]:
-    """Means and spreads over seeds, and differences of the rows (`_pairs`).
+def collect(
+    outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...], pairs: sweep_rows.Pairs = sweep_rows.pairs
+) -> dict[str, Any]:
+    """Means and spreads over seeds, and differences of the rows.
 
     Args:
         outcomes: of each row, by seed; the first row's also hold those of the baselines.
         protocols: evaluated, the one that picks the checkpoint first.
+        pairs: from the names of rows, and of rows and baselines, to the pairs (lower, higher) that are compared.
     """
     result = {}
     for protocol in protocols:
@@ -143,41 +148,30 @@ def collect(outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...
                     key: statistics.paired_difference(metrics[higher][key]["values"], metrics[lower][key]["values"])
                     for key in shown
                 }
-                for lower, higher in _pairs(list(outcomes), list(metrics))
+                for lower, higher in pairs(list(outcomes), list(metrics))
             },
         }
     return result
 
 
-def _pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
-    """What is compared: rows to the first and the last two; of models, each to what should be below and above it."""
-    on_all = [name for name in rows if name.startswith("lsec-")]
-    if not on_all:
-        return list(dict.fromkeys([*((rows[0], other) for other in rows[1:]), (rows[-2], rows[-1])]))
-    pairs = []
-    for name in on_all:
-        one_relation = name.removeprefix("lsec-")
-        floors = [floor for floor in labels if floor.startswith("ncf-")]
-        pairs += [(floor, one_relation) for floor in floors] + [(one_relation, name)]
-        pairs += [(floor, name) for floor in floors]
-        pairs += [
-            (lower, higher) for lower, higher in (("item_knn", name), (name, "oracle")) if {lower, higher} <= {*labels}
-        ]
-    return pairs
+def _rows_of(sweep: str) -> Any:
+    """The module of a sweep's rows; raises ConfigError for an unknown one."""
+    require_choice("--sweep", sweep, (*sweep_rows.SWEEPS, *impression_rows.SWEEPS))
+    return sweep_rows if sweep in sweep_rows.SWEEPS else impression_rows
 
 
 def main() -> None:
     """Runs the command."""
     sweep, seeds = flags.FLAGS.sweep, runs.parse_seeds(flags.FLAGS.seeds)
     factors = _parse_factors(flags.FLAGS.rate_factors)
-    require_choice("--sweep", sweep, tuple(sweep_rows.SWEEPS))
+    of_sweep = _rows_of(sweep)
     base = cli.check_types(flags.FLAGS.config)
     file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     label = f"{sweep}_{Path(file).stem}{'_' + variant if variant else ''}"
     output = Path(flags.FLAGS.output or runs.QUALITY / f"sweep_{label}.json")
     workdir = Path(flags.FLAGS.workdir or f"workdirs/benchmarks/sweep_{label}")
     runs.check_output(output)
-    every_row = sweep_rows.build(sweep, base)
+    every_row = of_sweep.build(sweep, base)
     rows = {name: every_row[name] for name in _wanted(flags.FLAGS.row, every_row)}
     for name in list(rows)[1:]:  # the floors are the same for all
         rows[name].evaluation.baselines = ()
@@ -196,10 +190,10 @@ def main() -> None:
         {
             "benchmark": "sweep",
             "sweep": sweep,
-            "title": (sweep_rows.SWEEPS[sweep].__doc__ or "").strip(),
+            "title": (of_sweep.SWEEPS[sweep].__doc__ or "").strip(),
             "config": f"{file}:{variant}" if variant else file,
             "seeds": seeds,
-            "protocols": collect(outcomes, base.evaluation.protocols),
+            "protocols": collect(outcomes, base.evaluation.protocols, of_sweep.pairs),
             "training": {
                 name: {key: statistics.summary([o[key] for o in of]) for key in TRAINING}
                 for name, of in outcomes.items()
@@ -236,8 +230,9 @@ def _parse_factors(values: Sequence[str]) -> list[float]:
 
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
-    flags.DEFINE_string("sweep", None, f"One of: {', '.join(sweep_rows.SWEEPS)}.", required=True)
-    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN.")
+    names = ", ".join((*sweep_rows.SWEEPS, *impression_rows.SWEEPS))
+    flags.DEFINE_string("sweep", None, f"One of: {names}.", required=True)
+    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN or eLiveRec.")
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
     flags.DEFINE_multi_string("row", [], "Only this row of the sweep (repeatable); none = all.")
     flags.DEFINE_list("rate_factors", ["1"], "Factors of the learning rate; each row gets the best of the first seed.")

@@ -15,6 +15,7 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.models import lsec_gnn, ncf
 
 Rows = dict[str, RunConfig]
+Pairs = Callable[[list[str], list[str]], list[tuple[str, str]]]
 
 GAT_HEADS = 4
 
@@ -133,8 +134,25 @@ def build(name: str, base: RunConfig) -> Rows:
         ConfigError: if the base is no LSEC-GNN, or lacks the relations or tasks that the sweep varies.
     """
     if not isinstance(base.model, lsec_gnn.Config):
-        raise ConfigError("--config: sweeps vary a config of LSEC-GNN (lsec_jax.models.lsec_gnn)")
+        raise ConfigError(f"--config: the sweep '{name}' varies a config of LSEC-GNN (lsec_jax.models.lsec_gnn)")
     return SWEEPS[name](base)
+
+
+def pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """What is compared: rows to the first and the last two; of models, each to what should be below and above it."""
+    on_all = [name for name in rows if name.startswith("lsec-")]
+    if not on_all:
+        return list(dict.fromkeys([*((rows[0], other) for other in rows[1:]), (rows[-2], rows[-1])]))
+    pairs = []
+    for name in on_all:
+        one_relation = name.removeprefix("lsec-")
+        floors = [floor for floor in labels if floor.startswith("ncf-")]
+        pairs += [(floor, one_relation) for floor in floors] + [(one_relation, name)]
+        pairs += [(floor, name) for floor in floors]
+        pairs += [
+            (lower, higher) for lower, higher in (("item_knn", name), (name, "oracle")) if {lower, higher} <= {*labels}
+        ]
+    return pairs
 
 
 def rate_row(name: str, rows: Rows) -> str:

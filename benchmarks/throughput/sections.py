@@ -192,3 +192,58 @@ def _pipeline_rates(rows: Sequence[Result], name: str, kind: str) -> list[float]
 def _millions(rows: Sequence[Result], name: str, kind: str) -> str:
     rates = [rate / 1e6 for rate in _pipeline_rates(rows, name, kind)]
     return f"{statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
+
+
+def encoding_table(result: Result) -> str:
+    """Records per second by size."""
+    groups: dict[int, list[Result]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["rows"], []).append(row)
+    rows = []
+    for size, of in groups.items():
+        milliseconds = [
+            f"{statistics.median([row['batch_milliseconds'][q] for row in of]):.2f}" for q in ("p50", "p90")
+        ]
+        share = statistics.median(
+            [row["records_per_core_second"]["encoded"] / row["records_per_core_second"]["copied"] for row in of]
+        )
+        rows.append(
+            [
+                f"{size / 1e6:.0f} M",
+                *(_millions(of, "encoded", f"records_per_{kind}") for kind in ("core_second", "second")),
+                " / ".join(milliseconds),
+                _millions(of, "placed", "records_per_core_second"),
+                _millions(of, "copied", "records_per_core_second"),
+                f"{100 * share:.1f} %",
+                f"{statistics.median([row['fit_seconds'] for row in of]):.1f}",
+                f"{max(row['anonymous_mib'] for row in of):.0f}",
+            ]
+        )
+    header = ["rows", "M records per second of the core", "by the clock", "ms a batch, p50 / p90", "on a CPU device"]
+    header += ["limit: copying a batch", "share of it", "s to fit", "memory, MiB"]
+    return markdown.table(header, rows)
+
+
+def encoding_section(result: Result) -> str:
+    """All about encoded records."""
+    core = min(
+        statistics.median([row["records_per_core_second"]["encoded"] for row in result["rows"] if row["rows"] == size])
+        for size in {row["rows"] for row in result["rows"]}
+    )
+    verdict = "reached" if core >= result["target"] else "NOT REACHED"
+    return "\n".join(
+        [
+            f"Packed batches of {result['batch_size']:,} records of declared features: 6 ids, 6 numbers, 3 labels and two "
+            f"sequences of {result['length']} behaviours with 3 ids each, {result['rows'][0]['batch_bytes'] / 1e6:.1f} "
+            f"MB a batch, from columns on disk (in the page cache) on one core; the order of blocks of "
+            f"{result['block_rows']} rows is shuffled. Medians of {markdown.seeds(result)}, a process each, with their "
+            "smallest and largest.\n",
+            encoding_table(result),
+            f"- The target of {result['target'] / 1e6:.1f} M per second of one core is {verdict}: {core / 1e6:.2f} M at "
+            "the least.",
+            "- On a CPU device: through a thread that makes batches ahead, on the same core. Copying: one batch's arrays "
+            "into new ones. Memory: anonymous, above that before the first batch.",
+            "",
+            markdown.circumstances(result),
+        ]
+    )

@@ -47,17 +47,19 @@ class EdgeBatches:
 
 @runtime_checkable
 class ReadsRows(Protocol):
-    """What batches are read by: `EventColumns` or `EventEncoder`.
+    """What batches are read by: `EventColumns`, `EventEncoder` or its `packed`."""
 
-    Attributes:
-        events: name of the table.
-        num_rows: of the table.
-    """
+    @property
+    def events(self) -> str:
+        """Name of the table."""
+        ...
 
-    events: str
-    num_rows: int
+    @property
+    def num_rows(self) -> int:
+        """Of the table."""
+        ...
 
-    def __call__(self, rows: np.ndarray) -> Batch:
+    def __call__(self, rows: np.ndarray) -> Any:
         """Returns the batch of some rows, [b] int64, in their order."""
         ...
 
@@ -127,7 +129,7 @@ class EventBatches:
         self._positions, self._seed, self._block_rows = positions, seed, block_rows
         self._share = (batch_size // process_count * process_index, batch_size // process_count)
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> Any:
         """Returns this process's share of batch `step`, [batch_size / process_count] rows."""
         return self.columns(self.rows(step))
 

@@ -1,7 +1,7 @@
 """What an encoder learns of the training rows: which ids have rows of their own, and how numbers are spread. No jax."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,12 @@ class Fitted:
     Attributes:
         vocabularies: external ids by table, the first one in row 1; none for tables of hashed ids.
         scales: by field of numbers.
+        label_means: mean answers by label; 0 where no training row has one.
     """
 
     vocabularies: Mapping[str, np.ndarray]
     scales: Mapping[str, Scale]
+    label_means: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Returns it for JSON."""
@@ -46,6 +48,7 @@ class Fitted:
             "version": VERSION,
             "vocabularies": {name: ids.tolist() for name, ids in self.vocabularies.items()},
             "scales": {name: to_fitted(scale) for name, scale in self.scales.items()},
+            "label_means": dict(self.label_means),
         }
 
 
@@ -79,7 +82,7 @@ def from_json(stored: Mapping[str, Any], tables: Sequence[str], fields: Sequence
         name: np.array(ids, np.str_ if ids and isinstance(ids[0], str) else np.int64)
         for name, ids in stored["vocabularies"].items()
     }
-    return Fitted(vocabularies, scales)
+    return Fitted(vocabularies, scales, dict(stored["label_means"]))
 
 
 def fit(
@@ -88,6 +91,7 @@ def fit(
     records: RecordColumns,
     sequences: Sequence[SequenceColumns],
     tables: Mapping[str, Table],
+    answers: Callable[[np.ndarray], np.ndarray],
 ) -> Fitted:
     """Learns from the training rows alone.
 
@@ -97,6 +101,7 @@ def fit(
         records: columns of its fields.
         sequences: of its sequences.
         tables: the settings of those that have a vocabulary.
+        answers: rows [b] -> their labels, [b, m].
 
     Raises:
         DataError: there are no training rows, or the events have no split.
@@ -118,7 +123,11 @@ def fit(
         for of in readers
         for declared, source in number_sources(of.fields)
     }
+    sums, defined = np.zeros((2, len(declaration.labels)))
     for rows in _blocks_of(train, len(events)):
+        found = answers(rows)
+        sums += np.nansum(found, axis=0, dtype=np.float64)
+        defined += (~np.isnan(found)).sum(axis=0)
         batch = records(rows)
         for declared, source in id_sources(records.fields):
             if declared.name in counts:
@@ -137,7 +146,9 @@ def fit(
             if declared.table == name
         ]
         vocabularies[name] = fit_vocabulary(seen, table.min_count, table.max_size)
-    return Fitted(vocabularies, {name: of.scale() for name, of in scales.items()})
+    means = (sums / np.maximum(defined, 1)).tolist()
+    label_means = {label.name: mean for label, mean in zip(declaration.labels, means, strict=True)}
+    return Fitted(vocabularies, {name: of.scale() for name, of in scales.items()}, label_means)
 
 
 def _blocks_of(train: slice | np.ndarray, num_events: int) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """Records as models read them: rows of a table of events -> ids, numbers, masks and labels of static shapes. No jax."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from lsec_jax.data.normalisation import Scale
 from lsec_jax.data.vocabularies import rows_by_hash, rows_by_vocabulary
 from lsec_jax.declaration import Declaration, Table
 from lsec_jax.declaration.layout import FieldLayout, LabelLayout, Layout, SequenceLayout, TableLayout
-from lsec_jax.schema import LiveCommerceData
+from lsec_jax.schema import DataError, LiveCommerceData
 
 _LARGEST_ROW = 2**31 - 1
 
@@ -35,6 +36,31 @@ class _Placed:
     layout: FieldLayout
     start: int
     write: Callable[[Batch], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedRecords:
+    """Reads an encoder's packed batches: what `EventBatches` takes where batches go to a device.
+
+    Attributes:
+        encoder: of the records.
+    """
+
+    encoder: "EventEncoder"
+
+    @property
+    def events(self) -> str:
+        """Name of the table."""
+        return self.encoder.events
+
+    @property
+    def num_rows(self) -> int:
+        """Of the table."""
+        return self.encoder.num_rows
+
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns `EventEncoder.encode_packed` of rows [b]."""
+        return self.encoder.encode_packed(rows)
 
 
 class EventEncoder:
@@ -80,20 +106,13 @@ class EventEncoder:
             DataError: a table, role, column, feature or history that is not there; no training rows.
         """
         declaration.validate(key)
-        events = data.events_of(declaration.events)
-        events.ids(declaration.target)
-        self.declaration = declaration
-        self.events, self.num_rows = events.name, len(events)
-        self._users = np.ascontiguousarray(events.ids(declaration.user))
-        self._answers = Answers(events, declaration, key)
-        self._records = RecordColumns(data, declaration, key)
-        self._sequences = [SequenceColumns(data, declaration, i, key) for i in range(len(declaration.sequences))]
-        self._readers: list[Columns] = [self._records, *self._sequences]
+        self.declaration, self._key = declaration, key
+        self._read(data, declaration)
         fields = [declared for of in self._readers for declared in of.fields]
         tables = _tables(declaration, fields, key)
         with_vocabulary = {name: table for name, table in tables.items() if not table.buckets}
         if fitted is None:
-            learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary)
+            learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary, self._answers)
         else:
             numbers = [declared for declared, _ in number_sources(fields)]
             learned = fitting.from_json(fitted, list(with_vocabulary), numbers)
@@ -106,9 +125,43 @@ class EventEncoder:
         }
         self._place(declaration, tables, learned)
 
+    def _read(self, data: LiveCommerceData, declaration: Declaration) -> None:
+        events = data.events_of(declaration.events)
+        events.ids(declaration.target)
+        self.events, self.num_rows = events.name, len(events)
+        self._users = np.ascontiguousarray(events.ids(declaration.user))
+        self._answers = Answers(events, declaration, self._key)
+        self._records = RecordColumns(data, declaration, self._key)
+        self._sequences = [SequenceColumns(data, declaration, i, self._key) for i in range(len(declaration.sequences))]
+        self._readers: list[Columns] = [self._records, *self._sequences]
+        self._nodes = data.nodes
+
+    def reading(self, data: LiveCommerceData, events: str) -> "EventEncoder":
+        """Returns an encoder of another table of events with the same columns, that has learned the same.
+
+        Cheaper than a new one with `fitted`, as no id is looked up again.
+
+        Args:
+            data: with the nodes of this encoder's, the very same ones; others may have other internal indices.
+            events: name of the table, e.g. that of `CandidateEvents`.
+
+        Raises:
+            DataError, ConfigError: as of a new encoder, or other nodes.
+        """
+        if any(data.nodes.get(name) is not table for name, table in self._nodes.items()):
+            raise DataError("these data have other nodes than the encoder's; make a new encoder with its `fitted`")
+        other = copy.copy(self)
+        other._read(data, dataclasses.replace(self.declaration, events=events))
+        return other
+
     def __call__(self, rows: np.ndarray) -> Batch:
         """Returns the batch of rows [b] int64."""
         return self.encode(rows)
+
+    @property
+    def packed(self) -> PackedRecords:
+        """What reads packed batches of the same records."""
+        return PackedRecords(self)
 
     def encode(self, rows: np.ndarray) -> Batch:
         """Returns the batch of rows [b] int64, in their order; rows may repeat."""
@@ -203,7 +256,9 @@ class EventEncoder:
                 SequenceLayout(of.declared.name, of.declared.length, of.declared.is_ordered, tuple(fields))
                 for of, fields in zip(self._sequences, inside, strict=True)
             ),
-            tuple(LabelLayout(label.name, label.kind, label.transform) for label in declaration.labels),
+            tuple(
+                LabelLayout(of.name, of.kind, of.transform, learned.label_means[of.name]) for of in declaration.labels
+            ),
             numbers,
         )
         stops = np.cumsum([*slots.values()], dtype=int).tolist()

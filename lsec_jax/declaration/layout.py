@@ -70,11 +70,13 @@ class LabelLayout:
         name: the task.
         kind: "binary" or "regression".
         transform: that `batch["labels"]` has gone through: "" or "log1p".
+        mean: of the training rows' answers, as `batch["labels"]` has them; where predictions begin.
     """
 
     name: str
     kind: str
     transform: str
+    mean: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,13 @@
 - "bst": Behavior Sequence Transformer (Chen et al. 2019): the target stands behind the sequence, and the Transformer's
   outputs go to the tower side by side.
 - "hgn": Hierarchical Gating Network (Ma et al. 2019): gated elements and their mean.
-- "eta": End-to-end Target Attention (Chen et al. 2021): the target attends to the `num_retrieved` elements whose SimHash
-  is nearest to its own.
+- "eta": End-to-end Target Attention (Chen et al. 2021): the target attends to the `num_retrieved` elements whose
+  SimHash is nearest to its own.
 - "mmoe": Multi-gate Mixture-of-Experts (Ma et al. 2018) over all fields and the mean of each sequence's elements; all
   tasks, the primary one as well, have a gate.
 
-Each reads the sequences that the config names: one of them or several. With `tasks`, the towers of the other tasks share
-what the primary one reads (shared bottom).
+Each reads the sequences that the config names: one of them or several. With `tasks`, the towers of the other tasks
+share what the primary one reads (shared bottom).
 
 Departures:
 - WDL: no crossed features, since none are declared; both parts have the run's optimizer.
@@ -178,9 +178,10 @@ class SequenceRanker(ImpressionRanker):
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Context, target and one vector for each sequence, side by side."""
         pooled = []
-        for i, (name, pool) in enumerate(self.pools.items()):
+        for i, sequence in enumerate(self.layout.sequences):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            pooled.append(pool(fields.sequences[name], fields.target_vector, own))
+            pool = self.pools[sequence.name]
+            pooled.append(pool(fields.sequences[sequence.name], fields.target_vector, own))
         return Represented(side_by_side([fields.context, fields.target_vector, *pooled]), fields.dynamic)
 
 

@@ -90,7 +90,7 @@ class Config(EncoderConfig, ImpressionConfig):
         """Checks the model's keys; raises ConfigError."""
         if self.sequences:
             raise ConfigError(
-                f"config.model.sequences = {self.sequences}: eLiveRec reads config.model.channel and .product; leave it ()"
+                f"config.model.sequences = {self.sequences}: eLiveRec has the keys channel and product; leave it ()"
             )
         super().validate()
         self.validate_encoder()
@@ -167,7 +167,7 @@ class Domain(nnx.Module):
     def __call__(
         self, sequence: Behaviours, target: Float[Array, "b d"], draws: Draws | None
     ) -> tuple[Float[Array, "b d"], ...]:
-        """(consistent, specific) vectors [b, d] float32 each, or the one pooled vector where they are not told apart."""
+        """(consistent, specific) vectors, [b, d] float32 each, or one pooled vector where they are not told apart."""
         drawn = (None, None) if draws is None else draws
         states = self.encoder(sequence.elements, sequence.mask, target, *drawn)
         if self.disentangler is None:
@@ -194,9 +194,9 @@ class ELiveRec(ImpressionRanker):
         super().__init__(config, layout, rngs)
         self.config: Config
         sequences = {of.name: of for of in layout.sequences}
-        names = [name for name in (config.channel, config.product) if name]
-        self.domains = nnx.Dict({name: Domain(config, sequences[name], rngs) for name in names})
-        num_vectors = len(names) * (2 if config.is_disentangled else 1)
+        self.names = tuple(name for name in (config.channel, config.product) if name)
+        self.domains = nnx.Dict({name: Domain(config, sequences[name], rngs) for name in self.names})
+        num_vectors = len(self.names) * (2 if config.is_disentangled else 1)
         # Fields of the gate unit: those of the context, the target, and each domain's vectors.
         width = config.embedding_dim
         self.field_widths = (*self.fields.part_widths["context"], width, *(num_vectors * (width,)))
@@ -204,27 +204,22 @@ class ELiveRec(ImpressionRanker):
         first = shared + (dynamic if config.tower_reads_dynamic else 0)
         self.primary_tower = Tower(first, config.tower_widths, rngs, out_width=1, dtype=self.dtype)
         num_tasks = len(layout.labels) - 1
-        self.gate = self.experts = None
-        if num_tasks:
-            if config.is_gated and dynamic:
-                self.gate = GateUnit(dynamic, config.gate_width, len(self.field_widths), rngs)
-            self.experts = MixtureOfExperts(
-                shared + dynamic, config.num_experts, config.expert_widths, num_tasks, rngs, dtype=self.dtype
-            )
-            heads = [
-                Tower(config.expert_widths[-1], config.task_tower_widths, rngs, out_width=1, dtype=self.dtype)
-                for _ in range(num_tasks)
-            ]
-            self.heads = nnx.List(heads)
+        is_gated = config.is_gated and dynamic > 0 and num_tasks > 0
+        self.gate = GateUnit(dynamic, config.gate_width, len(self.field_widths), rngs) if is_gated else None
+        mixture = (shared + dynamic, config.num_experts, config.expert_widths, num_tasks, rngs)
+        self.experts = MixtureOfExperts(*mixture, dtype=self.dtype) if num_tasks else None
+        width = config.expert_widths[-1]
+        self.heads = nnx.List(
+            [Tower(width, config.task_tower_widths, rngs, out_width=1, dtype=self.dtype) for _ in range(num_tasks)]
+        )
 
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Vectors of both domains beside the context and the target, and the regularisers."""
         vectors = {}
-        for i, (name, domain) in enumerate(self.domains.items()):
+        for i, name in enumerate(self.names):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            vectors[name] = domain(fields.sequences[name], fields.target_vector, own)
-        parts = [vectors[name] for name in (self.config.channel, self.config.product) if name]
-        shared = side_by_side([fields.context, fields.target_vector, *(of for part in parts for of in part)])
+            vectors[name] = self.domains[name](fields.sequences[name], fields.target_vector, own)
+        shared = side_by_side([fields.context, fields.target_vector, *(of for pair in vectors.values() for of in pair)])
         penalty: Float[Array, ""] | float = 0.0
         metrics: dict[str, Float[Array, ""]] = {}
         if draws is not None and self.config.has_regularisers:
@@ -235,8 +230,8 @@ class ELiveRec(ImpressionRanker):
     def intentions(self, fields: Fields) -> dict[str, Float[Array, "b d"]]:
         """The intention vectors by "consistent/DOMAIN" and "specific/DOMAIN" (Eq. 7), for probes."""
         found = {}
-        for name, domain in self.domains.items():
-            vectors = domain(fields.sequences[name], fields.target_vector, None)
+        for name in self.names:
+            vectors = self.domains[name](fields.sequences[name], fields.target_vector, None)
             kinds = ("consistent", "specific") if self.config.is_disentangled else ("pooled",)
             found |= {f"{kind}/{name}": of for kind, of in zip(kinds, vectors, strict=True)}
         return found

@@ -11,6 +11,7 @@ from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, swee
 from lsec_jax.config import ConfigError, validate
 from lsec_jax.config_json import differences
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_next_item import next_item_result
 from tests.benchmarks.test_prequential import prequential_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
 from tests.benchmarks.test_time_to_level import auc_result, gowalla_result
@@ -141,6 +142,7 @@ def all_results():
         "suite": suite_result(),
         "suite_gpu": {**suite_result(), "environments": [{**ENVIRONMENT, "device": "a GPU"}]},
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
+        "next_item": next_item_result(),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
@@ -153,6 +155,7 @@ def all_results():
         "preparation": preparation_result(),
         "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
+        "encoding": json.loads((runs.THROUGHPUT / "encoding.json").read_text()),
         "scaling": json.loads((runs.SCALING / "scaling.json").read_text()),
     }
 

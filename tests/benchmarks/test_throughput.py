@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.throughput import data_pipeline, embedding_tables, preparation, sections
+from benchmarks.throughput import data_pipeline, embedding_tables, encoding, preparation, sections
 from lsec_jax.config import ConfigError
 
 
@@ -51,6 +51,26 @@ def test_the_pipeline_benchmark_measures_every_rate_and_its_section_shows_them(t
 def test_the_pipeline_benchmark_refuses_sizes_that_are_too_small():
     with pytest.raises(ConfigError, match="--rows=10: give whole numbers, 204800 or more"):
         data_pipeline.parse_sizes(["10"])
+
+
+def test_the_encoding_benchmark_measures_every_rate_and_its_section_shows_them(monkeypatch, tmp_path):
+    for name, size in {"BATCH_SIZE": 64, "NUM_BATCHES": 5, "WARM_UP": 2}.items():
+        monkeypatch.setattr(encoding, name, size)
+    monkeypatch.setattr(encoding.os, "sched_setaffinity", lambda process, cores: None)
+    encoding.write_world(tmp_path / "world", 2_000)
+    row = json.loads(json.dumps(encoding.measure(str(tmp_path / "world"), 0)))
+    for kind in ("records_per_second", "records_per_core_second"):
+        assert {name: rate > 0 for name, rate in row[kind].items()} == dict.fromkeys(
+            ("encoded", "copied", "placed"), True
+        )
+    assert row["rows"] == 2_000 and row["anonymous_mib"] < 50
+    columns = 4 * (6 + 2 * 50 * 3 + 2) + 4 * (6 * 2 + 3) + 2 * 50  # ids, users, rows; numbers, labels; masks
+    assert row["batch_bytes"] == 64 * columns
+    result = {**encoding.result_of([row], [0]), "environments": [runs.environment()], "command": "x"}
+    section = sections.encoding_section(result)
+    assert section.count("| 0 M |") == 1 and "The target of 0.9 M per second of one core is" in section
+    with pytest.raises(ConfigError, match="--rows=10: give whole numbers, 64 or more"):
+        encoding.parse_sizes(["10"])
 
 
 def test_the_preparation_benchmark_measures_each_format_and_layout_and_its_section_shows_the_growth(tmp_path):

@@ -5,9 +5,12 @@ import gzip
 import numpy as np
 import pytest
 
-from lsec_jax.config import SplitConfig
+from lsec_jax.config import HistoryConfig, SplitConfig
 from lsec_jax.data.audits import audit_splits
+from lsec_jax.data.encoding import EventEncoder
+from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 from lsec_jax.schema import TRAIN
 from tests.kuailive_files import FILES, STREAMER, USER, T, change, load, write
 
@@ -175,6 +178,53 @@ def test_gifts_keep_their_price_and_point_to_their_watch(folder):
     assert gifts.value("amount").tolist() == [88, 2, 1, 5]
     assert gifts.parent[0] == "impression"
     assert gifts.parent[1].tolist() == [4, 4, 5, -1]
+
+
+def test_actions_keep_their_own_time_and_point_to_their_watch(folder):
+    data = load(folder)
+    actions = data.events_of("action")
+    data.validate()
+    assert actions.time.tolist() == seconds(0, 5_000, 10_000, 10_001, 20_000, 21_000, 22_852, 22_853, 40_000, 70_000)
+    kinds = [[name for name, of in actions.values.items() if of[row]] for row in range(10)]
+    assert kinds == [[name] for name in "like comment comment comment gift gift like like gift gift".split()]
+    assert data.nodes["user"].ids[actions.ids("user")].tolist() == [8505, 23154, *[8505] * 7, 23154]
+    assert data.nodes["room"].ids[actions.ids("room")].tolist() == [*[30] * 8, 20, 30]
+    assert data.nodes["streamer"].ids[actions.ids("streamer")].tolist() == [*[419] * 8, 56006, 419]
+    assert actions.parent[0] == "impression"
+    assert actions.parent[1].tolist() == [0, -1, 0, -1, 4, 4, 4, -1, 5, -1]
+
+
+def test_impressions_and_actions_are_two_domains_of_a_declaration(folder):
+    """Watches are known when they end, actions at once; nothing of the watch itself is in its own history."""
+    histories = [
+        HistoryConfig("watches", item="room", where="watched"),
+        HistoryConfig("likes", events="action", item="room", where="like"),
+    ]
+    data = add_histories(load(folder), histories)
+    data = data.replace(cut_times=tuple(seconds(90_000, 94_000)))
+    room = Field("room", "item", table="room")
+    watches = SequenceFields("channels", "watches", 3, (room,), known_after="stay_seconds", hides="behaviours")
+    declared = Declaration(
+        tables=(Table("room"),),
+        fields=(Field("room", "room", "target", "room"), Field("hour", "time.hour", "context")),
+        sequences=(watches, SequenceFields("likes", "likes", 3, (room,))),
+        labels=(
+            Label("watched", "watched", measured="stay_seconds", minimum=0.4),
+            Label("stay", "stay_seconds", "regression", "log1p", only_if="watched"),
+            Label("like", "like", only_if="watched"),
+            Label("comment", "comment", only_if="watched"),
+        ),
+        day_length=86_400.0,
+    )
+    encoder = EventEncoder(data, declared)
+    batch = encoder.encode(np.arange(7))
+    # Of user 8505 at 0, 20, 40 and 95 s; her watch at 20 s and the one at 40 s ended before the next moment.
+    assert batch["masks"]["channels"].sum(axis=1).tolist() == [0, 0, 0, 1, 1, 2, 3]
+    assert batch["masks"]["likes"].sum(axis=1).tolist() == [0, 0, 0, 0, 1, 3, 3]
+    answers = encoder.answers(np.arange(7))
+    assert answers[:, 0].tolist() == [1, 1, 0, 0, 1, 0, 1]
+    np.testing.assert_array_equal(np.isnan(answers[:, 1:]).all(axis=1), [0, 0, 1, 1, 0, 0, 0])
+    assert answers[[0, 4], 2].tolist() == [1, 1] and answers[0, 3] == 1
 
 
 def test_everything_that_was_left_out_or_decided_is_counted(folder):

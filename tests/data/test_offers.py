@@ -15,6 +15,8 @@ from lsec_jax.schema.needs import Needs
 from tests import kuailive_files, runs, stand_ins
 from tests.data import (
     test_ciao,
+    test_ciao_domains,
+    test_ghcf,
     test_interactions,
     test_lightgcn_text,
     test_lsec,
@@ -47,6 +49,7 @@ def load(name, folder):
     if name == "kuailive":
         return kuailive_files.load(kuailive_files.write(folder))
     modules = {"ciao": test_ciao, "sequences": test_sequences_source, "open_bandit": test_open_bandit}
+    modules |= {"ciao_domains": test_ciao_domains, "ghcf": test_ghcf}
     if name in modules:
         return modules[name].write(folder).load()
     return {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny}[name]().load()

@@ -195,7 +195,7 @@ def test_unknown_or_no_tasks_are_refused():
     data = dataset(relation("buy"))
     with pytest.raises(DataError, match="relation 'cart' is not in data set 'toy'; it has: buy"):
         assign_splits(data, SplitConfig(), ("buy", "cart"))
-    with pytest.raises(ConfigError, match="no task relations are given"):
+    with pytest.raises(ConfigError, match="no tasks are given"):
         assign_splits(data, SplitConfig(), ())
 
 

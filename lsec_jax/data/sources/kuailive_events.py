@@ -220,7 +220,7 @@ class WatchIndex:
 def build_events(
     clicks: Log, negatives: Log, actions: Mapping[str, Log], scenarios: np.ndarray, counts: dict[str, int]
 ) -> dict[str, Events]:
-    """Builds "impression" and "gift", in time order; rows of equal time keep the order click.csv, negative.csv.
+    """Builds "impression", "action" and "gift", in time order; of equal times, click.csv comes before negative.csv.
 
     Args:
         clicks: watches; the value is the time watched, in milliseconds.
@@ -230,7 +230,7 @@ def build_events(
         counts: gains the actions in no watch, and the watches that overlap.
     """
     assert clicks.value is not None
-    num_watches, num_rooms = len(clicks), len(scenarios)
+    num_rooms = len(scenarios)
     index = WatchIndex(_pairs(clicks, num_rooms), clicks.time, clicks.value)
     if index.num_overlapping:
         counts[f"{clicks.file}: watches that begin before an earlier one of their user and room ended"] = (
@@ -258,7 +258,9 @@ def build_events(
     )
     row_of = np.empty(len(both), np.int64)
     row_of[order] = np.arange(len(both))
-    return {"impression": impressions, "gift": _gifts(actions["gift"], watch["gift"], row_of[:num_watches])}
+    parents = {name: np.where(rows >= 0, row_of[np.maximum(rows, 0)], -1) for name, rows in watch.items()}
+    gifts = _gifts(actions["gift"], parents["gift"])
+    return {"impression": impressions, "action": _actions(actions, parents), "gift": gifts}
 
 
 def _pairs(log: Log, num_rooms: int) -> np.ndarray:
@@ -282,15 +284,32 @@ def _values(
     return values
 
 
-def _gifts(gifts: Log, watch: np.ndarray, row_of: np.ndarray) -> Events:
-    """Gifts in time order; `row_of` is each watch's row among the impressions."""
+def _actions(actions: Mapping[str, Log], parents: Mapping[str, np.ndarray]) -> Events:
+    """All actions in time order, with what they were; of equal times, comments first, then likes, then gifts."""
+    both = Log(
+        next(iter(actions.values())).place,
+        {role: np.concatenate([log.ids[role] for log in actions.values()]) for role in ID_COLUMNS},
+        np.concatenate([log.time for log in actions.values()]),
+    )
+    kind = np.repeat(np.arange(len(actions)), [len(log) for log in actions.values()])
+    order = np.argsort(both.time, kind="stable")
+    return Events(
+        "action",
+        both.roles(order),
+        both.time[order] / MILLISECONDS,
+        {name: kind[order] == code for code, name in enumerate(actions)},
+        parent=("impression", np.concatenate([*parents.values()])[order]),
+    )
+
+
+def _gifts(gifts: Log, parents: np.ndarray) -> Events:
+    """Gifts in time order; `parents` are their rows among the impressions."""
     assert gifts.value is not None
     order = np.argsort(gifts.time, kind="stable")
-    parents = np.where(watch >= 0, row_of[np.maximum(watch, 0)], -1)[order]
     return Events(
         "gift",
         gifts.roles(order),
         gifts.time[order] / MILLISECONDS,
         {"amount": gifts.value[order].astype(np.float32)},
-        parent=("impression", parents),
+        parent=("impression", parents[order]),
     )

@@ -63,6 +63,18 @@ SOURCES: Mapping[str, Offers] = {
         trees=("scenario",),
         time="`rate`, `rating`; days, in seconds",
     ),
+    "ciao_domains": Offers(
+        relations=("rate",),
+        weighted=("rate",),
+        events={name: ("user", "item", "category", "rating", "helpfulness") for name in ("impression", "other")},
+        time="days, in seconds",
+    ),
+    "ghcf": Offers(
+        relations=("buy", "cart"),
+        events={"impression": ("user", "item", "bought"), "cart": ("user", "item")},
+        time="a drawn order, no clock",
+        given_split="yes",
+    ),
     "sequences": Offers(
         relations=("interact",),
         configured=("relations",),
@@ -94,6 +106,7 @@ SOURCES: Mapping[str, Offers] = {
         weighted=("gift",),
         events={
             "impression": (*_IN_ROOM, "scenario", "watched", "stay_seconds", "comment", "like", "gift", "gift_amount"),
+            "action": (*_IN_ROOM, "comment", "like", "gift"),
             "gift": (*_IN_ROOM, "amount"),
         },
         features={

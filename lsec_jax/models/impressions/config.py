@@ -95,13 +95,13 @@ class ImpressionConfig:
         if self.task_weighting == "fixed":
             if len(self.task_weights) != len(self.tasks):
                 raise ConfigError(
-                    f"config.model.task_weights = {self.task_weights}: task_weighting 'fixed' needs one weight for each "
-                    f"of the {len(self.tasks)} in config.model.tasks = {self.tasks}"
+                    f"config.model.task_weights = {self.task_weights}: task_weighting 'fixed' needs one weight for "
+                    f"each of the {len(self.tasks)} in config.model.tasks = {self.tasks}"
                 )
         elif self.task_weights:
             raise ConfigError(
-                f"config.model.task_weights = {self.task_weights}: task_weighting '{self.task_weighting}' finds its own "
-                "weights; leave it empty"
+                f"config.model.task_weights = {self.task_weights}: task_weighting '{self.task_weighting}' finds its "
+                "own weights; leave it empty"
             )
         elif not self.tasks:
             raise ConfigError(

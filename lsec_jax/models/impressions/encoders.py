@@ -8,9 +8,9 @@ from flax import nnx
 
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import SequenceLayout
-from lsec_jax.nn.sequence import transformer
+from lsec_jax.nn.sequence import encoder
 
-ENCODERS = ("transformer", "din", "hgn", "gru")
+ENCODERS = tuple(encoder.ENCODERS)
 
 
 @dataclasses.dataclass
@@ -24,6 +24,7 @@ class EncoderConfig:
         attention_scale: "head" divides scores by sqrt(d / heads), "width" by sqrt(d) as the paper's Eq. 4.
         has_positions: whether a Transformer learns positions of sequences that are declared as ordered.
         activation_widths: hidden widths of DIN's activation unit.
+        activation: of these layers, "prelu" or "sigmoid".
     """
 
     num_layers: int = 1
@@ -32,6 +33,7 @@ class EncoderConfig:
     attention_scale: str = "head"
     has_positions: bool = True
     activation_widths: tuple[int, ...] = (36,)
+    activation: str = "prelu"
 
     def validate_encoder(self) -> None:
         """Checks the keys; raises ConfigError."""
@@ -39,6 +41,9 @@ class EncoderConfig:
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         require_at_least("config.model.feed_forward_width", self.feed_forward_width, 0)
         require_choice("config.model.attention_scale", self.attention_scale, ("head", "width"))
+        require_choice("config.model.activation", self.activation, ("prelu", "sigmoid"))
+        if not self.activation_widths or min(self.activation_widths) < 1:
+            raise ConfigError(f"config.model.activation_widths = {self.activation_widths}: give widths of at least 1")
         width: int = self.embedding_dim  # type: ignore[attr-defined]
         if width % self.num_heads:
             raise ConfigError(
@@ -47,7 +52,7 @@ class EncoderConfig:
             )
 
 
-def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rngs) -> Any:
+def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rngs) -> encoder.Encoder:
     """Builds the encoder of one sequence.
 
     Args:
@@ -56,18 +61,19 @@ def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rn
         sequence: what is encoded.
         rngs: of the weights.
     """
-    width, dtype = config.embedding_dim, jnp.dtype(config.dtype)
+    options: dict[str, Any] = {"dtype": jnp.dtype(config.dtype)}
     if kind == "transformer":
-        return transformer.TransformerEncoder(
-            width,
-            rngs,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_width=config.feed_forward_width or 4 * width,
-            max_length=sequence.length,
-            has_positions=config.has_positions and sequence.is_ordered,
-            scale=config.attention_scale,
-            dropout_rate=config.dropout,
-            dtype=dtype,
-        )
-    raise NotImplementedError(kind)
+        options |= {
+            "num_layers": config.num_layers,
+            "num_heads": config.num_heads,
+            "ffn_width": config.feed_forward_width or 4 * config.embedding_dim,
+            "max_length": sequence.length,
+            "has_positions": config.has_positions and sequence.is_ordered,
+            "scale": config.attention_scale,
+            "dropout_rate": config.dropout,
+        }
+    elif kind == "din":
+        options |= {"layer_widths": tuple(config.activation_widths), "activation": config.activation}
+    elif kind == "hgn":
+        options["max_length"] = sequence.length
+    return encoder.build(kind, config.embedding_dim, rngs, **options)

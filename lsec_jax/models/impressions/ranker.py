@@ -1,5 +1,6 @@
 """What every ranker of impressions is: tables beside a trunk, towers on what the trunk hands over, weighted tasks."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsec_jax import losses
-from lsec_jax.declaration.layout import Layout
+from lsec_jax.declaration.layout import LabelLayout, Layout
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.models.impressions.fields import Batch, FieldEncoder, Fields, Rows, table_width
 from lsec_jax.models.impressions.tasks import task_losses
@@ -49,6 +50,14 @@ class Represented(NamedTuple):
     metrics: Mapping[str, Float[Array, ""]] = {}
 
 
+def _start_of(label: LabelLayout) -> float:
+    """The output that predicts the mean answer; of binary ones that are nearly always the same, a finite one."""
+    if label.kind == "regression":
+        return label.mean
+    chance = min(max(label.mean, 1e-4), 1.0 - 1e-4)
+    return math.log(chance / (1.0 - chance))
+
+
 class ImpressionRanker(nnx.Module):
     """Scores impressions. A model file adds `represent`, and `outputs` where its towers are others than these.
 
@@ -61,6 +70,8 @@ class ImpressionRanker(nnx.Module):
         self.dtype = jnp.dtype(config.dtype)
         self.fields = FieldEncoder(layout, config.embedding_dim, self.dtype, rngs)
         self.weights = TaskWeights(config, [of.name for of in layout.labels], rngs)
+        # Predictions begin at the mean answers: else the first steps would only learn these, through all layers.
+        self.output_biases = nnx.Param(jnp.array([_start_of(of) for of in layout.labels], jnp.float32))
 
     def build_towers(self, shared_width: int, rngs: nnx.Rngs) -> None:
         """Builds the towers, once the width of the shared representation is known."""
@@ -80,7 +91,7 @@ class ImpressionRanker(nnx.Module):
         raise NotImplementedError
 
     def outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
-        """Logits or values of all tasks from the shared representation, the primary task first."""
+        """Logits or values of all tasks from the shared representation, the primary first; without `output_biases`."""
         both = jnp.concatenate([shared, represented.dynamic], axis=1)
         first = both if self.config.tower_reads_dynamic else shared
         return jnp.concatenate([self.primary_tower(first), *(tower(both) for tower in self.task_towers)], axis=1)
@@ -118,7 +129,7 @@ class ImpressionRanker(nnx.Module):
         labels = self.layout.labels
 
         def losses_of(shared: Float[Array, "b D"]) -> Float[Array, " m"]:
-            return task_losses(self.outputs(represented, shared), batch["labels"], labels)
+            return task_losses(self._biased_outputs(represented, shared), batch["labels"], labels)
 
         loss, metrics = self.weights(losses_of, represented.shared)
         loss = loss + represented.penalty
@@ -130,8 +141,12 @@ class ImpressionRanker(nnx.Module):
         """Logits of binary tasks and expected values of others, in the label's transformed unit, by task."""
         rows = {name: replicas.take(tables[name], ids) for name, ids in batch["ids"].items()}
         represented = self._represent(rows, batch, None)
-        outputs = self.outputs(represented, represented.shared)
+        outputs = self._biased_outputs(represented, represented.shared)
         return {label.name: outputs[:, i] for i, label in enumerate(self.layout.labels)}
+
+    def _biased_outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
+        outputs = self.outputs(represented, shared)
+        return outputs + jnp.broadcast_to(self.output_biases[...], outputs.shape)
 
     def _represent(self, rows: Rows, batch: Batch, draws: Draws | None) -> Represented:
         return self.represent(self.fields(rows, batch), batch, draws)

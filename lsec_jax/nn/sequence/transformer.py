@@ -1,7 +1,5 @@
 """Stacked Transformer blocks (Vaswani et al. 2017; eLiveRec Eq. 3-4)."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,8 +11,6 @@ from lsec_jax.nn.dense import dense
 from lsec_jax.nn.dropout import check_rate, dropout
 from lsec_jax.nn.layer_norm import LayerNorm
 from lsec_jax.nn.sequence.self_attention import self_attention
-
-Scale = Literal["width", "head"]
 
 _POSITION_STD = 0.02
 
@@ -74,7 +70,7 @@ class TransformerEncoder(nnx.Module):
         max_length: int = 50,
         has_positions: bool = True,
         is_causal: bool = False,
-        scale: Scale = "width",
+        scale: str = "width",
         dropout_rate: float = 0.0,
         dtype: DTypeLike | None = None,
     ):

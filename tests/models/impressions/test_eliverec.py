@@ -1,0 +1,186 @@
+"""What is eLiveRec's own: intentions, regularisers in groups of rows, the gate unit, and its ablations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsec_jax.config import ConfigError
+from lsec_jax.nn import replicas
+from tests.models.impressions.batches import batch, eliverec_config, loss_and_gradients, outputs, trainable
+
+REGULARISERS = ("distance_correlation/watches", "distance_correlation/clicks", "contrast")
+
+
+def enlarged(params):
+    return params._replace(tables=jax.tree.map(lambda of: 50.0 * of, params.tables))
+
+
+def parts(module, params, own):
+    """(fields, what the trunk makes of them) of a batch."""
+    rows = {name: replicas.take(params.tables[name], ids) for name, ids in own["ids"].items()}
+    fields = module.fields(rows, own)
+    return fields, module.represent(fields, own, None)
+
+
+@pytest.fixture(scope="module")
+def built():
+    model, params = trainable(eliverec_config())
+    return model, enlarged(params), batch()
+
+
+def test_the_shared_vector_is_context_target_and_the_four_intentions(built):
+    model, params, own = built
+    module = model.module(params.dense)
+    fields, represented = parts(module, params, own)
+    vectors = module.intentions(fields)
+    assert list(vectors) == ["consistent/watches", "specific/watches", "consistent/clicks", "specific/clicks"]
+    expected = np.concatenate([fields.context, fields.target_vector, *vectors.values()], axis=1)
+    np.testing.assert_allclose(represented.shared, expected, rtol=1e-6)
+    assert sum(module.field_widths) == represented.shared.shape[1]
+
+
+def test_each_gate_weighs_one_field(built):
+    """Eq. 12, slowly: in-channel tasks read sigmoid(net(e_d))_f times field f, and e_d."""
+    model, params, own = built
+    module = model.module(params.dense)
+    _, represented = parts(module, params, own)
+    gates = np.asarray(module.gate(represented.dynamic))
+    assert gates.shape == (16, len(module.field_widths)) and (gates > 0).all() and (gates < 1).all()
+    gated, start = np.array(represented.shared), 0
+    for i, width in enumerate(module.field_widths):
+        gated[:, start : start + width] *= gates[:, i : i + 1]
+        start += width
+    read = np.concatenate([gated, represented.dynamic], axis=1)
+    mixed, _ = module.experts(jnp.asarray(read))
+    found = module.outputs(represented, represented.shared)
+    for i, head in enumerate(module.heads):
+        np.testing.assert_allclose(found[:, 1 + i], head(mixed[:, i])[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_dynamic_context_reaches_the_primary_task_only_if_asked_for():
+    own = batch()
+    other = own | {"numbers": own["numbers"].at[:, 2:4].add(3.0)}
+    for reads in (False, True):
+        model, params = trainable(eliverec_config(tower_reads_dynamic=reads))
+        plain, changed = (outputs(model, enlarged(params), of) for of in (own, other))
+        assert (np.abs(plain - changed)[:, 0].max() > 1e-4) == reads
+        assert np.abs(plain - changed)[:, 1:].max() > 1e-4
+
+
+def test_regularisers_compare_rows_of_their_group_only():
+    """A batch of two groups has the mean of the groups' penalties: devices that share it have the same loss."""
+    model, params = trainable(eliverec_config(contrast_weight=0.5, independence=0.5))
+    whole = batch(users=np.arange(16))
+    halves = [jax.tree.map(lambda of, first=first: of[first : first + 8], whole) for first in (0, 8)]
+    found = loss_and_gradients(model, enlarged(params), whole)[1]
+    apart = [loss_and_gradients(model, enlarged(params), of)[1] for of in halves]
+    for name in REGULARISERS:
+        expected = np.mean([float(of[name]) for of in apart])
+        assert float(found[name]) == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+
+
+def test_rows_with_an_empty_sequence_have_no_part_in_the_contrast():
+    model, params = trainable(eliverec_config())
+    own = batch(users=np.arange(16))
+    empty = own["masks"]["watches"].at[3].set(False)
+    one = own | {"masks": own["masks"] | {"watches": empty}}
+    other = one | {"ids": one["ids"] | {"item": one["ids"]["item"].at[3].set(4)}}
+    found = [loss_and_gradients(model, enlarged(params), of)[1]["contrast"] for of in (own, one, other)]
+    assert float(found[1]) == pytest.approx(float(found[2]), rel=1e-6)
+    assert float(found[0]) != pytest.approx(float(found[1]), rel=1e-6)
+
+
+def test_regularisers_take_part_in_the_loss_with_their_weights():
+    own = batch(users=np.arange(16))
+    losses = {}
+    for independence, contrast_weight in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.25)):
+        config = eliverec_config(independence=independence, contrast_weight=contrast_weight)
+        model, params = trainable(config)
+        total, metrics, _ = loss_and_gradients(model, enlarged(params), own)
+        losses[independence, contrast_weight] = float(total), metrics
+    plain = losses[0.0, 0.0][0]
+    assert not {*REGULARISERS} & {*losses[0.0, 0.0][1]}
+    total, metrics = losses[0.5, 0.0]
+    expected = plain + 0.5 * sum(float(metrics[f"distance_correlation/{name}"]) for name in ("watches", "clicks"))
+    assert total == pytest.approx(expected, rel=1e-5)
+    total, metrics = losses[0.0, 0.25]
+    assert total == pytest.approx(plain + 0.25 * float(metrics["contrast"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"prototypes": "learned"},
+        {"independence": 0.0},
+        {"contrast": "none"},
+        {"contrast": "cosine"},
+        {"contrast": "euclidean"},
+        {"is_symmetric": True},
+        {"is_unbiased": False},
+        {"specific_separation": 0.3},
+        {"is_disentangled": False},
+        {"is_gated": False},
+        {"retrieval_scale": "sqrt"},
+        {"product": ""},
+        {"encoder": "din"},
+        {"encoder": "hgn"},
+        {"encoder": "gru"},
+        {"has_positions": False},
+        {"task_weighting": "fixed", "task_weights": (0.3, 0.1)},
+        {"task_weighting": "uncertainty"},
+        {"look_ahead": "one_step"},
+        {"tasks": (), "task_weighting": "fixed"},
+    ],
+    ids=str,
+)
+def test_each_ablation_changes_what_is_learned(keys):
+    own = batch(users=np.arange(16))
+    plain, other = eliverec_config(), eliverec_config(**keys)
+    found = []
+    for config in (plain, other):
+        model, params = trainable(config)
+        declared = config.declaration
+        kept = batch(
+            users=np.arange(16),
+            sequences=tuple(of.name for of in declared.sequences),
+            tasks=tuple(of.name for of in declared.labels[1:]),
+        )
+        _, metrics, gradients = loss_and_gradients(model, enlarged(params), kept if keys else own)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+        found.append((metrics, np.asarray(gradients.tables["streamer"])))
+    assert not np.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
+
+
+def test_rows_of_a_group_stay_together_only_where_rows_are_compared():
+    assert eliverec_config().rows_together == 8
+    alone = ({"independence": 0.0, "contrast": "none"}, {"is_disentangled": False})
+    alone += ({"independence": 0.0, "contrast_weight": 0.0}, {"independence": 0.0, "product": ""})
+    for keys in alone:
+        assert eliverec_config(**keys).rows_together == 1, keys
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"channel": "views"}, "config.model.channel"),
+        ({"product": "watches"}, "is the channel's sequence"),
+        ({"contrast": "kl"}, "config.model.contrast"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"sequences": ("watches",)}, "has the keys channel and product"),
+        ({"tasks": ()}, "task_weighting"),
+        ({"expert_widths": ()}, "expert_widths"),
+        ({"regulariser_group_size": 1}, "regulariser_group_size"),
+    ],
+)
+def test_what_cannot_work_is_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        eliverec_config(**keys).validate()
+
+
+def test_the_config_reads_the_sequences_of_its_domains_only():
+    config = eliverec_config(product="")
+    assert [of.name for of in config.declaration.sequences] == ["watches"]
+    assert [of.name for of in dataclasses.replace(config, tasks=("bag",)).declaration.labels] == ["watched", "bag"]
