@@ -147,9 +147,12 @@ class EvaluationConfig:
         block_size: users scored at once; bounds the memory of full ranking and of lists to about 5 x block_size x
             targets x 4 bytes, whatever the number of users. Larger blocks are seldom faster: their scores leave the
             core's caches.
-        baselines: reported beside the model, any of "popularity" and "item_knn"; simulated worlds add the oracle.
+        baselines: reported beside the model, any of "popularity" and "item_knn"; simulated worlds add the oracle. For
+            models of impressions any of LIVE_BASELINES (`models/live_baselines.py`).
         knn_neighbors: neighbours kept per item by item-kNN.
         knn_shrinkage: added to the denominator of its cosine; large values prefer neighbours that many users support.
+        recent_days: window of "recent_popularity".
+        rate_shrinkage: impressions of the mean rate that "watch_rate" adds to those of each streamer.
     """
 
     protocols: tuple[str, ...] = ("candidates", "full_ranking")
@@ -161,6 +164,8 @@ class EvaluationConfig:
     baselines: tuple[str, ...] = ("popularity", "item_knn")
     knn_neighbors: int = 400
     knn_shrinkage: float = 30.0
+    recent_days: float = 1.0
+    rate_shrinkage: float = 20.0
 
 
 @dataclasses.dataclass
@@ -294,8 +299,10 @@ def validate(config: RunConfig) -> None:
         require_choice("config.evaluation.baselines", name, tuple(dict.fromkeys(BASELINES + LIVE_BASELINES)))
     for name in ("num_candidates", "block_size", "knn_neighbors"):
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
-    for name in ("validation_users", "knn_shrinkage"):
+    for name in ("validation_users", "knn_shrinkage", "rate_shrinkage"):
         require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
+    if not evaluation.recent_days > 0:
+        raise ConfigError(f"config.evaluation.recent_days = {evaluation.recent_days} must be above 0")
     if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
         raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
     for name, minimum in (("save_every", 0), ("keep_last", 1), ("keep_best", 1), ("save_seconds", 1)):

@@ -194,6 +194,8 @@ def test_what_an_older_version_did_not_store_counts_as_its_default():
         ("evaluation.knn_neighbors", 0, "at least 1"),
         ("evaluation.validation_users", -1, "at least 0"),
         ("evaluation.knn_shrinkage", -1.0, "at least 0"),
+        ("evaluation.recent_days", 0.0, "above 0"),
+        ("evaluation.rate_shrinkage", -1.0, "at least 0"),
         ("evaluation.cutoffs", (), "at least one K"),
         ("evaluation.cutoffs", (10, 0), "at least one K"),
         ("evaluation.candidates_seed", -1, "in [0, 2**32)"),

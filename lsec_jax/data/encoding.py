@@ -79,6 +79,7 @@ class EventEncoder:
     have row 0. Where things lie: `layout`.
 
     Attributes:
+        declaration: what batches show.
         layout: what models are built from.
         fitted: what was learned of the training rows, for JSON; another encoder takes it, for other data too.
         events: name of the table.
@@ -105,7 +106,7 @@ class EventEncoder:
             DataError: a table, role, column, feature or history that is not there; no training rows.
         """
         declaration.validate(key)
-        self._declaration, self._key = declaration, key
+        self.declaration, self._key = declaration, key
         self._read(data, declaration)
         fields = [declared for of in self._readers for declared in of.fields]
         tables = _tables(declaration, fields, key)
@@ -150,7 +151,7 @@ class EventEncoder:
         if any(data.nodes.get(name) is not table for name, table in self._nodes.items()):
             raise DataError("these data have other nodes than the encoder's; make a new encoder with its `fitted`")
         other = copy.copy(self)
-        other._read(data, dataclasses.replace(self._declaration, events=events))
+        other._read(data, dataclasses.replace(self.declaration, events=events))
         return other
 
     def __call__(self, rows: np.ndarray) -> Batch:

@@ -1,6 +1,7 @@
 """Metrics of scored impressions, exact for any number of them; numpy only.
 
-`streaming` collects rows and says what is measured, `ranked` measures sorted rows, `sorted_keys` sorts them.
+`streaming` collects rows and says what is measured, `top_share` what is ranked first, `ranked` measures sorted rows,
+`sorted_keys` sorts them.
 """
 
 from lsec_jax.event_metrics.sorted_keys import GROUP_SHIFT, ROWS_IN_MEMORY, SortedKeys, pack
@@ -13,6 +14,7 @@ from lsec_jax.event_metrics.streaming import (
     is_higher_better,
     metric_names,
 )
+from lsec_jax.event_metrics.top_share import TopShare
 
 __all__ = [
     "GROUP_SHIFT",
@@ -23,6 +25,7 @@ __all__ = [
     "Label",
     "NanScoreError",
     "SortedKeys",
+    "TopShare",
     "is_higher_better",
     "metric_names",
     "pack",

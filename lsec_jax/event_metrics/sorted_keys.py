@@ -45,7 +45,8 @@ class SortedKeys:
 
     Up to `rows_in_memory` keys stay in memory (8 bytes each). Beyond that, sorted runs of as many go to files without
     a name in the temporary folder (TMPDIR), which the system frees with this object; blocks are merged from pieces of
-    the runs and have about `rows_in_memory` keys again. Both give the very same keys.
+    the runs and have about `rows_in_memory` keys again. The runs are mapped, so their pages in memory are the system's
+    to drop. Both ways give the very same keys.
     """
 
     def __init__(self, rows_in_memory: int = ROWS_IN_MEMORY) -> None:

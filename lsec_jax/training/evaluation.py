@@ -24,14 +24,18 @@ class EvaluationRow:
     """One line of a leaderboard.
 
     Attributes:
-        metrics: means over the evaluated users.
+        metrics: means over the evaluated users; of impressions as `event_metrics` says.
         split, protocol: as asked for.
         description: the protocol in words, with N and the origin of the candidates, or what is masked.
-        num_users: users in the means, the same for every metric.
-        num_left_out: users asked for (all nodes, or `users`) without a positive, or without a negative candidate.
+        num_users: users in the means, the same for every metric; of impressions, those that have an AUC.
+        num_left_out: users asked for (all nodes, or `users`) without a positive, or without a negative candidate; of
+            impressions, those who have some of one class only.
         seconds: wall time of scoring and ranking, compilation included.
-        user_ids: internal indices of the users in the means, [u] int32, ascending.
-        per_user: each metric, [u] float32 aligned with `user_ids`: paired tests compare two rows of one evaluator.
+        user_ids: internal indices of the users in the means, [u] int32, ascending; of impressions, all who have any.
+        per_user: each metric, [u] floats aligned with `user_ids`: paired tests compare two rows of one evaluator. Of
+            impressions, each metric that is a mean over users, requests or rows; NaN where the user has no part in it.
+        weights: by metric, the users' weights in its mean, [u] float64; metrics that are not here weigh users equally.
+        counts: of impressions, requests and what was left out, in words.
     """
 
     metrics: dict[str, float]
@@ -43,6 +47,8 @@ class EvaluationRow:
     seconds: float
     user_ids: np.ndarray = dataclasses.field(repr=False)
     per_user: dict[str, np.ndarray] = dataclasses.field(repr=False)
+    weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Evaluator:
@@ -70,7 +76,7 @@ class Evaluator:
 
     def validation_users(self, split: str = "validation") -> np.ndarray | None:
         """The fixed random subset to evaluate during training, [u] int32 ascending; None = all users."""
-        code = _split_code(split)
+        code = split_code(split)
         published = self._data.candidates.get((self._relation.name, code))
         sources = self._relation.edges(code)[0] if published is None else published.source_ids
         users = np.unique(sources).astype(np.int32)
@@ -96,7 +102,7 @@ class Evaluator:
             DataError: nobody to evaluate.
             ranking.NanScoreError: a NaN score, with the user's own id.
         """
-        code = _split_code(split)
+        code = split_code(split)
         config_lib.require_choice("protocol", protocol, config_lib.PROTOCOLS)
         wanted = np.arange(self._num_sources) if users is None else np.unique(users)
         assert len(wanted) == 0 or 0 <= wanted[0] <= wanted[-1] < self._num_sources, "users are internal indices"
@@ -131,7 +137,7 @@ class Evaluator:
             ConfigError: other settings than those of candidate lists that are kept with prepared data.
             DataError: with the remedy.
         """
-        code = _split_code(split)
+        code = split_code(split)
         if protocol == "candidates":
             labels = self._candidates(code).labels
             rankable = labels.any(axis=1) & ~labels.all(axis=1)
@@ -147,7 +153,7 @@ class Evaluator:
 
     def candidate_lists(self, split: str) -> schema.Candidates:
         """The lists that `candidates` ranks: published ones if the data set has them, else generated ones."""
-        return self._candidates(_split_code(split))
+        return self._candidates(split_code(split))
 
     def _rank_candidates(self, scorer: ranking.Rankable, code: int, wanted: np.ndarray) -> _Ranked:
         lists = self._candidates(code)
@@ -243,14 +249,15 @@ def baseline_scorers(
 
 def oracle_scorer(data: schema.LiveCommerceData, relation: str, split: str) -> OracleScorer | None:
     """The oracle over a split's own time window, or None where truth, cut times or the end of time are not known."""
-    code = _split_code(split)
+    code = split_code(split)
     window = data.split_window(code)
     if data.truth is None or window is None or relation not in data.truth.relations:
         return None
     return OracleScorer(data.truth, relation, *window)
 
 
-def _split_code(split: str) -> int:
+def split_code(split: str) -> int:
+    """The code of a split that can be evaluated; raises ConfigError for others."""
     if split not in ("validation", "test"):
         raise config_lib.ConfigError(f"cannot evaluate split '{split}'; choose from: validation, test")
     return schema.SPLITS[split]

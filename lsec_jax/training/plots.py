@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from lsec_jax.training.reports import leaderboard_metrics
 
 matplotlib.use("Agg")
+_PANELS = 8
 
 
 def draw(workdir: Path, rows: list[dict[str, Any]]) -> None:
@@ -54,7 +55,7 @@ def _measured(lines: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _leaderboard(rows: list[dict[str, Any]], protocol: str) -> Figure:
-    names = leaderboard_metrics(protocol, rows[0]["metrics"])
+    names = [name for name in leaderboard_metrics(protocol, rows[0]["metrics"]) if _is_of_all(name, rows)][:_PANELS]
     models = sorted(rows, key=lambda row: row["metrics"][names[0]])
     figure = Figure(figsize=(2.2 * len(names) + 1.5, 0.45 * len(models) + 1.2), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -65,3 +66,7 @@ def _leaderboard(rows: list[dict[str, Any]], protocol: str) -> Figure:
         panel.set(title=name, xlim=(0, max(values) * 1.3 or 1))
     figure.suptitle(f"Test, {protocol}")
     return figure
+
+
+def _is_of_all(name: str, rows: list[dict[str, Any]]) -> bool:
+    return all(name in row["metrics"] for row in rows)

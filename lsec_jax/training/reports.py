@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 import lsec_jax
-from lsec_jax.config import RunConfig
+from lsec_jax.config import EVENT_PROTOCOLS, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.checkpoints import Progress
@@ -30,7 +30,22 @@ def model_name(config: RunConfig) -> str:
 def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
     """Which of the measured metrics a leaderboard shows, the one that it is sorted by first."""
     measured = list(metrics)
+    if protocol in EVENT_PROTOCOLS:
+        return _of_impressions(measured)
     return [name for name in _LEADERBOARD_METRICS[protocol] if name in measured] or sorted(measured)
+
+
+def _of_impressions(measured: Iterable[str]) -> list[str]:
+    """Those of the primary task by kind and K, then those of the others; without calibration and transformed errors."""
+    kinds = ("auc", "gauc", "gauc_request", "ndcg", "precision", "logloss")
+    ranked = []
+    for name in measured:
+        kind, _, cutoff = name.partition("@")
+        if kind in kinds:
+            ranked.append((kinds.index(kind), int(cutoff or 0), name))
+        elif name.startswith(("auc_", "rmse_")) and not name.startswith("rmse_log1p_"):
+            ranked.append((len(kinds), 0, name))
+    return [name for _, _, name in sorted(ranked)]
 
 
 def rows(
@@ -57,6 +72,7 @@ def rows(
                         "metrics": evaluated.metrics,
                         "users": evaluated.num_users,
                         "users_left_out": evaluated.num_left_out,
+                        **({"counts": evaluated.counts} if evaluated.counts else {}),
                         "train_seconds": train_seconds,
                         "evaluation_seconds": evaluated.seconds,
                     }
@@ -78,13 +94,14 @@ def table(report_rows: list[Row]) -> str:
     groups = dict.fromkeys((row["split"], row["protocol"]) for row in report_rows)
     for split, protocol in groups:
         members = [row for row in report_rows if (row["split"], row["protocol"]) == (split, protocol)]
-        names = leaderboard_metrics(protocol, members[0]["metrics"])
+        names = leaderboard_metrics(protocol, dict.fromkeys(name for row in members for name in row["metrics"]))
         members.sort(key=lambda row: -row["metrics"][names[0]])
         parts.append(f"### {split}, {members[0]['candidates']}, {members[0]['users']} users\n")
         parts.append("| model | " + " | ".join(names) + " |")
         parts.append("|---|" + "---|" * len(names))
         for row in members:
-            values = " | ".join(f"{row['metrics'][name]:.4f}" for name in names)
+            # Baselines of impressions have no scores of the other tasks, and most of them no probabilities.
+            values = " | ".join(f"{row['metrics'][name]:.4f}" if name in row["metrics"] else "-" for name in names)
             parts.append(f"| {row['model']} | {values} |")
         parts.append("")
     return "\n".join(parts)
