@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 _FOUNDATION = {"schema", "config", "config_json"}
-_LAYERS = {"nn", "losses", "metrics"}
+_LAYERS = {"nn", "losses", "metrics", "regularisers"}
 _MODELS = {"models", "ranking", "scorers", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
 _COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare", "prequential"}
