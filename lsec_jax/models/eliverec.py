@@ -291,7 +291,8 @@ class ELiveRec(ImpressionRanker):
         config = self.config
         if config.contrast == "infonce":
             return regularisers.contrastive(one, other, users, mask, config.temperature, config.is_symmetric).mean()
-        return regularisers.alignment(one, other, mask, config.contrast).mean()
+        distance = regularisers.cosine_distance if config.contrast == "cosine" else regularisers.euclidean_distance
+        return distance(one, other, mask).mean()
 
     def _groups(self, rows: Array) -> Array:
         """[b, ...] -> [b / group, group, ...]."""

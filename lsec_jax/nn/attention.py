@@ -45,8 +45,9 @@ def target_attention(
         mask: True = an element.
         scale: of the inner products; Eq. 6 has none.
     """
-    weights = masked_softmax(scale * (keys * target[:, None, :]).sum(axis=-1, dtype=jnp.float32), mask)
-    return (weights[:, :, None] * values).sum(axis=1)
+    # As products of matrices: sums of elementwise products take 1.5 to 6 times as long on a CPU.
+    logits = scale * jnp.einsum("btd,bd->bt", keys, target, preferred_element_type=jnp.float32)
+    return jnp.einsum("bt,btf->bf", masked_softmax(logits, mask), values)
 
 
 def masked_softmax(logits: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t"]:
