@@ -74,16 +74,30 @@ def histories() -> tuple[HistoryConfig, ...]:
     )
 
 
+def live(num_impressions: int) -> LiveConfig:
+    """Rooms that are entered for what they show rather than out of habit, and a taste for products of its own."""
+    return LiveConfig(
+        num_impressions=num_impressions,
+        specific_tastes=0.4,
+        enter_taste=3.0,
+        enter_repeat=1.0,
+        policy_repeat=1.0,
+        bag_rate=0.5,
+        product_rate=0.7,
+        click_taste=3.0,
+    )
+
+
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=synthetic.Config(live=LiveConfig()),
+        data=synthetic.Config(num_users=10_000, live=live(1_000_000)),
         model=eliverec.Config(
             features=declared(),
             channel="watches",
             product="clicks",
             tasks=("stay", "bag", "product"),
             task_weighting="adaptive",
-            embedding_dim=32,
+            embedding_dim=16,
             tower_reads_dynamic=True,
         ),
         histories=histories(),
@@ -96,13 +110,16 @@ def get_config(variant: str = "") -> RunConfig:
             baselines=("popularity", "recent_popularity", "watch_rate", "last_watched", "own_counts"),
         ),
     )
-    if variant == "tiny":
-        config.data = synthetic.live_tiny()
+    if variant == "ablations":
+        config.data = synthetic.Config(num_users=2_000, live=live(200_000))
+        config.training.num_steps, config.training.evaluate_every = 400, 80
+    elif variant == "tiny":
+        config.data = synthetic.live_tiny(live(30_000))
         config.model.embedding_dim, config.model.num_heads = 8, 2
         config.model.tower_widths, config.model.expert_widths, config.model.task_tower_widths = (32, 16), (16,), (16,)
         config.model.regulariser_group_size = 64
         config.optimizer.learning_rate = 3e-3
         config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 60, 256, 30
     elif variant:
-        raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")
+        raise ValueError(f"unknown variant ':{variant}'; this config has ':ablations' and ':tiny'")
     return config

@@ -229,7 +229,7 @@ class ELiveRec(ImpressionRanker):
 
     def intentions(self, fields: Fields) -> dict[str, Float[Array, "b d"]]:
         """The intention vectors by "consistent/DOMAIN" and "specific/DOMAIN" (Eq. 7), for probes."""
-        found = {}
+        found: dict[str, Float[Array, "b d"]] = {}
         for name in self.names:
             vectors = self.domains[name](fields.sequences[name], fields.target_vector, None)
             kinds = ("consistent", "specific") if self.config.is_disentangled else ("pooled",)
@@ -256,7 +256,8 @@ class ELiveRec(ImpressionRanker):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """lambda1 L_dcor + lambda2 L_contrast (Eq. 8-10) and what to log of them, means over the groups."""
         config = self.config
-        penalty, metrics = jnp.zeros(()), {}
+        penalty = jnp.zeros(())
+        metrics: dict[str, Float[Array, ""]] = {}
         groups = {name: tuple(self._groups(of) for of in pair) for name, pair in vectors.items()}
         kept = {name: self._groups(of) for name, of in masks.items()}
         if config.independence:

@@ -294,6 +294,7 @@ class Timeline:
         """A policy's model for a day, and the run to evaluate it in."""
         if policy in ("cold", "warm"):
             found = self._trained(start if policy == "warm" else day, day)
+            assert isinstance(found.run, RelationRun), "checked before anything was trained"
             return {policy: (found.run, found.run.scorer_function()(found.state))}
         config = self._cell(start if policy == "frozen" else day, day, 1)
         own = prepare_relations(config, self._cut(config))

@@ -128,10 +128,9 @@ def prepare_relations(config: RunConfig, data: LiveCommerceData | None = None, t
 
 def _check_protocols(config: RunConfig) -> None:
     """Models of relations and of events have protocols and baselines of their own."""
-    if learns_events(config):
-        kind, protocols, baselines = "a table of events", EVENT_PROTOCOLS, LIVE_BASELINES
-    else:
-        kind, protocols, baselines = "relations", RELATION_PROTOCOLS, BASELINES
+    kind = "a table of events" if learns_events(config) else "relations"
+    protocols: tuple[str, ...] = EVENT_PROTOCOLS if learns_events(config) else RELATION_PROTOCOLS
+    baselines: tuple[str, ...] = LIVE_BASELINES if learns_events(config) else BASELINES
     for key, given, known in (
         ("protocols", config.evaluation.protocols, protocols),
         ("baselines", config.evaluation.baselines, baselines),

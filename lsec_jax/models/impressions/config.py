@@ -127,11 +127,13 @@ class ImpressionConfig:
         """The features with the chosen sequences, and with the labels of the model's tasks."""
         chosen = self.sequences or tuple(of.name for of in self.features.sequences)
         labels = (self.features.labels[0].name, *self.tasks)
-        return dataclasses.replace(
+        found = dataclasses.replace(
             self.features,
             sequences=tuple(of for of in self.features.sequences if of.name in chosen),
             labels=tuple(next(of for of in self.features.labels if of.name == name) for name in labels),
         )
+        used = {field.table for _, field in found.all_fields()}
+        return dataclasses.replace(found, tables=tuple(of for of in found.tables if of.name in used))
 
     @property
     def task_tables(self) -> tuple[str, ...]:
