@@ -20,14 +20,13 @@ from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
 from lsec_jax.training import event_parts
 from lsec_jax.training.base_run import Run
+from lsec_jax.training.event_evaluation import RowScorer
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 
 # Rows that are scored at once: their elements, [rows, t, d], fit the memory of small devices.
 SCORED_ROWS = 2048
 _STREAM = 1  # of a run's seed, as the first task of relations has it
-
-RowScorer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 class EventRun(Run):
