@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from lsec_jax.training.evaluation import EvaluationRow
+
 LEVEL = 0.95
+_DRAWN_AT_ONCE = 2**22  # users of all resamples that are in memory together
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -52,26 +55,60 @@ def welch_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str
 
 
 def bootstrap_difference(
-    higher: np.ndarray, lower: np.ndarray, num_draws: int = 1000, seed: int = 0
+    higher: np.ndarray,
+    lower: np.ndarray,
+    num_draws: int = 1000,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The mean of higher - lower over users with the 95% percentile interval of resampled users.
 
     Args:
-        higher: one value per user, [u].
-        lower: of the same users, in the same order, [u].
+        higher: one value per user, [u]; NaN = the user has none.
+        lower: of the same users, in the same order, [u]; NaN for the same ones.
         num_draws: resamples.
         seed: of the resamples.
+        weights: of the users in the mean, e.g. their impressions, [u]; None = equal. Each resample's mean has the
+            weights of its own users.
 
     Returns:
         "mean", "low", "high".
     """
-    if higher.shape != lower.shape:
-        raise ValueError(f"pairs need equally many values, got {higher.shape} and {lower.shape}")
-    differences = higher.astype(np.float64) - lower.astype(np.float64)
+    weights = np.ones(higher.shape) if weights is None else weights.astype(np.float64)
+    if not higher.shape == lower.shape == weights.shape:
+        raise ValueError(f"pairs need equally many values, got {higher.shape}, {lower.shape} and {weights.shape}")
+    if not np.array_equal(np.isnan(higher), np.isnan(lower)):
+        raise ValueError("pairs need values of the same users, but others are NaN")
+    kept = ~np.isnan(higher) & (weights > 0)
+    if not kept.any():
+        raise ValueError("no user has a value; nothing can be resampled")
+    weights = weights[kept]
+    weighted = weights * (higher[kept].astype(np.float64) - lower[kept].astype(np.float64))
     generator = np.random.default_rng(seed)
-    means = [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(num_draws)]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"mean": float(differences.mean()), "low": float(low), "high": float(high)}
+    means = []
+    for draws in np.array_split(np.arange(num_draws), -(-num_draws * len(weights) // _DRAWN_AT_ONCE)):
+        users = generator.integers(0, len(weights), (len(draws), len(weights)))
+        means.append(weighted[users].sum(axis=1) / weights[users].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"mean": float(weighted.sum() / weights.sum()), "low": float(low), "high": float(high)}
+
+
+def paired_rows(
+    higher: EvaluationRow, lower: EvaluationRow, metrics: Sequence[str], num_draws: int = 1000, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """`bootstrap_difference` of two evaluations of the same users, by metric that is a mean over users.
+
+    Users are resampled whole, with all their requests and impressions; metrics of requests and impressions weigh them
+    as the metric does.
+    """
+    if not np.array_equal(higher.user_ids, lower.user_ids):
+        raise ValueError("the rows are of different users; evaluate both on the same split and users")
+    return {
+        name: bootstrap_difference(
+            higher.per_user[name], lower.per_user[name], num_draws, seed, higher.weights.get(name)
+        )
+        for name in metrics
+    }
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -93,6 +93,16 @@ class Run(abc.ABC):
     def baseline_scorers(self, split: str) -> Mapping[str, Any]:
         """The config's baselines fitted on training data, and the oracle of a simulated world, by name."""
 
+    def examined(self, scorers: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+        """What a report says besides the leaderboard: Markdown, and the same for JSON.
+
+        Args:
+            scorers: by name, as `scorer_function` returns them.
+            rows: of the leaderboard, those of baselines too.
+        """
+        del scorers, rows
+        return "", {}
+
     @abc.abstractmethod
     def embedded_nodes(self) -> Iterable[NodeTable]:
         """The nodes behind the rows of the embedding tables, by name of the table."""

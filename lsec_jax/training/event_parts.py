@@ -139,14 +139,19 @@ def examine(
 
 
 def markdown(examinations: Mapping[str, Examination], metrics: Sequence[str] = ("auc", "gauc", "ndcg@10")) -> str:
-    """Returns tables of parts and discoverability, by name of the model; metrics that a part lacks are "-"."""
+    """Returns tables of parts and discoverability, by name of the model.
+
+    Metrics that a part lacks are "-", parts without impressions are left out.
+    """
     lines = ["| model | impressions of | impressions | positive | " + " | ".join(metrics) + " |"]
     lines.append("|---|---|---|---|" + "---|" * len(metrics))
     for model, found in examinations.items():
         whole = Part("all", found.row.metrics, found.row.counts)
         for part in (whole, *found.parts):
             size = part.counts["impressions"]
-            share = f"{part.counts['positives'] / size:.1%}" if size else "-"
+            if not size:
+                continue
+            share = f"{part.counts['positives'] / size:.1%}"
             values = [f"{part.metrics[name]:.4f}" if name in part.metrics else "-" for name in metrics]
             lines.append(f"| {model} | {part.name} | {size} | {share} | " + " | ".join(values) + " |")
     if any(found.discoverability for found in examinations.values()):

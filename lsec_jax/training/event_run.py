@@ -1,7 +1,7 @@
 """Runs over a table of events: batches of declared features of its rows, rankings of what was shown together."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -18,6 +18,7 @@ from lsec_jax.data.splits import event_rows
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
+from lsec_jax.training import event_parts
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.event_evaluation import RowScorer
 from lsec_jax.training.state import TrainState
@@ -92,6 +93,20 @@ class EventRun(Run):
         """The config's live baselines, which know the past of each row only, and the oracle of a simulated world."""
         del split  # they are the same for both
         return self.evaluator.baseline_scorers()
+
+    def examined(self, scorers: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+        """Parts of the impressions, and how much of what is ranked first had not been shown lately.
+
+        Of the scorers, of the best baseline and of the oracle, on the last held-out split.
+        """
+        split, baselines = self.held_out()[-1], self.evaluator.baseline_scorers()
+        scores = {row["model"]: row["metrics"]["auc"] for row in rows if row["split"] == split}
+        best = max(baselines.keys() - {"oracle"}, key=lambda name: scores.get(name, 0.0), default="")
+        chosen = {**scorers, **{name: of for name, of in baselines.items() if name in (best, "oracle")}}
+        found = {name: event_parts.examine(self.evaluator, scorer, split) for name, scorer in chosen.items()}
+        cutoffs = [f"ndcg@{k}" for k in self.config.evaluation.cutoffs]
+        text = event_parts.markdown(found, ("auc", "gauc", *cutoffs))
+        return f"### {split}, impressions in parts\n\n{text}", {name: of.to_json() for name, of in found.items()}
 
 
 def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:

@@ -118,9 +118,10 @@ def _report(workdir: Path, trained: Trained) -> str:
     scorers = {reports.model_name(config): prepared.scorer_function()(state)}
     rows = reports.rows(prepared, scorers, prepared.held_out(), config.evaluation.protocols, progress.train_seconds)
     rows += reports.baseline_rows(prepared, prepared.held_out(), config.evaluation.protocols)
+    examined = prepared.examined(scorers, rows)
 
     def write() -> str:
-        report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress)
+        report = reports.write(workdir, prepared, rows, int(state.step), last_step, progress, examined)
         plots.draw(workdir, rows)
         return report
 

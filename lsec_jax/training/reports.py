@@ -107,8 +107,16 @@ def table(report_rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_step: int, progress: Progress) -> str:
-    """Writes report.json and report.md; returns the latter."""
+def write(
+    workdir: Path,
+    run: Run,
+    report_rows: list[Row],
+    best_step: int,
+    last_step: int,
+    progress: Progress,
+    examined: tuple[str, dict[str, Any]] = ("", {}),
+) -> str:
+    """Writes report.json and report.md; returns the latter. `examined` is what `Run.examined` says."""
     content: dict[str, Any] = {
         "rows": report_rows,
         "best_step": best_step,
@@ -117,6 +125,7 @@ def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_
         "compile_seconds": progress.compile_seconds,
         "data": run.describe(),
         "environment": environment(),
+        **({"examined": examined[1]} if examined[1] else {}),
     }
     write_json(workdir / "report.json", content)
     data = content["data"]
@@ -130,6 +139,7 @@ def write(workdir: Path, run: Run, report_rows: list[Row], best_step: int, last_
             f"{progress.train_seconds:.0f} s of training in all, {progress.compile_seconds:.0f} s of them compilation.",
             "",
             table(report_rows),
+            examined[0],
             *(f"- {text}: {count}" for text, count in sorted(data["counts"].items())),
             "",
         ]

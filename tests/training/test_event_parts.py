@@ -106,10 +106,12 @@ def test_discoverability_is_that_of_a_loop_over_requests(data, found):
     assert found.discoverability[0].share > 0.01
 
 
-def test_the_report_shows_every_part_and_what_is_not_known_as_a_dash(found):
+def test_the_report_shows_every_part_that_has_impressions_and_what_is_not_known_as_a_dash(found):
     text = event_parts.markdown({"random": found}, ("auc", "ndcg@3"))
     for part in found.parts:
-        assert f"| random | {part.name} | {part.counts['impressions']} |" in text
+        size = part.counts["impressions"]
+        assert (f"| random | {part.name} | {size} |" in text) == (size > 0)
+    assert {part.counts["impressions"] > 0 for part in found.parts} == {True, False}
     assert (
         f"| random | all | 3616 | {found.row.counts['positives'] / 3616:.1%} | {found.row.metrics['auc']:.4f}" in text
     )
