@@ -233,16 +233,16 @@ def encoding_section(result: Result) -> str:
     verdict = "reached" if core >= result["target"] else "NOT REACHED"
     return "\n".join(
         [
-            f"Packed batches of {result['batch_size']:,} records of declared features: 6 ids, 6 numbers, 3 labels and two "
-            f"sequences of {result['length']} behaviours with 3 ids each, {result['rows'][0]['batch_bytes'] / 1e6:.1f} "
-            f"MB a batch, from columns on disk (in the page cache) on one core; the order of blocks of "
+            f"Packed batches of {result['batch_size']:,} records of declared features: 6 ids, 6 numbers, 3 labels and "
+            f"two sequences of {result['length']} behaviours with 3 ids each, "
+            f"{result['rows'][0]['batch_bytes'] / 1e6:.1f} MB a batch, from columns on disk (in the page cache) on one "
+            f"core, which shares caches and memory with whatever else ran; the order of blocks of "
             f"{result['block_rows']} rows is shuffled. Medians of {markdown.seeds(result)}, a process each, with their "
             "smallest and largest.\n",
             encoding_table(result),
-            f"- The target of {result['target'] / 1e6:.1f} M per second of one core is {verdict}: {core / 1e6:.2f} M at "
-            "the least.",
-            "- On a CPU device: through a thread that makes batches ahead, on the same core. Copying: one batch's arrays "
-            "into new ones. Memory: anonymous, above that before the first batch.",
+            f"- The target of {result['target'] / 1e6:.1f} M per second of one core is {verdict}: {core / 1e6:.2f} M.",
+            "- On a CPU device: through a thread that makes batches ahead, on the same core. Copying: one batch's "
+            "arrays into new ones. Memory: anonymous, above that before the first batch.",
             "",
             markdown.circumstances(result),
         ]

@@ -118,3 +118,13 @@ def scaled(encoder, name, value, transform=""):
         return 0.0, 1.0
     value = math.log1p(value) if transform else float(value)
     return (value - mean) / deviation, 0.0
+
+
+def columns_of(encoder, batch, name, sequence=None):
+    """A field's columns of a batch."""
+    fields = encoder.layout.fields
+    if sequence:
+        fields = next(of.fields for of in encoder.layout.sequences if of.name == sequence)
+    field = next(of for of in fields if of.name == name)
+    source = batch["ids"][field.table] if field.kind == "ids" else batch["numbers"]
+    return source[:, field.start : field.stop]

@@ -14,7 +14,7 @@ from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.splits import event_rows
 from lsec_jax.data.vocabularies import hash_ids
-from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
+from lsec_jax.declaration import Field, Label, SequenceFields, Table
 from lsec_jax.schema import TRAIN, Events, Feature
 from tests.data.encoded_worlds import (
     CLICKS,
@@ -25,6 +25,7 @@ from tests.data.encoded_worlds import (
     TABLES,
     WATCHES,
     behaviours_before,
+    columns_of,
     declaration,
     external,
     row_of,
@@ -38,16 +39,6 @@ ROWS = np.r_[0, 3, 900:910, 1_380:1_400]
 @pytest.fixture(scope="module")
 def encoder():
     return EventEncoder(world(), declaration())
-
-
-def columns_of(encoder, batch, name, sequence=None):
-    """A field's columns of a batch."""
-    fields = encoder.layout.fields
-    if sequence:
-        fields = next(of.fields for of in encoder.layout.sequences if of.name == sequence)
-    field = next(of for of in fields if of.name == name)
-    source = batch["ids"][field.table] if field.kind == "ids" else batch["numbers"]
-    return source[:, field.start : field.stop]
 
 
 def assert_same(first, second):
@@ -201,53 +192,6 @@ def test_numbers_become_answers_from_a_threshold_on():
     labels = (Label("liked", "rating", at_least=4.0), Label("rated", "rating"))
     answers = EventEncoder(data, declaration(labels=labels)).answers(np.arange(4))
     np.testing.assert_array_equal(answers, [[0, 1], [1, 1], [1, 1], [np.nan, np.nan]])
-
-
-def test_ids_that_training_shows_seldom_or_never_have_row_0_and_are_counted():
-    data = world()
-    shown = data.events["impression"]
-    train = event_rows(data, shown, TRAIN)
-    later = np.arange(train.stop, 1_500)
-    fields = tuple(dataclasses.replace(field, table="") for field in FIELDS)
-    plain = EventEncoder(data, Declaration(fields=fields, labels=LABELS))
-    rooms = shown.ids("room")
-    in_training = {*rooms[train]}
-    batch = plain.encode(np.arange(1_500))
-    is_new = np.array([room not in in_training for room in rooms])
-    assert 0 < is_new.sum() < len(later)
-    np.testing.assert_array_equal(columns_of(plain, batch, "room")[:, 0] == 0, is_new)
-    assert plain.unknown(later)["room"] == is_new.sum()
-    assert plain.unknown(np.arange(train.stop))["room"] == 0
-    known = columns_of(plain, batch, "room")[train, 0]
-    assert {*known} == {*range(1, plain.layout.table("room").num_rows)}  # each row has an id that training shows
-
-    tables = (Table("room", min_count=4), Table("streamer", max_size=5))
-    fields = tuple(dataclasses.replace(f, table=f.name if f.name in ("room", "streamer") else "") for f in FIELDS)
-    fewer = EventEncoder(data, Declaration(tables=tables, fields=fields, labels=LABELS))
-    counts = np.bincount(rooms[train], minlength=len(data.nodes["room"]))
-    found = columns_of(fewer, fewer.encode(np.arange(1_500)), "room")[:, 0]
-    np.testing.assert_array_equal(found > 0, counts[rooms] >= 4)
-    streamers = shown.ids("streamer")
-    counts = np.bincount(streamers[train], minlength=len(data.nodes["streamer"]))
-    order = np.argsort(-counts, kind="stable")[:5]
-    assert fewer.fitted["vocabularies"]["streamer"] == data.nodes["streamer"].ids[order].tolist()
-    assert fewer.layout.table("streamer").num_rows == 6
-
-
-def test_behaviours_that_no_training_row_could_see_have_no_row():
-    data = world()
-    encoder = EventEncoder(data, declaration())
-    clicks, shown = data.events["product_click"], data.events["impression"]
-    train = event_rows(data, shown, TRAIN)
-    last_seen = {}
-    for row in range(train.stop):
-        last_seen[shown.ids("user")[row]] = shown.time[row]
-    visible = {
-        data.nodes["item"].ids[clicks.ids("item")[i]]
-        for i in range(len(clicks))
-        if clicks.time[i] + HISTORIES[1].delay < last_seen.get(clicks.ids("user")[i], -1.0)
-    }
-    assert {*encoder.fitted["vocabularies"]["products.item"]} == visible
 
 
 def test_an_id_has_one_row_in_all_fields_of_a_table(encoder):

@@ -175,6 +175,30 @@ def test_ages_and_columns_of_behaviours_belong_to_their_items():
     np.testing.assert_array_equal(found["watched"][row], events.value("watched")[before])
 
 
+def test_behaviours_that_are_not_known_yet_are_left_out_and_the_others_move_up():
+    """Also where no column is shown: by the slow definition, for every row."""
+    data = with_histories(log(seed=3))
+    plain = HistoryView("watches", 4, with_ages=True, columns=("stay_seconds",))
+    view = dataclasses.replace(plain, known_after="stay_seconds", known_after_unit=20.0, hides="behaviours")
+    rows = np.arange(300)
+    every, found, items_alone = (
+        EventColumns(data, "impression", histories=[of])(rows)["histories"]["watches"]
+        for of in (plain, view, dataclasses.replace(view, with_ages=False, columns=()))
+    )
+    moments, num_hidden = data.events["impression"].time, 0
+    for row in rows:
+        stay = np.fmax(every["stay_seconds"][row], 0.0)
+        is_known = (every["items"][row] >= 0) & (moments[row] - every["ages"][row] + 20.0 * stay < moments[row])
+        num_hidden += ((every["items"][row] >= 0) & ~is_known).sum()
+        pad = 4 - is_known.sum()
+        assert found["items"][row].tolist() == [-1] * pad + every["items"][row][is_known].tolist()
+        np.testing.assert_array_equal(found["ages"][row], np.r_[[np.nan] * pad, every["ages"][row][is_known]])
+        wanted = np.r_[[np.nan] * pad, every["stay_seconds"][row][is_known]]
+        np.testing.assert_array_equal(found["stay_seconds"][row], wanted)
+    assert num_hidden > 20
+    np.testing.assert_array_equal(items_alone["items"], found["items"])
+
+
 def test_the_owner_is_the_role_of_its_type():
     data = log()
     config = HistoryConfig("given", events="gift", owner="giver", item="room", moments=("gift",), length=3)
@@ -222,6 +246,11 @@ WRONG = {
         ConfigError,
         r"known_after = 'watched' is true or false, not a time",
         {"histories": [HistoryView("watches", 4, columns=("room",), known_after="watched")]},
+    ),
+    "hides": (
+        ConfigError,
+        r"histories 'watches': hides = 'all'; choose 'columns' or 'behaviours'",
+        {"histories": [HistoryView("watches", 4, hides="all")]},
     ),
     "known after no unit": (
         ConfigError,
