@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_FOUNDATION = {"schema", "config", "config_json", "declaration"}
 _LAYERS = {"nn", "losses", "regularisers", "metrics", "event_metrics", "event_past"}
 _MODELS = {"models", "ranking", "scorers", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
