@@ -12,6 +12,7 @@ from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Tabl
 from lsec_jax.models import eliverec
 
 SECONDS = 1.0 / 86400.0  # in days, the world's unit
+LENGTH = 20  # users of this world have entered ten rooms on average
 
 
 def declared() -> Declaration:
@@ -38,6 +39,7 @@ def declared() -> Declaration:
             SequenceFields(
                 "watches",
                 "watches",
+                length=LENGTH,
                 fields=(
                     Field("streamer_id", "item", table="streamer"),
                     Field("category", "room.category", table="topic"),
@@ -50,6 +52,7 @@ def declared() -> Declaration:
             SequenceFields(
                 "clicks",
                 "clicks",
+                length=LENGTH,
                 fields=(
                     Field("item_id", "item", table="item"),
                     Field("category", "item.category", table="topic"),

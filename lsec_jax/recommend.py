@@ -9,15 +9,21 @@ available then are listed; the data must say when that is. A user whom the data 
 edge in any of the model's relations, gets the popularity list; the column `source` then says "popularity" instead of
 "model". Columns: user_id, rank, item_id, score, source. --export_embeddings=DIR also writes the final vectors of every
 node type with their ids. --mesh=DATAxMODEL divides the work over devices as in lsec_jax.evaluate.
+
+A model of impressions (eLiveRec) needs --at: candidates are the rooms that are live then, and what is read of them and
+of the users was known before. Columns: user_id, rank, room_id, score, source, is_repeat.
 """
 
 from pathlib import Path
 
+import numpy as np
 from absl import flags, logging
 
 from lsec_jax import cli
 from lsec_jax.config import ConfigError
-from lsec_jax.training import serving
+from lsec_jax.training import live_serving, serving
+from lsec_jax.training.event_run import EventRun
+from lsec_jax.training.relation_run import RelationRun
 from lsec_jax.training.run import prepare
 from lsec_jax.training.workdirs import load_config, restore_best
 from lsec_jax.training.writers import require_writable
@@ -49,6 +55,10 @@ def main() -> None:
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
     run = prepare(config, trains=False)
+    if isinstance(run, EventRun):
+        _recommend_live(run, workdir, users, output, at)
+        return
+    assert isinstance(run, RelationRun)
     offered = None if at is None else serving.offered_at(run, at)
     state, _ = restore_best(run, workdir)
     if _K.value > (num_items := run.num_targets()):
@@ -58,6 +68,27 @@ def main() -> None:
     if export is not None:
         serving.export_embeddings(run, state, export)
         logging.info("wrote %s", export)
+
+
+def _recommend_live(
+    run: EventRun, workdir: Path, users: np.ndarray | None, output: Path, at: serving.Moment | None
+) -> None:
+    """Lists of a model of impressions; refuses flags that have no meaning for it."""
+    if at is None:
+        raise ConfigError(
+            f"--at is missing: '{run.config.model.name}' ranks what is available at a time; give a number or date as "
+            "in the data"
+        )
+    if _INCLUDE_SEEN.value:
+        raise ConfigError("--include_seen: rooms of known streamers are always candidates; leave the flag out")
+    if _EXPORT.value:
+        raise ConfigError(
+            f"--export_embeddings: '{run.config.model.name}' has no final vectors of nodes; leave the flag out"
+        )
+    live_serving.candidates_at(run, at)  # before the checkpoint is read
+    state, _ = restore_best(run, workdir)
+    counts = live_serving.write_live_recommendations(run, state, users, _K.value, output, at)
+    logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":

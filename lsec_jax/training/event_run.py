@@ -68,15 +68,17 @@ class EventRun(Run):
 
         Outputs are logits of binary labels, and expected values of others in the label's transformed unit.
         """
-        return lambda state: functools.partial(self._score, state.params)
+        return lambda state: functools.partial(self.score, state.params)
 
-    def _score(self, params: Params, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def score(self, params: Params, rows: np.ndarray, encoder: EventEncoder | None = None) -> dict[str, np.ndarray]:
+        """Outputs by task of rows [b] of the run's table, or of the table that another encoder reads."""
+        encode = (self.encoder if encoder is None else encoder).encode
         size = -(-SCORED_ROWS // self.strategy.num_replicas) * self.strategy.num_replicas
         found: list[dict[str, np.ndarray]] = []
         for start in range(0, len(rows), size):
             own = rows[start : start + size]
             padded = np.concatenate([own, np.full(size - len(own), own[-1])])
-            batch = self.strategy.place(self.encoder.encode(padded), Part.ROWS)
+            batch = self.strategy.place(encode(padded), Part.ROWS)
             scores = jax.device_get(self.strategy.whole(self._predict(params, batch)))
             found.append({name: np.asarray(values)[: len(own)] for name, values in scores.items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}

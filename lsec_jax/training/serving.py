@@ -101,6 +101,24 @@ def offered_at(run: RelationRun, at: Moment) -> np.ndarray:
         DataError: none is available then.
     """
     data, name = run.data, run.data.relations[run.task].target
+    spans = check_moment(data, name, at)
+    offered = data.availability[name].at(at.time)
+    if not offered.any():
+        raise DataError(f"--at={at.text}: no {name} is available then; {spans}; give a time between")
+    read_as = data.time_text(at.time)
+    logging.info("--at=%s (%s): %d of %d %ss available", at.text, read_as, offered.sum(), len(offered), name)
+    return offered
+
+
+def check_moment(data: LiveCommerceData, name: str, at: Moment) -> str:
+    """Checks that availability of a node type is known and that a time is of the data's kind.
+
+    Returns:
+        When the availability's windows start and end, for messages.
+
+    Raises:
+        ConfigError: the data does not say when targets are available, or has dates and this is none, or the reverse.
+    """
     availability = data.availability.get(name)
     if availability is None:
         raise ConfigError(
@@ -112,12 +130,7 @@ def offered_at(run: RelationRun, at: Moment) -> np.ndarray:
         found, wanted = ("a date", "numbers") if at.is_date else ("a number", "dates")
         example = f"date {DATE_EXAMPLES}" if data.has_dates else "number in their unit"
         raise ConfigError(f"--at={at.text}: {found}, but this data's times are {wanted}; {spans}; give a {example}")
-    offered = availability.at(at.time)
-    if not offered.any():
-        raise DataError(f"--at={at.text}: no {name} is available then; {spans}; give a time between")
-    read_as = data.time_text(at.time)
-    logging.info("--at=%s (%s): %d of %d %ss available", at.text, read_as, offered.sum(), len(offered), name)
-    return offered
+    return spans
 
 
 def _span(data: LiveCommerceData, times: np.ndarray) -> str:
@@ -158,7 +171,7 @@ def write_recommendations(
     seen = None if include_seen else bought
     model = run.scorer_function()(state)
     counts = {"users": len(external), "users_from_popularity": int((~is_known).sum()), "rows": 0}
-    with _table_writer(output) as write:
+    with table_writer(output) as write:
         for start in range(0, len(external), USERS_AT_ONCE):
             block = slice(start, start + USERS_AT_ONCE)
             ids, scores = _lists(run, (model, popularity), internal[block], is_known[block], seen, offered, k)
@@ -202,7 +215,7 @@ def _lists(
 
 
 @contextlib.contextmanager
-def _table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
+def table_writer(output: Path) -> Iterator[Callable[[pa.Table], None]]:
     """Yields write(table); the file gets its name only when all of it has been written."""
     temporary = output.with_name(output.name + ".tmp")
     writer = None

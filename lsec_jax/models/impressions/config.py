@@ -13,6 +13,7 @@ from lsec_jax.schema.needs import Needs
 WEIGHTINGS = ("fixed", "adaptive", "uncertainty")
 LOOK_AHEADS = ("first_order", "one_step")
 DTYPES = ("float32", "bfloat16")
+ADAPTIVE_KEYS = ("total_task_weight", "weight_entropy", "look_ahead", "look_ahead_rate")
 
 
 @dataclasses.dataclass
@@ -31,6 +32,7 @@ class ImpressionConfig:
         task_weighting: "fixed" (`task_weights`), "adaptive" (`models/impressions/weights.py`) or "uncertainty"
             (Kendall et al. 2018).
         task_weights: of `tasks`, in their order; with "fixed" one for each.
+        total_task_weight: of "adaptive", the sum of the weights; 0 = their number. The paper's fixed ones sum to 0.7.
         weight_entropy: of "adaptive", weight of the entropy of the weights, which keeps them from collapsing.
         look_ahead: of "adaptive", what its net is trained by: "first_order" (gradient cosines) or "one_step" (the
             primary loss after a step of `look_ahead_rate` on the shared representation, which costs more).
@@ -50,6 +52,7 @@ class ImpressionConfig:
     tower_reads_dynamic: bool = False
     task_weighting: str = "fixed"
     task_weights: tuple[float, ...] = ()
+    total_task_weight: float = 0.0
     weight_entropy: float = 0.1
     look_ahead: str = "first_order"
     look_ahead_rate: float = 0.1
@@ -59,7 +62,7 @@ class ImpressionConfig:
 
     # Keys that only say how a model trains: a run may start from one that has other values.
     TRAINING_KEYS: ClassVar[tuple[str, ...]] = (
-        *("embedding_std", "task_weights", "weight_entropy", "look_ahead", "look_ahead_rate"),
+        *("embedding_std", "task_weights", "total_task_weight", "weight_entropy", "look_ahead", "look_ahead_rate"),
         *("dropout", "l2", "dtype"),
     )
 
@@ -84,7 +87,7 @@ class ImpressionConfig:
         require_choice("config.model.task_weighting", self.task_weighting, WEIGHTINGS)
         require_choice("config.model.look_ahead", self.look_ahead, LOOK_AHEADS)
         require_choice("config.model.dtype", self.dtype, DTYPES)
-        for key in ("weight_entropy", "look_ahead_rate", "l2", "dropout"):
+        for key in ("total_task_weight", "weight_entropy", "look_ahead_rate", "l2", "dropout"):
             require_at_least(f"config.model.{key}", getattr(self, key), 0)
         if not self.dropout < 1:
             raise ConfigError(f"config.model.dropout = {self.dropout} must be below 1")
@@ -108,7 +111,7 @@ class ImpressionConfig:
                 f"config.model.task_weighting = '{self.task_weighting}', but config.model.tasks is empty: there is "
                 "nothing to weight; name tasks, or set it to 'fixed'"
             )
-        for key in ("weight_entropy", "look_ahead", "look_ahead_rate") if self.task_weighting != "adaptive" else ():
+        for key in ADAPTIVE_KEYS if self.task_weighting != "adaptive" else ():
             if getattr(self, key) != getattr(defaults, key):
                 raise ConfigError(
                     f"config.model.{key} = {getattr(self, key)}: only task_weighting 'adaptive' has this key; leave it "
