@@ -100,6 +100,8 @@ def get_config(variant: str = "") -> RunConfig:
             product="clicks",
             tasks=("stay", "bag", "product"),
             task_weighting="adaptive",
+            total_task_weight=0.7,  # that of the paper's fixed weights; more of it costs the primary task
+            embedding_std=0.1,
             embedding_dim=16,
             tower_reads_dynamic=True,
         ),

@@ -12,7 +12,7 @@ from typing import Any
 
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.models import ctr_baselines, eliverec
-from lsec_jax.models.impressions.config import ImpressionConfig
+from lsec_jax.models.impressions.config import ADAPTIVE_KEYS, ImpressionConfig
 from lsec_jax.models.impressions.encoders import EncoderConfig
 
 Rows = dict[str, RunConfig]
@@ -105,7 +105,7 @@ SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
 }
 
 _DEFAULTS = ImpressionConfig()
-_OF_ADAPTIVE = {name: getattr(_DEFAULTS, name) for name in ("weight_entropy", "look_ahead", "look_ahead_rate")}
+_OF_ADAPTIVE = {name: getattr(_DEFAULTS, name) for name in ADAPTIVE_KEYS}
 _SINGLE_TASK: dict[str, Any] = {"tasks": (), "task_weighting": "fixed", "task_weights": (), **_OF_ADAPTIVE}
 _ADAPTIVE: dict[str, Any] = {"task_weighting": "adaptive", "task_weights": ()}
 

@@ -89,7 +89,8 @@ class TaskWeights(nnx.Module):
         """W = n softmax(net(cosine, log loss, task)), of the n auxiliary tasks (Eq. 14)."""
         seen = jnp.stack([cosines, jnp.log(jnp.maximum(losses, 1e-6))], axis=1)
         hidden = jax.nn.relu(self.hidden(jnp.concatenate([seen, self.task_vectors[...]], axis=1)))
-        return len(cosines) * jax.nn.softmax(self.output(hidden)[:, 0])
+        total = self.config.total_task_weight or len(cosines)
+        return total * jax.nn.softmax(self.output(hidden)[:, 0])
 
     def _gains(
         self,
@@ -127,6 +128,6 @@ def gradient_cosines(gradients: Sequence[Float[Array, "b D"]]) -> Float[Array, "
 
 
 def _entropy(weights: Float[Array, " n"]) -> Float[Array, ""]:
-    """Of the shares w / n."""
-    shares = weights / len(weights)
+    """Of the shares of the weights' sum."""
+    shares = weights / weights.sum()
     return -(shares * jnp.log(jnp.maximum(shares, 1e-12))).sum()
