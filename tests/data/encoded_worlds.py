@@ -16,7 +16,7 @@ DAY = 1.0 / 86_400
 SLOW = 4_000 * DAY  # as if watches were known late, so that many of them are hidden
 HISTORIES = (
     HistoryConfig("watches", item="room", where="watched"),
-    HistoryConfig("clicks", events="product_click", item="item", delay=0.01),
+    HistoryConfig("clicks", events="product_click", item="item", delay=0.5),
 )
 TABLES = (Table("room", min_count=3), Table("streamer", max_size=12), Table("category"), Table("user", buckets=64))
 FIELDS = (

@@ -184,6 +184,14 @@ def test_labels_are_not_defined_where_nothing_was_asked(encoder):
     np.testing.assert_array_equal(np.isnan(other), short)
 
 
+def test_a_condition_hides_answers_that_the_column_has():
+    shown, rows = world().events["impression"], np.arange(1_500)
+    labels = (Label("any", "position", "regression"), Label("seen", "position", "regression", only_if="watched"))
+    every, seen = EventEncoder(world(), declaration(labels=labels, fields=FIELDS[:-1])).answers(rows).T
+    np.testing.assert_array_equal(every, shown.value("position"))
+    np.testing.assert_array_equal(seen, np.where(shown.value("watched"), every, np.nan))
+
+
 def test_numbers_become_answers_from_a_threshold_on():
     shown = world().events["impression"]
     rating = np.array([1.0, 4.0, 5.0, np.nan], np.float32)[np.arange(1_500) % 4]

@@ -70,6 +70,15 @@ def test_a_candidate_that_was_shown_is_encoded_as_its_impression(is_materialized
     np.testing.assert_array_equal(encoder.encode(rows)["labels"], encoder.answers(rows))  # it still reads its own
 
 
+def test_candidates_see_the_histories_of_impressions_at_their_moment():
+    """Of every impression, with the delay after which behaviours are known."""
+    data, rows = world(), np.arange(1_500)
+    found = CandidateEvents(data, declaration())(*of_impressions(data, rows))
+    for histories in found.data.histories.values():
+        np.testing.assert_array_equal(histories.ends[CANDIDATES][found.rows], histories.ends["impression"])
+    assert data.histories["clicks"].delay > 0
+
+
 def test_features_are_those_of_the_newest_event_before_the_moment():
     data = world()
     shown = data.events["impression"]
