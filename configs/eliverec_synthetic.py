@@ -107,8 +107,8 @@ def get_config(variant: str = "") -> RunConfig:
         ),
         histories=histories(),
         split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        training=TrainingConfig(num_steps=2000, batch_size=1024, evaluate_every=200, patience=4, metric="gauc"),
+        optimizer=OptimizerConfig(learning_rate=5e-3),
+        training=TrainingConfig(num_steps=1600, batch_size=512, evaluate_every=400, patience=4, metric="gauc"),
         evaluation=EvaluationConfig(
             protocols=("impressions",),
             cutoffs=(1, 3, 10),
@@ -117,13 +117,12 @@ def get_config(variant: str = "") -> RunConfig:
     )
     if variant == "ablations":
         config.data = synthetic.Config(num_users=2_000, live=live(200_000))
-        config.training.num_steps, config.training.evaluate_every = 400, 80
+        config.training.num_steps, config.training.evaluate_every = 640, 160
     elif variant == "tiny":
         config.data = synthetic.live_tiny(live(30_000))
         config.model.embedding_dim, config.model.num_heads = 8, 2
         config.model.tower_widths, config.model.expert_widths, config.model.task_tower_widths = (32, 16), (16,), (16,)
         config.model.regulariser_group_size = 64
-        config.optimizer.learning_rate = 3e-3
         config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 60, 256, 30
     elif variant:
         raise ValueError(f"unknown variant ':{variant}'; this config has ':ablations' and ':tiny'")
