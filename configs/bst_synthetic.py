@@ -6,13 +6,13 @@ EXPECTED_bst
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.live_world.declared import declared, feed, histories
+from lsec_jax.data.sources.live_world.declared import declared, feed, histories, world
 from lsec_jax.models import ctr_baselines
 
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=synthetic.Config(num_users=10_000, live=feed(1_000_000)),
+        data=world(10_000),
         model=ctr_baselines.Config(
             variant="bst",
             features=declared(),

@@ -1,23 +1,23 @@
-"""eLiveRec on a simulated world with rooms: who enters which room of a feed, from watches and product clicks.
+"""eLiveRec on a simulated world with rooms: who enters which room of a feed, from watches and purchases.
 
-A million impressions in requests of some rooms each; watched rooms and clicked products are the two sequences, staying,
+A million impressions in requests of some rooms each; watched rooms and bought products are the two sequences, staying,
 opening the goods bag and clicking a product the tasks beside it. Features and histories are declared in
 `lsec_jax/data/sources/live_world/declared.py`, which configs of other models share.
 """
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.live_world.declared import declared, feed, histories
+from lsec_jax.data.sources.live_world.declared import declared, feed, histories, world
 from lsec_jax.models import eliverec
 
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=synthetic.Config(num_users=10_000, live=feed(1_000_000)),
+        data=world(10_000),
         model=eliverec.Config(
             features=declared(),
             channel="watches",
-            product="clicks",
+            product="purchases",
             tasks=("stay", "bag", "product"),
             task_weighting="adaptive",
             total_task_weight=0.7,  # that of the paper's fixed weights; more of it costs the primary task
@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> RunConfig:
         ),
     )
     if variant == "ablations":
-        config.data = synthetic.Config(num_users=2_000, live=feed(200_000))
+        config.data = world(2_000)
         config.training.num_steps, config.training.evaluate_every = 640, 160
     elif variant == "tiny":
         config.data = synthetic.live_tiny(feed(30_000))

@@ -4,6 +4,7 @@ Configs of several models share it, as configs are loaded by path and cannot imp
 """
 
 from lsec_jax.config import HistoryConfig
+from lsec_jax.data.sources import synthetic
 from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 
@@ -46,8 +47,8 @@ def declared() -> Declaration:
                 known_after_unit=SECONDS,
             ),
             SequenceFields(
-                "clicks",
-                "clicks",
+                "purchases",
+                "purchases",
                 length=LENGTH,
                 fields=(
                     Field("item_id", "item", table="item"),
@@ -66,11 +67,16 @@ def declared() -> Declaration:
 
 
 def histories() -> tuple[HistoryConfig, ...]:
-    """Rooms that the user entered and products that she clicked."""
+    """Streamers whose rooms the user entered, and products that she bought in rooms, however she came there."""
     return (
         HistoryConfig("watches", item="streamer", where="watched"),
-        HistoryConfig("clicks", events="product_click", item="item"),
+        HistoryConfig("purchases", events="purchase", item="item"),
     )
+
+
+def world(num_users: int) -> synthetic.Config:
+    """A world with a hundred impressions and fifteen purchases outside the feed for each user."""
+    return synthetic.Config(num_users=num_users, num_buy=15 * num_users, live=feed(100 * num_users))
 
 
 def feed(num_impressions: int) -> LiveConfig:
