@@ -133,6 +133,17 @@ def pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def shown(names: list[str]) -> list[str]:
+    """Which of a leaderboard's metrics the tables have: three of the primary task, and those of the others."""
+    ranked = [name for name in names if name.startswith("ndcg@")]
+    return ["auc", "gauc", *ranked[-1:], *(name for name in names if name.startswith(("auc_", "rmse_")))]
+
+
+def rate_row(name: str, rows: Rows) -> str:
+    """The row whose validation chooses a row's learning rate: its own."""
+    return name
+
+
 def _fixed(base: RunConfig) -> dict[str, Any]:
     count = len(base.model.tasks)
     weights = FIXED_WEIGHTS if count == len(FIXED_WEIGHTS) else (0.7 / count,) * count

@@ -12,6 +12,7 @@ from benchmarks.quality import gowalla, impression_rows, influence, rechub_agree
 from lsec_jax.config import ConfigError, validate
 from lsec_jax.config_json import differences
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_intentions import intentions_result
 from tests.benchmarks.test_next_item import next_item_result
 from tests.benchmarks.test_prequential import prequential_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
@@ -144,6 +145,7 @@ def all_results():
         "suite_gpu": {**suite_result(), "environments": [{**ENVIRONMENT, "device": "a GPU"}]},
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
         "next_item": next_item_result(),
+        "intentions": intentions_result(),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
