@@ -90,8 +90,12 @@ def encoders(base: RunConfig) -> Rows:
 
 def regularisers(base: RunConfig) -> Rows:
     """Figure 6: the weights of the two regularisers, one at a time."""
-    rows = {f"lambda1={value:g}": _changed(base, independence=value) for value in LAMBDAS}
-    return {**rows, **{f"lambda2={value:g}": _changed(base, contrast_weight=value) for value in LAMBDAS}}
+    rows = {}
+    for symbol, key in (("lambda1", "independence"), ("lambda2", "contrast_weight")):
+        own = getattr(base.model, key)
+        rows |= {f"{symbol}={value:g}": _changed(base, **{key: value}) for value in LAMBDAS if value != own}
+    own = base.model.independence, base.model.contrast_weight
+    return {f"lambda1={own[0]:g}, lambda2={own[1]:g}": copy.deepcopy(base), **rows}
 
 
 SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
