@@ -14,7 +14,7 @@ from benchmarks import runs
 from lsec_jax.config import ConfigError
 
 OURS, BEFORE, COPIES = "lsec_jax", "before", "copies"
-PEERS = ("pytorch_csr", "rechub", "recbole")
+PEERS = ("pytorch_csr", "rechub", "recbole", "torch_rechub", "deepctr_torch")
 _DRIVERS = runs.ROOT / "benchmarks" / "throughput" / "peers"
 
 

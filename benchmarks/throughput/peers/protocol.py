@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "torch", "dgl", "rechub", "recbole")
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "torch", "dgl", "rechub", "recbole", "torch-rechub", "deepctr-torch")
 
 
 class Unavailable(Exception):
