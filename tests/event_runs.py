@@ -1,7 +1,5 @@
 """Runs over a small feed of the live world that compile and train in seconds; shared by tests."""
 
-import dataclasses
-
 import pytest
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
