@@ -15,6 +15,7 @@ from lsec_jax import cli
 from lsec_jax.config import PROTOCOLS
 from lsec_jax.data.files import write_json
 from lsec_jax.training import reports
+from lsec_jax.training.event_run import EventRun, log_unknown
 from lsec_jax.training.run import prepare
 from lsec_jax.training.workdirs import load_config, restore_best
 
@@ -41,6 +42,8 @@ def main() -> None:
     scorers = {reports.model_name(config): run.scorer_function()(state)}
     rows = reports.rows(run, scorers, [_SPLIT.value], [protocol], progress.train_seconds)
     print(reports.table(rows))
+    if isinstance(run, EventRun):
+        log_unknown(run, _SPLIT.value)
     write_json(output, {"step": int(state.step), "rows": rows})
     logging.info("wrote %s", output)
 

@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags, logging
 
 from lsec_jax import cli
-from lsec_jax.config import ConfigError
+from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.training import live_serving, serving
 from lsec_jax.training.event_run import EventRun
 from lsec_jax.training.relation_run import RelationRun
-from lsec_jax.training.run import prepare
+from lsec_jax.training.run import learns_events, prepare
 from lsec_jax.training.workdirs import load_config, restore_best
 from lsec_jax.training.writers import require_writable
 
@@ -54,10 +54,10 @@ def main() -> None:
     at = None if _AT.value is None else serving.read_time(_AT.value)
     users = serving.read_users(Path(_USERS.value)) if _USERS.value else None
     config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
-    run = prepare(config, trains=False)
-    if isinstance(run, EventRun):
-        _recommend_live(run, workdir, users, output, at)
+    if learns_events(config):
+        _recommend_live(config, workdir, users, output, at)
         return
+    run = prepare(config, trains=False)
     assert isinstance(run, RelationRun)
     offered = None if at is None else serving.offered_at(run, at)
     state, _ = restore_best(run, workdir)
@@ -71,20 +71,22 @@ def main() -> None:
 
 
 def _recommend_live(
-    run: EventRun, workdir: Path, users: np.ndarray | None, output: Path, at: serving.Moment | None
+    config: RunConfig, workdir: Path, users: np.ndarray | None, output: Path, at: serving.Moment | None
 ) -> None:
     """Lists of a model of impressions; refuses flags that have no meaning for it."""
     if at is None:
         raise ConfigError(
-            f"--at is missing: '{run.config.model.name}' ranks what is available at a time; give a number or date as "
+            f"--at is missing: '{config.model.name}' ranks what is available at a time; give a number or date as "
             "in the data"
         )
     if _INCLUDE_SEEN.value:
         raise ConfigError("--include_seen: rooms of known streamers are always candidates; leave the flag out")
     if _EXPORT.value:
         raise ConfigError(
-            f"--export_embeddings: '{run.config.model.name}' has no final vectors of nodes; leave the flag out"
+            f"--export_embeddings: '{config.model.name}' has no final vectors of nodes; leave the flag out"
         )
+    run = prepare(config, trains=False)
+    assert isinstance(run, EventRun)
     live_serving.candidates_at(run, at)  # before the checkpoint is read
     state, _ = restore_best(run, workdir)
     counts = live_serving.write_live_recommendations(run, state, users, _K.value, output, at)

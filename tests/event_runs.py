@@ -1,34 +1,58 @@
 """Runs over a small feed of the live world that compile and train in seconds; shared by tests."""
 
-import dataclasses
+import pytest
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
-from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.live_world.declared import declared, feed, histories
+from lsec_jax.data.sources.live_world.declared import SECONDS, feed, histories
+from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 from lsec_jax.models import ctr_baselines, eliverec
+from lsec_jax.training import compilation
 from tests import runs
 
 SIZES = {"embedding_dim": 4, "embedding_std": 0.1, "num_heads": 2, "tower_widths": (8,), "task_tower_widths": (4,)}
 TASKS = ("stay", "bag")
 
 
-def small_declaration(length=6):
-    """The feed's features; sequences are short."""
-    found = declared()
-    sequences = tuple(dataclasses.replace(of, length=length) for of in found.sequences)
-    return dataclasses.replace(found, sequences=sequences)
+def small_declaration():
+    """Some of the feed's features, one of each kind, and short sequences; a vocabulary with a threshold, and a hash."""
+    stay = {"known_after": "stay_seconds", "known_after_unit": SECONDS}
+    return Declaration(
+        tables=(Table("user", min_count=20), Table("streamer"), Table("item", buckets=16)),
+        fields=(
+            Field("user_id", "user", "context", table="user"),
+            Field("activity", "user.log_activity", "context"),
+            Field("streamer_id", "streamer", "target", table="streamer"),
+            Field("category", "room.category", "target"),
+            Field("viewers", ".viewers", "dynamic", transform="log1p"),
+        ),
+        sequences=(
+            SequenceFields(
+                "watches",
+                "watches",
+                length=4,
+                fields=(Field("streamer_id", "item", table="streamer"), Field("stay", "stay_seconds")),
+                **stay,
+            ),
+            SequenceFields("clicks", "clicks", length=4, fields=(Field("item_id", "item", table="item"),)),
+        ),
+        labels=(
+            Label("watched", "watched"),
+            Label("stay", "stay_seconds", kind="regression", transform="log1p", only_if="watched"),
+            Label("bag", "goods_bag_click", only_if="watched"),
+        ),
+    )
 
 
 def eliverec_model(**keys):
     """eLiveRec with both sequences, two tasks, adaptive weights and regularisers."""
     sizes = {**SIZES, "expert_widths": (4,), "num_experts": 2, "gate_width": 4, "regulariser_group_size": 8}
     tasks = {"tasks": TASKS, "task_weighting": "adaptive", "total_task_weight": 0.7}
-    of = {"features": small_declaration(), "channel": "watches", "product": "clicks", "tower_reads_dynamic": True}
+    of = {"features": small_declaration(), "channel": "watches", "product": "clicks"}
     return eliverec.Config(**{**of, **sizes, **tasks, **keys})
 
 
-def baseline_model(variant, **keys):
-    """A baseline on the same features."""
+def baseline_model(variant="wdl", **keys):
+    """A baseline on the same features; the default compiles fastest."""
     sizes = {**SIZES, "activation_widths": (4,), "expert_widths": (4,), "num_experts": 2}
     return ctr_baselines.Config(**{"features": small_declaration(), "variant": variant, **sizes, **keys})
 
@@ -43,10 +67,18 @@ def event_config(model=None, data=None, **training):
     steps = {"num_steps": 8, "batch_size": 64, "evaluate_every": 4, "patience": 0, "metric": "auc", "log_every": 2}
     return RunConfig(
         data=small_world() if data is None else data,
-        model=eliverec_model() if model is None else model,
+        model=baseline_model() if model is None else model,
         histories=histories(),
         split=SplitConfig(method="time", fractions=(0.7, 0.15, 0.15)),
         optimizer=OptimizerConfig(learning_rate=0.02),
         training=TrainingConfig(**{**steps, **training}),
         evaluation=EvaluationConfig(protocols=("impressions",), cutoffs=(1, 3), baselines=("popularity", "watch_rate")),
     )
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Programs that several runs of a module have in common compile once."""
+    with runs.no_cache_after():
+        compilation.use_cache(tmp_path_factory.mktemp("programs"))
+        yield

@@ -108,7 +108,9 @@ class EventRun(Run):
         found = {name: event_parts.examine(self.evaluator, scorer, split) for name, scorer in chosen.items()}
         cutoffs = [f"ndcg@{k}" for k in self.config.evaluation.cutoffs]
         text = event_parts.markdown(found, ("auc", "gauc", *cutoffs))
-        return f"### {split}, impressions in parts\n\n{text}", {name: of.to_json() for name, of in found.items()}
+        unknown = next(iter(found.values())).unknown  # of the rows, whoever scores them
+        text += "".join(f"\n- {line}" for line in unknown_lines(unknown, split, len(_split_rows(self, split))))
+        return f"### {split}, impressions in parts\n\n{text}\n", {name: of.to_json() for name, of in found.items()}
 
 
 def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:
@@ -124,10 +126,21 @@ def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:
     return EventBatches(columns, rows, config.training.batch_size, (config.seed, _STREAM))
 
 
+def unknown_lines(unknown: Mapping[str, int], split: str, num_rows: int) -> list[str]:
+    """Says how many ids of a split's rows are in no vocabulary, by field: they share the first row of their table."""
+    return [
+        f"{split}: ids of '{field}' that training does not know, in {num_rows} impressions: {count}"
+        for field, count in unknown.items()
+        if count
+    ]
+
+
 def log_unknown(run: EventRun, split: str) -> None:
-    """Logs how many ids of a split's rows are in no vocabulary: they share the first row of their table."""
+    """Logs the same of a run's split."""
+    for line in unknown_lines(run.evaluator.unknown(split), split, len(_split_rows(run, split))):
+        logging.info(line)
+
+
+def _split_rows(run: EventRun, split: str) -> np.ndarray | range:
     rows = event_rows(run.data, run.data.events[run.task], SPLITS[split])
-    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-    for field, count in run.encoder.unknown(numbers).items():
-        if count:
-            logging.info("%s: %d of %d rows have an unknown '%s'", split, count, len(numbers), field)
+    return range(rows.start, rows.stop) if isinstance(rows, slice) else rows

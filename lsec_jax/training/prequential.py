@@ -35,7 +35,7 @@ from lsec_jax.training.data_records import data_differences, describe_data
 from lsec_jax.training.evaluation import baseline_scorers, oracle_scorer
 from lsec_jax.training.initialisation import Origin
 from lsec_jax.training.relation_run import RelationRun
-from lsec_jax.training.run import prepare_relations
+from lsec_jax.training.run import prepare_relations, require_relations
 from lsec_jax.training.writers import make_directory
 
 POLICIES = ("cold", "warm", "refreshed", "frozen")
@@ -94,6 +94,7 @@ def run(config: RunConfig, settings: Settings, workdir: Path) -> str:
     """
     settings.validate()
     config_lib.validate(config)
+    require_relations(config)
     given = {"config": config_json.to_json(config), "warm_steps": settings.warm_steps}
     if settings.day_length is not None:
         given["day_length"] = settings.day_length

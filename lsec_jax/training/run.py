@@ -114,13 +114,18 @@ def _host_inputs(config: RunConfig, data: LiveCommerceData, num_shards: int, hos
         return inputs if num_shards == 1 else config.model.divide(inputs, num_shards)
 
 
-def prepare_relations(config: RunConfig, data: LiveCommerceData | None = None, trains: bool = True) -> RelationRun:
-    """As `prepare`, of a model of relations; raises ConfigError for another one before anything is loaded."""
+def require_relations(config: RunConfig) -> None:
+    """Refuses a model of events, for commands that are for models of relations; raises ConfigError."""
     if learns_events(config):
         raise ConfigError(
             f"'{config.model.name}' trains on the table of events '{config.model.task_tables[0]}'; this command is for "
             "models of relations (docs/papers.md)"
         )
+
+
+def prepare_relations(config: RunConfig, data: LiveCommerceData | None = None, trains: bool = True) -> RelationRun:
+    """As `prepare`, of a model of relations; raises ConfigError for another one before anything is loaded."""
+    require_relations(config)
     run = prepare(config, data, trains)
     assert isinstance(run, RelationRun)
     return run
@@ -146,7 +151,13 @@ def _check_metric(config: RunConfig) -> None:
     """Early stopping needs a metric that the first protocol measures."""
     protocol, cutoffs = config.evaluation.protocols[0], config.evaluation.cutoffs
     if learns_events(config):
-        known = event_metrics.metric_names(config.model.declaration.labels, cutoffs)
+        measured = event_metrics.metric_names(config.model.declaration.labels, cutoffs)
+        known = tuple(name for name in measured if event_metrics.is_higher_better(name))
+        if config.training.metric in measured and config.training.metric not in known:
+            raise ConfigError(
+                f"config.training.metric = '{config.training.metric}': the best checkpoint is that of the highest "
+                f"value, and of this metric a high one is no good; choose one of: {', '.join(known)}"
+            )
     else:
         known = metric_names(protocol, cutoffs)
     if config.training.metric not in known:

@@ -58,7 +58,9 @@ class DinEncoder(nnx.Module):
         self.weights = nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for shape in shapes])
         self.biases = nnx.List([nnx.Param(jnp.zeros(of)) for of in (*layer_widths, 1)])
         is_prelu = activation == "prelu"
-        self.slopes = nnx.List([nnx.Param(jnp.full(of, _PRELU_SLOPE)) for of in layer_widths]) if is_prelu else None
+        # With a dtype: a weak one would become strong in the first step, and the second would compile again.
+        slopes = [nnx.Param(jnp.full(of, _PRELU_SLOPE, jnp.float32)) for of in layer_widths]
+        self.slopes = nnx.List(slopes) if is_prelu else None
         self.dtype = dtype
 
     def __call__(
