@@ -44,7 +44,8 @@ def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
         return figure
     unit, scale = ("minutes", 60) if measured[-1]["train_seconds"] > 120 else ("seconds", 1)
     times = [line["train_seconds"] / scale for line in measured]
-    for name in leaderboard_metrics(protocol, measured[0].keys() - {"step", "kind", "train_seconds"}):
+    shown = leaderboard_metrics(protocol, measured[0].keys() - {"step", "kind", "train_seconds"})
+    for name in [name for name in shown if not name.startswith("rmse_")][:_PANELS]:  # errors have other units
         right.plot(times, [line[name] for line in measured], label=name, marker=".")
     right.set(xlabel=f"training time, {unit}", ylabel="metric", title=f"{kind.capitalize()}, {protocol}")
     right.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: six of them leave no room inside

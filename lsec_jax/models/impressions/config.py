@@ -37,7 +37,7 @@ class ImpressionConfig:
         look_ahead: of "adaptive", what its net is trained by: "first_order" (gradient cosines) or "one_step" (the
             primary loss after a step of `look_ahead_rate` on the shared representation, which costs more).
         look_ahead_rate: of "one_step".
-        dropout: share of the units of towers and encoders that a training step leaves out.
+        dropout: share of what the towers read, and of the units inside Transformers, that a training step leaves out.
         l2: weight of half the squared norm of the batch's embeddings, mean over its rows.
         dtype: of activations: "float32", or "bfloat16", with parameters, softmax, sums and losses in float32.
     """

@@ -16,6 +16,7 @@ from lsec_jax.models.impressions.fields import Batch, FieldEncoder, Fields, Rows
 from lsec_jax.models.impressions.tasks import task_losses
 from lsec_jax.models.impressions.weights import TaskWeights
 from lsec_jax.nn import replicas
+from lsec_jax.nn.dropout import dropout
 from lsec_jax.nn.towers import Tower
 
 Tables = Mapping[str, Float[Array, "_ d"]]
@@ -125,7 +126,10 @@ class ImpressionRanker(nnx.Module):
 
     def loss_of_rows(self, rows: Rows, inputs: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Metrics]:
         """`loss` from the rows that `lookups` asks for."""
+        key, own_key = jax.random.split(key)
         represented = self._represent(rows, batch, Draws(key, batch["places"]))
+        kept = dropout(represented.shared, self.config.dropout, own_key, batch["places"])
+        represented = represented._replace(shared=kept)
         labels = self.layout.labels
 
         def losses_of(shared: Float[Array, "b D"]) -> Float[Array, " m"]:
