@@ -34,10 +34,10 @@ from jaxtyping import Array, Float, Int
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout, SequenceLayout
 from lsec_jax.models.impressions.config import ImpressionConfig
-from lsec_jax.models.impressions.encoders import EncoderConfig, build_encoder
+from lsec_jax.models.impressions.encoders import EncoderConfig, build_encoder, values_per_row
 from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, Rows, side_by_side
-from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented
-from lsec_jax.nn.attention import masked_mean, target_attention
+from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
+from lsec_jax.nn.attention import target_attention
 from lsec_jax.nn.experts import MixtureOfExperts
 from lsec_jax.nn.towers import Tower
 
@@ -87,7 +87,7 @@ class Mean(nnx.Module):
 
     def __call__(self, sequence: Behaviours, target: Float[Array, "b d"], draws: Draws | None) -> Float[Array, "b d"]:
         """[b, t, d] -> [b, d]."""
-        return masked_mean(sequence.elements, sequence.mask)
+        return sequence.mean()
 
 
 class Pooled(nnx.Module):
@@ -156,6 +156,7 @@ class SequenceRanker(ImpressionRanker):
 
     def __init__(self, config: Config, layout: Layout, rngs: nnx.Rngs):
         super().__init__(config, layout, rngs)
+        self.config: Config
         self.pools = nnx.Dict({of.name: self._pool(config, of, rngs) for of in layout.sequences})
         parts = self.fields.part_widths
         widths = [self._pooled_width(config, of) for of in layout.sequences]
@@ -175,13 +176,18 @@ class SequenceRanker(ImpressionRanker):
     def _pooled_width(self, config: Config, sequence: SequenceLayout) -> int:
         return config.embedding_dim * (sequence.length + 1 if config.variant == "bst" else 1)
 
+    def _values_per_row(self, sequence: SequenceLayout) -> int:
+        kinds = {"bst": "transformer", "din": "din", "hgn": "hgn"}
+        kind = kinds.get(self.config.variant)
+        return 0 if kind is None else values_per_row(self.config, kind, sequence.length)
+
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """Context, target and one vector for each sequence, side by side."""
         pooled = []
         for i, sequence in enumerate(self.layout.sequences):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            pool = self.pools[sequence.name]
-            pooled.append(pool(fields.sequences[sequence.name], fields.target_vector, own))
+            read = self.pools[sequence.name], fields.sequences[sequence.name], fields.target_vector, own
+            pooled.append(read_in_blocks(*read, self._values_per_row(sequence)))
         return Represented(side_by_side([fields.context, fields.target_vector, *pooled]), fields.dynamic)
 
 
@@ -218,7 +224,7 @@ class Mmoe(SequenceRanker):
 
     def make_towers(self, rngs: nnx.Rngs) -> None:
         """Experts, and a tower on the mixture of each task."""
-        config: Config = self.config  # type: ignore[assignment]
+        config = self.config
         num_tasks = len(self.layout.labels)
         read = self.shared_width + (sum(self.fields.part_widths["dynamic"]) if self._reads_dynamic else 0)
         self.experts = MixtureOfExperts(

@@ -28,9 +28,9 @@ from lsec_jax import regularisers
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout
 from lsec_jax.models.impressions.config import ImpressionConfig
-from lsec_jax.models.impressions.encoders import ENCODERS, EncoderConfig, build_encoder
+from lsec_jax.models.impressions.encoders import ENCODERS, EncoderConfig, build_encoder, values_per_row
 from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, side_by_side
-from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented
+from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
 from lsec_jax.nn.disentangle import Disentangler
 from lsec_jax.nn.experts import MixtureOfExperts
 from lsec_jax.nn.towers import Tower
@@ -196,6 +196,9 @@ class ELiveRec(ImpressionRanker):
         sequences = {of.name: of for of in layout.sequences}
         self.names = tuple(name for name in (config.channel, config.product) if name)
         self.domains = nnx.Dict({name: Domain(config, sequences[name], rngs) for name in self.names})
+        self.values_per_row = {
+            name: values_per_row(config, config.encoder, sequences[name].length) for name in self.names
+        }
         num_vectors = len(self.names) * (2 if config.is_disentangled else 1)
         # Fields of the gate unit: those of the context, the target, and each domain's vectors.
         width = config.embedding_dim
@@ -218,7 +221,8 @@ class ELiveRec(ImpressionRanker):
         vectors = {}
         for i, name in enumerate(self.names):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
-            vectors[name] = self.domains[name](fields.sequences[name], fields.target_vector, own)
+            read = self.domains[name], fields.sequences[name], fields.target_vector, own
+            vectors[name] = read_in_blocks(*read, self.values_per_row[name])
         shared = side_by_side([fields.context, fields.target_vector, *(of for pair in vectors.values() for of in pair)])
         penalty: Float[Array, ""] | float = 0.0
         metrics: dict[str, Float[Array, ""]] = {}

@@ -77,3 +77,16 @@ def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rn
     elif kind == "hgn":
         options["max_length"] = sequence.length
     return encoder.build(kind, config.embedding_dim, rngs, **options)
+
+
+def values_per_row(config: Any, kind: str, length: int) -> int:
+    """Numbers of the largest result between the elements of a sequence and the states of its encoder.
+
+    Args:
+        config: as of `build_encoder`.
+        kind: of ENCODERS.
+        length: of the sequence.
+    """
+    width = config.embedding_dim
+    widths = {"transformer": config.feed_forward_width or 4 * width, "din": max(config.activation_widths)}
+    return length * max(width, widths.get(kind, 0))

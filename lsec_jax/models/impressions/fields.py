@@ -8,6 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from lsec_jax.declaration.layout import FieldLayout, Layout, SequenceLayout
+from lsec_jax.nn.attention import masked_mean
+from lsec_jax.nn.dense import dense
 
 Batch = Mapping[str, Any]
 Rows = Mapping[str, Float[Array, "b s d"]]
@@ -17,12 +19,28 @@ class Behaviours(NamedTuple):
     """One behaviour sequence of each row.
 
     Attributes:
-        elements: [b, t, d], newest last, anything where the mask is False.
+        values: the fields of each element side by side, [b, t, f], newest last, anything where the mask is False.
         mask: [b, t] bool.
+        projection: from f to d.
     """
 
-    elements: Float[Array, "b t d"]
+    values: Float[Array, "b t f"]
     mask: Bool[Array, "b t"]
+    projection: nnx.Linear
+
+    @property
+    def elements(self) -> Float[Array, "b t d"]:
+        """The projected elements."""
+        weights, bias = self.projection.kernel[...], self.projection.bias
+        assert bias is not None
+        return dense(self.values.astype(self.projection.dtype), weights, bias[...])
+
+    def mean(self) -> Float[Array, "b d"]:
+        """Mean of the projected elements in float32, 0 of none; the values' mean is projected, not each element."""
+        weights, bias = self.projection.kernel[...], self.projection.bias
+        assert bias is not None
+        found = dense(masked_mean(self.values, self.mask), weights, bias[...])
+        return jnp.where(self.mask.any(axis=1)[:, None], found, 0.0)
 
 
 class Fields(NamedTuple):
@@ -80,8 +98,7 @@ class FieldEncoder(nnx.Module):
         parts = {name: self._part(name, rows, batch) for name in self.part_widths}
         sequences = {
             of.name: Behaviours(
-                self.element_projections[of.name](self._elements(of, rows, batch).astype(self.dtype)),
-                batch["masks"][of.name],
+                self._elements(of, rows, batch), batch["masks"][of.name], self.element_projections[of.name]
             )
             for of in self.layout.sequences
         }

@@ -1,7 +1,7 @@
 """What every ranker of impressions is: tables beside a trunk, towers on what the trunk hands over, weighted tasks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 from lsec_jax import losses
 from lsec_jax.declaration.layout import LabelLayout, Layout
 from lsec_jax.models.impressions.config import ImpressionConfig
-from lsec_jax.models.impressions.fields import Batch, FieldEncoder, Fields, Rows, table_width
+from lsec_jax.models.impressions.fields import Batch, Behaviours, FieldEncoder, Fields, Rows, table_width
 from lsec_jax.models.impressions.tasks import task_losses
 from lsec_jax.models.impressions.weights import TaskWeights
 from lsec_jax.nn import replicas
 from lsec_jax.nn.dropout import dropout
+from lsec_jax.nn.row_blocks import in_row_blocks
 from lsec_jax.nn.towers import Tower
 
 Tables = Mapping[str, Float[Array, "_ d"]]
@@ -49,6 +50,31 @@ class Represented(NamedTuple):
     dynamic: Float[Array, "b e"]
     penalty: Float[Array, ""] | float = 0.0
     metrics: Mapping[str, Float[Array, ""]] = {}
+
+
+def read_in_blocks(
+    read: Callable[[Behaviours, Array, Draws | None], Any],
+    sequence: Behaviours,
+    target: Float[Array, "b d"],
+    draws: Draws | None,
+    values_per_row: int,
+) -> Any:
+    """Reads a sequence for its target, blocks of rows at a time where that is faster; see `nn/row_blocks.py`.
+
+    Args:
+        read: from the sequence, the target and draws to vectors of each row.
+        sequence: what is read.
+        target: e_vt.
+        draws: of a training step.
+        values_per_row: numbers of the largest result in between.
+    """
+
+    def one(values: Array, mask: Array, target: Array, places: Array | None) -> Any:
+        own = None if draws is None or places is None else draws._replace(places=places)
+        return read(sequence._replace(values=values, mask=mask), target, own)
+
+    arrays = (sequence.values, sequence.mask, target, None if draws is None else draws.places)
+    return in_row_blocks(one, arrays, values_per_row)
 
 
 def _start_of(label: LabelLayout) -> float:
