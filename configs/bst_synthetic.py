@@ -12,11 +12,11 @@ from lsec_jax.models import ctr_baselines
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=world(10_000),
+        data=world(33_334),
         model=ctr_baselines.Config(
             variant="bst",
             features=declared(),
-            embedding_std=0.1,
+            embedding_std=0.3,
             embedding_dim=16,
             tower_reads_dynamic=True,
         ),

@@ -13,7 +13,7 @@ from lsec_jax.models import eliverec
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=world(10_000),
+        data=world(33_334),
         model=eliverec.Config(
             features=declared(),
             channel="watches",
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> RunConfig:
             tasks=("stay", "bag", "product"),
             task_weighting="adaptive",
             total_task_weight=0.7,  # that of the paper's fixed weights; more of it costs the primary task
-            embedding_std=0.1,
+            embedding_std=0.3,
             embedding_dim=16,
             tower_reads_dynamic=True,
         ),
@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> RunConfig:
         ),
     )
     if variant == "ablations":
-        config.data = world(2_000)
+        config.data = world(6_667)
         config.training.num_steps, config.training.evaluate_every = 640, 160
     elif variant == "tiny":
         config.data = synthetic.live_tiny(feed(30_000))

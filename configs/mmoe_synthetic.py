@@ -12,13 +12,13 @@ from lsec_jax.models import ctr_baselines
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=world(10_000),
+        data=world(33_334),
         model=ctr_baselines.Config(
             variant="mmoe",
             features=declared(),
             tasks=("stay", "bag", "product"),
             task_weights=(0.3, 0.3, 0.1),  # those of eLiveRec's paper
-            embedding_std=0.1,
+            embedding_std=0.3,
             embedding_dim=16,
             tower_reads_dynamic=True,
         ),

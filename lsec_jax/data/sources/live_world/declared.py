@@ -9,7 +9,7 @@ from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 
 SECONDS = 1.0 / 86400.0  # in days, the world's unit
-LENGTH = 20  # behaviours of a sequence: users of this world have entered ten rooms on average
+LENGTH = 20  # behaviours of a sequence: users of this world have five visits and ten purchases on average
 
 
 def declared() -> Declaration:
@@ -75,15 +75,19 @@ def histories() -> tuple[HistoryConfig, ...]:
 
 
 def world(num_users: int) -> synthetic.Config:
-    """A world with a hundred impressions and fifteen purchases outside the feed for each user."""
-    return synthetic.Config(num_users=num_users, num_buy=15 * num_users, live=feed(100 * num_users))
+    """A world in which a user enters few rooms, and buys more in rooms that she comes to by other ways than the feed.
+
+    There are thirty impressions and twenty such purchases for each user, so that what she bought says more of her tastes
+    than what she watched, and both together say more than either.
+    """
+    return synthetic.Config(num_users=num_users, num_buy=20 * num_users, live=feed(30 * num_users))
 
 
 def feed(num_impressions: int) -> LiveConfig:
     """Rooms that are entered for what they show rather than out of habit, and a taste for products of its own."""
     return LiveConfig(
         num_impressions=num_impressions,
-        specific_tastes=0.4,
+        specific_tastes=0.25,
         enter_taste=3.0,
         enter_repeat=1.0,
         policy_repeat=1.0,
