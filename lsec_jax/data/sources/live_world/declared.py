@@ -17,7 +17,6 @@ def declared() -> Declaration:
     return Declaration(
         tables=(Table("streamer"), Table("topic"), Table("item")),
         fields=(
-            Field("user", "user", "context"),
             Field("gender", "user.gender", "context"),
             Field("age", "user.age_band", "context"),
             Field("device", "user.device_price_band", "context"),
