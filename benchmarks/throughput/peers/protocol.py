@@ -27,7 +27,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "torch", "dgl", "rechub", "recbole", "torch-rechub", "deepctr-torch")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torch",
+    "dgl",
+    "rechub",
+    "recbole",
+    "torch-rechub",
+    "deepctr-torch",
+)
 
 
 class Unavailable(Exception):
