@@ -19,8 +19,8 @@ from benchmarks.throughput.sections import (
     preparation_section,
     preparation_table,
 )
+from benchmarks.throughput.suite_section import ranker_section, targets_table
 from benchmarks.throughput.suite_section import section as suite_section
-from benchmarks.throughput.suite_section import targets_table
 from lsec_jax.training import prequential_report
 
 NOT_MEASURED = "not measured\n"
@@ -353,6 +353,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "world": ("The live world beside published statistics", world_section, world_table),
     "suite": ("How fast each kind of work is", suite_section, targets_table),
     "suite_gpu": ("How fast each kind of work is on a GPU", suite_section, targets_table),
+    "rankers": ("Training steps of rankers of impressions", ranker_section, targets_table),
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),

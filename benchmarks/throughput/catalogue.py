@@ -14,6 +14,7 @@ MODULES = {
     "ranking": "ranking",
     "pipeline": "storage",
     "checkpoint": "storage",
+    "ranker": "rankers",
 }
 
 

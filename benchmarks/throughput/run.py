@@ -33,8 +33,6 @@ from benchmarks.throughput.rows.row import Row
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, require_choice
 from lsec_jax.data.files import write_json
-from lsec_jax.data.sources import prepared
-from lsec_jax.schema import TRAIN
 
 
 class RowFailedError(ConfigError):
@@ -83,7 +81,7 @@ def measure_row(
     return {
         "row": name,
         "size": size,
-        "workload": _counts(folder),
+        "workload": workloads.counts(row.workload, folder),
         "results": results,
         "ratios": summary.ratios(results),
         "unavailable": why,
@@ -122,15 +120,6 @@ def measure_all(
 
 def _file(name: str, size: str) -> str:
     return f"{name.replace('/', '_')}_{size}"
-
-
-def _counts(folder: Path) -> dict[str, Any]:
-    data = prepared.Config(str(folder)).load()
-    return {
-        "nodes": {name: len(table) for name, table in data.nodes.items()},
-        "train_edges": {name: len(of.edges(TRAIN)[0]) for name, of in data.relations.items()},
-        "events": {name: len(of) for name, of in data.events.items()},
-    }
 
 
 def command() -> str:

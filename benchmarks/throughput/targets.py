@@ -48,6 +48,13 @@ PEER_TARGETS = (
     PeerTarget(f"LightGCN-BPR step, {_WITH}", "step/lightgcn_bpr", ("pytorch_csr",), 2.0),
     PeerTarget(f"LightGCN-BPR step, {_WITHOUT}", "step/lightgcn_bpr_bcsr", ("pytorch_csr",), 1.3),
 )
+_NAMES = {"din": "DIN", "mmoe": "MMoE", "bst": "BST"}
+RANKER_TARGETS = tuple(
+    PeerTarget(f"{name} step, {width} wide", f"ranker/{model}/{width}", peers, 2.0)
+    for model, name in _NAMES.items()
+    for width in (16, 64, 128)
+    for peers in [("torch_rechub", "deepctr_torch") if width == 16 and model != "bst" else ("torch_rechub",)]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +94,11 @@ def is_on_cpu(result: Mapping[str, Any]) -> bool:
     return all(of["device"].lower() == "cpu" for of in result["environments"])
 
 
+def is_of_rankers(result: Mapping[str, Any]) -> bool:
+    """Whether the result has rows of rankers alone, which is a result of its own."""
+    return {row["row"].partition("/")[0] for row in result["rows"]} == {"ranker"}
+
+
 def verdicts(result: Mapping[str, Any]) -> list[Verdict]:
     """All targets of the device that the result is of; on a CPU another device's are "not measured"."""
     rows = by_name(result)
@@ -95,6 +107,9 @@ def verdicts(result: Mapping[str, Any]) -> list[Verdict]:
         times = worst_times_floor(rows, None)
         share = _over_floor("propagate on a GPU, best backend", device, times, 1 / DEVICE_SHARE, is_share=True)
         return [share, _GOWALLA]
+    rankers = [_beside(target, peer, rows) for target in RANKER_TARGETS for peer in target.peers]
+    if is_of_rankers(result):
+        return [*rankers, Verdict("steps of rankers on a GPU", "torch_rechub", "-")]
     found = [_beside(target, peer, rows) for target in PEER_TARGETS for peer in target.peers]
     for work, backend, most in (
         (f"propagate, forward and backward, {_WITH}", COMPILED, TIMES_FLOOR),

@@ -27,7 +27,7 @@ def in_row_blocks(function: Callable[..., Any], arrays: Sequence[Any], values_pe
         `function(*arrays)`.
     """
     num_rows = len(jax.tree.leaves(arrays)[0])
-    num_blocks = min(num_rows, math.ceil(num_rows * values_per_row / BLOCK_VALUES))
+    num_blocks = _num_blocks(num_rows, values_per_row)
     if jax.default_backend() != "cpu" or num_blocks <= 1:
         return function(*arrays)
     size = math.ceil(num_rows / num_blocks)
@@ -42,3 +42,9 @@ def in_row_blocks(function: Callable[..., Any], arrays: Sequence[Any], values_pe
     one = jax.checkpoint(lambda block: function(*block), prevent_cse=False)
     found = lax.map(one, jax.tree.map(divide, tuple(arrays)))
     return jax.tree.map(lambda of: of.reshape(-1, *of.shape[2:])[:num_rows], found)
+
+
+def _num_blocks(num_rows: int, values_per_row: int) -> int:
+    """As few as the cache allows, or a few more that need no padding, which copies all arrays."""
+    least = min(num_rows, math.ceil(num_rows * values_per_row / BLOCK_VALUES))
+    return next((count for count in range(max(least, 1), 2 * least) if num_rows % count == 0), least)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.throughput import catalogue, contestants, machine, run, summary, workloads
+from benchmarks.throughput import catalogue, contestants, machine, run, summary, targets, workloads
 from benchmarks.throughput.contestants import BEFORE, OURS, Contestant, Effort, Worker
-from benchmarks.throughput.rows import propagation, steps
+from benchmarks.throughput.peers import records
+from benchmarks.throughput.rows import propagation, rankers, steps
 from benchmarks.throughput.rows.row import Row
 from lsec_jax.config import ConfigError
 from lsec_jax.data.sources import prepared
@@ -149,7 +150,10 @@ def test_the_suite_has_every_kind_of_work():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("pytorch=/bin/sh", "give NAME=PYTHON once for each of: pytorch_csr, rechub, recbole"),
+        (
+            "pytorch=/bin/sh",
+            "give NAME=PYTHON once for each of: pytorch_csr, rechub, recbole, torch_rechub, deepctr_torch",
+        ),
         ("rechub", "give NAME=PYTHON"),
         ("rechub=/nowhere/python", "there is no program /nowhere/python"),
         ("rechub=/bin", "there is no program /bin"),
@@ -236,6 +240,43 @@ def test_rows_run_and_run_again_without_compiling(name, folders):
     facts = json.loads(json.dumps(work.facts()))
     assert facts["examples"] is None or facts["examples"] > 0
     json.dumps(work.finish())
+
+
+@pytest.mark.parametrize("model", rankers.MODELS)
+def test_rankers_train_on_the_same_records_in_every_process_and_learn_to_repeat_them(model, folders, monkeypatch):
+    """The layers of the suite, a narrow feed-forward net apart; 4 batches, to see each one twice."""
+    monkeypatch.setitem(rankers.MODELS["bst"], "feed_forward_width", 32)
+    monkeypatch.setattr(records, "LEARNING_RATE", 0.01)
+    again = records.make("tiny")
+    for stored, drawn in zip(records.read(folders["records"]), again, strict=True):
+        np.testing.assert_array_equal(stored, drawn)
+    work = catalogue.row(f"ranker/{model}/16").make(folders["records"], True)
+    for _ in range(3 * records.NUM_BATCHES):
+        work.run()
+    assert work.examples == 64 and work.finish()["last_loss"] < 0.7 * work.finish()["first_loss"]
+
+
+def test_records_are_padded_in_front_and_rankers_read_them_where_the_layout_says(folders):
+    given = records.read(folders["records"])
+    is_there = given.history[0] > 0
+    assert (is_there[:, 1:] >= is_there[:, :-1]).all() and is_there[:, -1].all() and not is_there.all()
+    batch, own = rankers.batches(given, 2)[0], rankers.layout(2)
+    (element,) = own.sequences[0].fields
+    target = next(of for of in own.fields if of.part == "target")
+    ids = np.asarray(batch["ids"][records.TARGET])
+    np.testing.assert_array_equal(ids[:, target.start], given.target[0])
+    np.testing.assert_array_equal(ids[:, element.start : element.stop], given.history[0])
+    assert {name: of.shape[1] for name, of in batch["ids"].items()} == {
+        table.name: own.num_slots(table.name) for table in own.tables
+    }
+    assert ids.max() < own.table(records.TARGET).num_rows
+
+
+def test_every_target_of_a_ranker_is_of_a_row_that_its_peers_know():
+    rows = catalogue.all_rows()
+    for target in targets.RANKER_TARGETS:
+        assert rows[target.row].peers == target.peers
+    assert {of.row for of in targets.RANKER_TARGETS} == {name for name in rows if name.startswith("ranker/")}
 
 
 @pytest.mark.parametrize(("backend", "times"), [("cpu", 8), ("gpu", 32)])

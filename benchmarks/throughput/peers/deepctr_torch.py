@@ -17,10 +17,6 @@ from torch_step import step
 
 sys.path.pop(0)  # this folder, in which "deepctr_torch" is this file
 
-import requests
-
-requests.get = None  # importing the package would ask PyPI for a newer version; what it says then goes to the log
-
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
 from deepctr_torch.models import DIN
 from deepctr_torch.models.multitask import MMOE
