@@ -23,11 +23,12 @@ def get_config(variant: str = "") -> RunConfig:
             total_task_weight=0.7,  # that of the paper's fixed weights; more of it costs the primary task
             embedding_std=0.3,
             embedding_dim=16,
+            history_products=True,
             tower_reads_dynamic=True,
         ),
         histories=histories(),
         split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
-        optimizer=OptimizerConfig(learning_rate=5e-3),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
         training=TrainingConfig(num_steps=1600, batch_size=512, evaluate_every=400, patience=4, metric="gauc"),
         evaluation=EvaluationConfig(
             protocols=("impressions",),

@@ -20,11 +20,12 @@ def get_config(variant: str = "") -> RunConfig:
             task_weights=(0.3, 0.3, 0.1),  # those of eLiveRec's paper
             embedding_std=0.3,
             embedding_dim=16,
+            history_products=True,
             tower_reads_dynamic=True,
         ),
         histories=histories(),
         split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
-        optimizer=OptimizerConfig(learning_rate=5e-3),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
         training=TrainingConfig(num_steps=1600, batch_size=512, evaluate_every=400, patience=4, metric="gauc"),
         evaluation=EvaluationConfig(
             protocols=("impressions",),

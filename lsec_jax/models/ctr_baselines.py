@@ -35,7 +35,7 @@ from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout, SequenceLayout
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.models.impressions.encoders import EncoderConfig, build_encoder, values_per_row
-from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, Rows, side_by_side
+from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, Rows, history_products, side_by_side
 from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
 from lsec_jax.nn.attention import target_attention
 from lsec_jax.nn.experts import MixtureOfExperts
@@ -160,6 +160,7 @@ class SequenceRanker(ImpressionRanker):
         self.pools = nnx.Dict({of.name: self._pool(config, of, rngs) for of in layout.sequences})
         parts = self.fields.part_widths
         widths = [self._pooled_width(config, of) for of in layout.sequences]
+        widths += [config.embedding_dim] * (len(layout.sequences) if config.history_products else 0)
         self.shared_width = sum(parts["context"]) + config.embedding_dim + sum(widths)
         self.make_towers(rngs)
 
@@ -188,6 +189,7 @@ class SequenceRanker(ImpressionRanker):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
             read = self.pools[sequence.name], fields.sequences[sequence.name], fields.target_vector, own
             pooled.append(read_in_blocks(*read, self._values_per_row(sequence)))
+        pooled += history_products(fields) if self.config.history_products else []
         return Represented(side_by_side([fields.context, fields.target_vector, *pooled]), fields.dynamic)
 
 

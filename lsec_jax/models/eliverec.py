@@ -8,6 +8,7 @@ and the ablations of its Tables III and IV as keys.
 Departures:
 - The regularisers are computed inside fixed groups of `regulariser_group_size` rows, so that the number of devices does
   not change the loss; the paper takes the whole batch of each worker.
+- Distance correlation is the unbiased estimate by default: on groups of few rows the biased one is mostly bias.
 - InfoNCE's negatives are rows of other users: a request has several rows of one user, whose vectors are no negatives.
 - The net of the adaptive weights is trained by a look-ahead, not by the loss that it weights
   (`models/impressions/weights.py` says why).
@@ -29,10 +30,10 @@ from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.models.impressions.encoders import ENCODERS, EncoderConfig, build_encoder, values_per_row
-from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, side_by_side
+from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, history_products, side_by_side
 from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
 from lsec_jax.nn.disentangle import Disentangler
-from lsec_jax.nn.experts import MixtureOfExperts
+from lsec_jax.nn.experts import Experts, MixtureOfExperts
 from lsec_jax.nn.towers import Tower
 
 CONTRASTS = ("none", "infonce", "cosine", "euclidean")
@@ -52,9 +53,9 @@ class Config(EncoderConfig, ImpressionConfig):
         is_disentangled: whether vectors of consistent and specific intentions are told apart; else each domain has one.
         prototypes: of the intentions, "pooled" (Eq. 5) or "learned" (Table III).
         retrieval_scale: of the target's attention (Eq. 6): "none" as in the paper, or "sqrt".
-        independence: lambda1, weight of the distance correlation between consistent and specific vectors (Eq. 8-9).
+        independence: lambda1, weight of the distance correlation between consistent and specific vectors (Eq. 8).
         is_unbiased: whether that is the U-centred estimate; the biased one is mostly bias on groups of few rows.
-        contrast: what brings the domains' consistent vectors together (Eq. 10): "infonce", "cosine", "euclidean"
+        contrast: what brings the domains' consistent vectors together (Eq. 9): "infonce", "cosine", "euclidean"
             (Table III), or "none".
         contrast_weight: lambda2.
         temperature: of InfoNCE.
@@ -63,10 +64,11 @@ class Config(EncoderConfig, ImpressionConfig):
         regulariser_group_size: rows that regularisers compare; a divisor of the batch.
         num_experts: of the mixture of experts.
         expert_widths: hidden and output widths of an expert.
-        gate_width: hidden width of the embedding gate unit.
+        gate_width: hidden width of each field's net in the embedding gate unit.
         is_gated: whether the dynamic context gates the fields of the in-channel tasks (Eq. 12).
     """
 
+    attention_scale: str = "width"
     channel: str = "watches"
     product: str = ""
     encoder: str = "transformer"
@@ -177,14 +179,18 @@ class Domain(nnx.Module):
 
 
 class GateUnit(nnx.Module):
-    """The embedding gate unit: each field's weight, a sigmoid of a two-layer net of the dynamic context (Eq. 12)."""
+    """The embedding gate unit: for each field a two-layer net of the dynamic context, and a sigmoid (Eq. 12)."""
 
     def __init__(self, dynamic_width: int, hidden: int, num_fields: int, rngs: nnx.Rngs):
-        self.net = Tower(dynamic_width, (hidden,), rngs, out_width=num_fields)
+        self.nets = Experts(dynamic_width, num_fields, (hidden,), rngs)
+        init = jax.nn.initializers.glorot_uniform()
+        self.weights = nnx.Param(init(rngs.params(), (num_fields, hidden), jnp.float32))
+        self.biases = nnx.Param(jnp.zeros(num_fields))
 
     def __call__(self, dynamic: Float[Array, "b e"]) -> Float[Array, "b f"]:
         """The weights of the fields, in (0, 1)."""
-        return jax.nn.sigmoid(self.net(dynamic))
+        found = jnp.einsum("bfh,fh->bf", self.nets(dynamic)[-1], self.weights[...])
+        return jax.nn.sigmoid(found + jnp.broadcast_to(self.biases[...], found.shape))
 
 
 class ELiveRec(ImpressionRanker):
@@ -202,6 +208,7 @@ class ELiveRec(ImpressionRanker):
         num_vectors = len(self.names) * (2 if config.is_disentangled else 1)
         # Fields of the gate unit: those of the context, the target, and each domain's vectors.
         width = config.embedding_dim
+        num_vectors += len(self.names) if config.history_products else 0
         self.field_widths = (*self.fields.part_widths["context"], width, *(num_vectors * (width,)))
         shared, dynamic = sum(self.field_widths), sum(self.fields.part_widths["dynamic"])
         first = shared + (dynamic if config.tower_reads_dynamic else 0)
@@ -223,7 +230,9 @@ class ELiveRec(ImpressionRanker):
             own = None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, i))
             read = self.domains[name], fields.sequences[name], fields.target_vector, own
             vectors[name] = read_in_blocks(*read, self.values_per_row[name])
-        shared = side_by_side([fields.context, fields.target_vector, *(of for pair in vectors.values() for of in pair)])
+        read_of = [of for pair in vectors.values() for of in pair]
+        read_of += history_products(fields) if self.config.history_products else []
+        shared = side_by_side([fields.context, fields.target_vector, *read_of])
         penalty: Float[Array, ""] | float = 0.0
         metrics: dict[str, Float[Array, ""]] = {}
         if draws is not None and self.config.has_regularisers:
@@ -267,13 +276,7 @@ class ELiveRec(ImpressionRanker):
         if config.independence:
             for name, (consistent, specific) in groups.items():
                 found = regularisers.distance_correlation(consistent, specific, kept[name], config.is_unbiased).mean()
-                # What the estimate is of vectors that have nothing to do with each other: rows of different places.
-                shuffled = regularisers.distance_correlation(
-                    jax.lax.stop_gradient(consistent),
-                    jnp.roll(jax.lax.stop_gradient(specific), 1, axis=1),
-                    kept[name] & jnp.roll(kept[name], 1, axis=1),
-                    config.is_unbiased,
-                ).mean()
+                shuffled = self._shuffled(consistent, specific, self._groups(users), kept[name])
                 penalty += config.independence * found
                 metrics |= {f"distance_correlation/{name}": found, f"distance_correlation_shuffled/{name}": shuffled}
         if config.product:
@@ -290,6 +293,15 @@ class ELiveRec(ImpressionRanker):
                 penalty += config.specific_separation * found
                 metrics["specific_information"] = found
         return penalty, metrics
+
+    def _shuffled(self, consistent: Array, specific: Array, users: Array, mask: Array) -> Float[Array, ""]:
+        """The estimate of vectors that have nothing to do with each other: of different users, half a group apart."""
+        half = self.config.regulariser_group_size // 2
+        others = (jnp.roll(of, half, axis=1) for of in (specific, users, mask))
+        other_specific, other_users, other_mask = (jax.lax.stop_gradient(of) for of in others)
+        kept = mask & other_mask & (users != other_users)
+        own = jax.lax.stop_gradient(consistent)
+        return regularisers.distance_correlation(own, other_specific, kept, self.config.is_unbiased).mean()
 
     def _contrast(self, one: Array, other: Array, users: Array, mask: Array) -> Float[Array, ""]:
         config = self.config

@@ -28,6 +28,8 @@ class ImpressionConfig:
         embedding_std: initial standard deviation of the embeddings.
         tower_widths: hidden widths of the primary task's tower.
         task_tower_widths: those of the towers of the other tasks.
+        history_products: whether the towers also read, for each sequence, the mean of its elements times the target's
+            vector, number by number, as in the code of DIN's authors; eLiveRec's paper has no such thing.
         tower_reads_dynamic: whether the primary task's tower reads the dynamic context as well.
         task_weighting: "fixed" (`task_weights`), "adaptive" (`models/impressions/weights.py`) or "uncertainty"
             (Kendall et al. 2018).
@@ -49,6 +51,7 @@ class ImpressionConfig:
     embedding_std: float = 0.01
     tower_widths: tuple[int, ...] = (128, 64)
     task_tower_widths: tuple[int, ...] = (64,)
+    history_products: bool = False
     tower_reads_dynamic: bool = False
     task_weighting: str = "fixed"
     task_weights: tuple[float, ...] = ()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -13,6 +14,8 @@ from lsec_jax.nn.dense import dense
 
 Batch = Mapping[str, Any]
 Rows = Mapping[str, Float[Array, "b s d"]]
+
+_TARGET = ""  # the owner of the target's projection; sequences have names
 
 
 class Behaviours(NamedTuple):
@@ -26,21 +29,35 @@ class Behaviours(NamedTuple):
 
     values: Float[Array, "b t f"]
     mask: Bool[Array, "b t"]
-    projection: nnx.Linear
+    projection: "Projection"
 
     @property
     def elements(self) -> Float[Array, "b t d"]:
         """The projected elements."""
-        weights, bias = self.projection.kernel[...], self.projection.bias
-        assert bias is not None
-        return dense(self.values.astype(self.projection.dtype), weights, bias[...])
+        return self.projection(self.values)
 
     def mean(self) -> Float[Array, "b d"]:
         """Mean of the projected elements in float32, 0 of none; the values' mean is projected, not each element."""
-        weights, bias = self.projection.kernel[...], self.projection.bias
-        assert bias is not None
-        found = dense(masked_mean(self.values, self.mask), weights, bias[...])
+        found = dense(masked_mean(self.values, self.mask), self.projection.weights, self.projection.bias)
         return jnp.where(self.mask.any(axis=1)[:, None], found, 0.0)
+
+
+class Projection(NamedTuple):
+    """x W + b.
+
+    Attributes:
+        weights: [f, d] float32.
+        bias: [d] float32.
+        dtype: of the product.
+    """
+
+    weights: Float[Array, "f d"]
+    bias: Float[Array, " d"]
+    dtype: Any
+
+    def __call__(self, values: Float[Array, "*b f"]) -> Float[Array, "*b d"]:
+        """[*b, f] -> [*b, d]."""
+        return dense(values.astype(self.dtype), self.weights, self.bias)
 
 
 class Fields(NamedTuple):
@@ -61,6 +78,11 @@ class Fields(NamedTuple):
     sequences: Mapping[str, Behaviours]
 
 
+def history_products(fields: Fields) -> list[Float[Array, "b d"]]:
+    """The mean of each sequence's elements times the target's vector."""
+    return [of.mean() * fields.target_vector.astype(jnp.float32) for of in fields.sequences.values()]
+
+
 def field_width(field: FieldLayout, layout: Layout, width: int) -> int:
     """Numbers of one field's vector, or of one element's."""
     if field.kind == "ids":
@@ -74,7 +96,11 @@ def table_width(name: str, layout: Layout, width: int) -> int:
 
 
 class FieldEncoder(nnx.Module):
-    """Puts the fields of each part side by side, and projects the target's, and those of each element, to d."""
+    """Puts the fields of each part side by side, and projects the target's, and those of each element, to d.
+
+    Fields of one table are projected by the same weights, in the target and in all sequences: what a behaviour and the
+    target have in common is then the same in both vectors from the start, as without a projection.
+    """
 
     def __init__(self, layout: Layout, width: int, dtype: Any, rngs: nnx.Rngs):
         self.layout, self.width, self.dtype = layout, width, dtype
@@ -82,11 +108,32 @@ class FieldEncoder(nnx.Module):
             part: tuple(field_width(of, layout, width) for of in layout.fields if of.part == part)
             for part in ("context", "target", "dynamic")
         }
-        options = {"dtype": dtype, "kernel_init": nnx.initializers.glorot_uniform(), "rngs": rngs}
-        self.target_projection = nnx.Linear(sum(self.part_widths["target"]), width, **options)
-        self.element_projections = nnx.Dict(
-            {of.name: nnx.Linear(_element_width(of, layout, width), width, **options) for of in layout.sequences}
+        # By what is projected: the name of its weights, and its width, for each field.
+        self.projected = {_TARGET: self._weights_of([of for of in layout.fields if of.part == "target"], _TARGET, 1)}
+        self.projected |= {of.name: self._weights_of(of.fields, of.name, of.length) for of in layout.sequences}
+        init = jax.nn.initializers.glorot_uniform()
+        sizes = dict(pair for pairs in self.projected.values() for pair in pairs)
+        self.weights = nnx.Dict(
+            {name: nnx.Param(init(rngs.params(), (size, width), jnp.float32)) for name, size in sizes.items()}
         )
+        self.biases = nnx.Dict({name: nnx.Param(jnp.zeros(width)) for name in self.projected})
+
+    def _weights_of(self, fields: Sequence[FieldLayout], owner: str, elements: int) -> tuple[tuple[str, int], ...]:
+        """(name of the weights, their rows) of each field; a table's second field in one vector has its own."""
+        found: list[tuple[str, int]] = []
+        for field in fields:
+            if field.kind == "ids":
+                same = sum(name.split("#")[0] == f"table {field.table}" for name, _ in found)
+                size = table_width(field.table, self.layout, self.width)
+                found.append((f"table {field.table}#{same}", size))
+            else:
+                found.append((f"numbers {owner} {field.name}", (field.stop - field.start) // elements))
+        return tuple(found)
+
+    def projection(self, owner: str) -> Projection:
+        """Of the target (""), or of a sequence's elements."""
+        weights = jnp.concatenate([self.weights[name][...] for name, _ in self.projected[owner]])
+        return Projection(weights, self.biases[owner][...], self.dtype)
 
     def __call__(self, rows: Rows, batch: Batch) -> Fields:
         """Reads a batch.
@@ -97,12 +144,10 @@ class FieldEncoder(nnx.Module):
         """
         parts = {name: self._part(name, rows, batch) for name in self.part_widths}
         sequences = {
-            of.name: Behaviours(
-                self._elements(of, rows, batch), batch["masks"][of.name], self.element_projections[of.name]
-            )
+            of.name: Behaviours(self._elements(of, rows, batch), batch["masks"][of.name], self.projection(of.name))
             for of in self.layout.sequences
         }
-        vector = self.target_projection(parts["target"].astype(self.dtype))
+        vector = self.projection(_TARGET)(parts["target"])
         return Fields(parts["context"], parts["target"], vector, parts["dynamic"], sequences)
 
     def _part(self, part: str, rows: Rows, batch: Batch) -> Float[Array, "b _"]:
@@ -118,13 +163,6 @@ class FieldEncoder(nnx.Module):
                 numbers = batch["numbers"][:, field.start : field.stop]
                 values.append(numbers.reshape(len(numbers), sequence.length, -1))
         return jnp.concatenate(values, axis=-1)
-
-
-def _element_width(sequence: SequenceLayout, layout: Layout, width: int) -> int:
-    return sum(
-        table_width(of.table, layout, width) if of.kind == "ids" else (of.stop - of.start) // sequence.length
-        for of in sequence.fields
-    )
 
 
 def _values(field: FieldLayout, rows: Rows, batch: Batch) -> Float[Array, "b _"]:

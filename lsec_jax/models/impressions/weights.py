@@ -103,8 +103,9 @@ class TaskWeights(nnx.Module):
         """How much a unit of each weight lowers the primary loss, as a share of what a step on it alone does."""
         if self.config.look_ahead == "first_order":
             return cosines
-        # Gradients of means over the batch are small for each row: so long a step is as far for batches of every size.
-        rate = self.config.look_ahead_rate * len(shared) * replicas.num_replicas()
+        # Gradients of means over the batch are small for each row, those of a device's rows by its share of them: a step
+        # in proportion to its rows is as far for batches of every size, on any number of devices.
+        rate = self.config.look_ahead_rate * len(shared)
         step = sum((lax.stop_gradient(weights)[i] * of for i, of in enumerate(gradients[1:])), gradients[0])
         _, pull_back = jax.vjp(losses_of, lax.stop_gradient(shared) - rate * step)
         ahead = pull_back(jnp.eye(len(self.names), dtype=jnp.float32)[0])[0].astype(jnp.float32)

@@ -76,8 +76,8 @@ def histories() -> tuple[HistoryConfig, ...]:
 def world(num_users: int) -> synthetic.Config:
     """A world in which a user enters few rooms, and buys more in rooms that she comes to by other ways than the feed.
 
-    There are thirty impressions and twenty such purchases for each user, so that what she bought says more of her tastes
-    than what she watched, and both together say more than either.
+    There are thirty impressions and twenty such purchases for each user, so that what she bought says more of her
+    tastes than what she watched, and both together say more than either.
     """
     return synthetic.Config(num_users=num_users, num_buy=20 * num_users, live=feed(30 * num_users))
 
