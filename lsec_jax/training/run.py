@@ -100,9 +100,7 @@ def _event_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy, tr
         sizes = {model_config.task_tables[0]: event_batches(config, data).batch_size}
         check_batches(sizes, model_config.rows_together, strategy.num_replicas)
     evaluator = event_evaluation.ImpressionEvaluator(data, encoder, config.evaluation)
-    run = EventRun(config, data, model, strategy.place((), Part.INPUTS), evaluator, strategy)
-    run.encoder = encoder
-    return run
+    return EventRun(config, data, model, strategy.place((), Part.INPUTS), evaluator, strategy, encoder)
 
 
 def _host_inputs(config: RunConfig, data: LiveCommerceData, num_shards: int, host: jax.Device | None) -> Any:

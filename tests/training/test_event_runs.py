@@ -93,7 +93,7 @@ def test_evaluate_gives_the_metrics_of_the_report(trained):
 
 def test_undefined_answers_and_empty_histories_are_trained_on_and_all_that_is_logged_is_finite(trained):
     workdir, _ = trained
-    prepared = run.prepare(event_runs.event_config())
+    prepared = run.prepare(event_runs.event_config(MODELS["eliverec"]))
     batch = prepared.batch_at()(0)
     assert np.isnan(batch["labels"][:, 1:]).any() and not np.isnan(batch["labels"][:, 0]).any()
     assert all((~mask.any(axis=1)).any() and mask.any() for mask in batch["masks"].values())
