@@ -94,6 +94,11 @@ def _relation_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy,
 
 def _event_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy, trains: bool) -> EventRun:
     model_config = config.model
+    if config.new_ids.categories:
+        raise ConfigError(
+            f"config.new_ids.categories = {config.new_ids.categories}: these are of nodes, and the tables of "
+            f"'{model_config.name}' hold declared ids, whose new ones start from the mean of the known; leave it empty"
+        )
     encoder = EventEncoder(data, model_config.declaration)
     model = TrainableModel(model_config.build(encoder.layout, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if trains:
