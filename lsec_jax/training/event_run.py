@@ -1,5 +1,6 @@
 """Runs over a table of events: batches of declared features of its rows, rankings of what was shown together."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ SCORED_ROWS = 2048
 _STREAM = 1  # of a run's seed, as the first task of relations has it
 
 
+@dataclasses.dataclass
 class EventRun(Run):
     """A run whose model scores rows of a table of events; its evaluator is an `ImpressionEvaluator`.
 

@@ -94,15 +94,18 @@ def _relation_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy,
 
 def _event_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy, trains: bool) -> EventRun:
     model_config = config.model
+    if config.new_ids.categories:
+        raise ConfigError(
+            f"config.new_ids.categories = {config.new_ids.categories}: these are of nodes, and the tables of "
+            f"'{model_config.name}' hold declared ids, whose new ones start from the mean of the known; leave it empty"
+        )
     encoder = EventEncoder(data, model_config.declaration)
     model = TrainableModel(model_config.build(encoder.layout, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if trains:
         sizes = {model_config.task_tables[0]: event_batches(config, data).batch_size}
         check_batches(sizes, model_config.rows_together, strategy.num_replicas)
     evaluator = event_evaluation.ImpressionEvaluator(data, encoder, config.evaluation)
-    run = EventRun(config, data, model, strategy.place((), Part.INPUTS), evaluator, strategy)
-    run.encoder = encoder
-    return run
+    return EventRun(config, data, model, strategy.place((), Part.INPUTS), evaluator, strategy, encoder)
 
 
 def _host_inputs(config: RunConfig, data: LiveCommerceData, num_shards: int, host: jax.Device | None) -> Any:

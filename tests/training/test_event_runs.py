@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from lsec_jax.config import ConfigError, ReplayConfig
+from lsec_jax.config import ConfigError, NewIdsConfig, ReplayConfig
 from lsec_jax.schema import SPLITS, DataError
 from lsec_jax.training import compilation, fit, initialisation, prequential, run, workdirs
 from lsec_jax.training.base_run import Run
@@ -93,7 +93,7 @@ def test_evaluate_gives_the_metrics_of_the_report(trained):
 
 def test_undefined_answers_and_empty_histories_are_trained_on_and_all_that_is_logged_is_finite(trained):
     workdir, _ = trained
-    prepared = run.prepare(event_runs.event_config())
+    prepared = run.prepare(event_runs.event_config(MODELS["eliverec"]))
     batch = prepared.batch_at()(0)
     assert np.isnan(batch["labels"][:, 1:]).any() and not np.isnan(batch["labels"][:, 0]).any()
     assert all((~mask.any(axis=1)).any() and mask.any() for mask in batch["masks"].values())
@@ -269,6 +269,10 @@ REFUSED = {
     "replay": (
         lambda: dataclasses.replace(EVENTS(), replay=ReplayConfig(window=3.0)),
         r"config.replay.window = 3.0: replay chooses edges of relations, .* set it to 0",
+    ),
+    "categories of new ids": (
+        lambda: dataclasses.replace(EVENTS(), new_ids=NewIdsConfig(("streamer.fans_band",))),
+        r"config.new_ids.categories = \('streamer.fans_band',\): these are of nodes, .*; leave it empty",
     ),
     "patience without validation": (
         lambda: runs.replace(EVENTS(patience=2), split={"fractions": (0.8, 0.0, 0.2)}),

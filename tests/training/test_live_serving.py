@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 from lsec_jax.config import ConfigError
+from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.requests import CANDIDATES, CandidateEvents
 from lsec_jax.schema import Availability, DataError
 from lsec_jax.training import fit, live_serving, run
@@ -18,7 +19,9 @@ from tests.event_runs import compiled_once  # noqa: F401 a fixture
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "compiled_once")
 
-CONFIG = event_runs.event_config(event_runs.baseline_model(tasks=("stay",), task_weights=(0.1,)))
+CONFIG = event_runs.event_config(
+    event_runs.baseline_model(tasks=("stay",), task_weights=(0.1,), tower_reads_dynamic=True)
+)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +149,8 @@ def test_a_room_that_was_never_shown_scores_from_its_streamer_and_category(ready
     features = {**rooms.features, "category": dataclasses.replace(category, values=values)}
     nodes = {**data.nodes, "room": dataclasses.replace(rooms, features=features)}
     moved = data.replace(nodes=nodes, availability={"room": Availability(start, end)})
-    again = dataclasses.replace(prepared, data=moved)
-    again.encoder = type(prepared.encoder)(moved, prepared.encoder.declaration, prepared.encoder.fitted)
+    encoder = EventEncoder(moved, prepared.encoder.declaration, prepared.encoder.fitted)
+    again = dataclasses.replace(prepared, data=moved, encoder=encoder)
     found, _ = lists((again, state), tmp_path / "r.parquet", at, data.nodes["user"].ids[:3])
     scores = {(row["user_id"], row["room_id"]): row["score"] for row in found}
     assert len(found) == 9 and not any(row["is_repeat"] for row in found)

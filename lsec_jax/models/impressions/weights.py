@@ -103,8 +103,7 @@ class TaskWeights(nnx.Module):
         """How much a unit of each weight lowers the primary loss, as a share of what a step on it alone does."""
         if self.config.look_ahead == "first_order":
             return cosines
-        # Gradients of means over the batch are small for each row, those of a device's rows by its share of them: a step
-        # in proportion to its rows is as far for batches of every size, on any number of devices.
+        # A row's gradient of the batch's mean is small by the batch's size, on a device by the number of its own rows.
         rate = self.config.look_ahead_rate * len(shared)
         step = sum((lax.stop_gradient(weights)[i] * of for i, of in enumerate(gradients[1:])), gradients[0])
         _, pull_back = jax.vjp(losses_of, lax.stop_gradient(shared) - rate * step)
