@@ -126,7 +126,7 @@ class ImpressionPast:
     """
 
     def __init__(
-        self, events: Events, user: str, owner: str, watched: str, num_owners: int, delay: float = 0.0
+        self, events: Events, user: str, owner: str, is_watch: np.ndarray, num_owners: int, delay: float = 0.0
     ) -> None:
         """Sorts the impressions and watches by user, owner and pair.
 
@@ -134,7 +134,7 @@ class ImpressionPast:
             events: the impressions.
             user: role of who they were shown to.
             owner: role of what is new or known: the streamer, or the room or item where there is none.
-            watched: measured column; true or above 0 = watched.
+            is_watch: whether each impression counts as watched, [n] bool.
             num_owners: nodes of the owners' type.
             delay: time until an impression and its watch are known, in the unit of the times.
 
@@ -143,9 +143,9 @@ class ImpressionPast:
         """
         self._times = np.asarray(events.time)
         self._users, self._owners, self._num_owners = events.ids(user), events.ids(owner), num_owners
-        is_watch = np.flatnonzero(events.value(watched) > 0)
-        times = self._times[is_watch]
-        users, owners = self._users[is_watch], self._owners[is_watch]
+        rows = np.flatnonzero(is_watch)
+        times = self._times[rows]
+        users, owners = self._users[rows], self._owners[rows]
         self.pair_watches = Past(pair_keys(users, owners, num_owners), times, delay)
         self.owner_watches = Past(owners, times, delay)
         self.owner_impressions = Past(self._owners, self._times, delay)

@@ -31,7 +31,7 @@ def earlier(events, row, delay, roles):
 @pytest.mark.parametrize("delay", [0.0, 2.0, 2.25])
 def test_what_was_known_is_what_a_loop_over_earlier_rows_finds(delay):
     events = impressions()
-    past = ImpressionPast(events, "user", "streamer", "watched", 6, delay)
+    past = ImpressionPast(events, "user", "streamer", events.value("watched") > 0, 6, delay)
     rows = np.random.default_rng(1).permutation(len(events))[:200]
     known = past.known(rows)
     is_watch = events.value("watched") > 0
@@ -74,8 +74,9 @@ def test_events_of_the_very_moment_do_not_count():
 
 def test_later_rows_change_nothing_that_was_known_before():
     events = impressions()
-    known = ImpressionPast(events, "user", "streamer", "watched", 6).known(np.arange(200))
-    fewer = ImpressionPast(events.take(np.arange(200)), "user", "streamer", "watched", 6).known(np.arange(200))
+    known = ImpressionPast(events, "user", "streamer", events.value("watched") > 0, 6).known(np.arange(200))
+    first = events.take(np.arange(200))
+    fewer = ImpressionPast(first, "user", "streamer", first.value("watched") > 0, 6).known(np.arange(200))
     for name, values in vars(known).items():
         np.testing.assert_array_equal(values, getattr(fewer, name), err_msg=name)
 
@@ -117,7 +118,8 @@ def test_a_negative_delay_is_refused():
 def test_repeats_on_the_live_world_are_those_that_its_statistics_count():
     events = loaded().events["impression"]
     num_streamers = len(loaded().nodes["streamer"])
-    known = ImpressionPast(events, "user", "streamer", "watched", num_streamers).known(np.arange(len(events)))
+    past = ImpressionPast(events, "user", "streamer", events.value("watched") > 0, num_streamers)
+    known = past.known(np.arange(len(events)))
     watched = np.flatnonzero(events.value("watched"))
     pairs = pair_keys(events.ids("user")[watched], events.ids("streamer")[watched], num_streamers)
     _, first = np.unique(pairs, return_index=True)

@@ -152,7 +152,7 @@ def _fixed(base: RunConfig) -> dict[str, Any]:
 
 def _changed(base: RunConfig, **keys: Any) -> RunConfig:
     row = copy.deepcopy(base)
-    row.model = dataclasses.replace(row.model, **keys)
+    row.model = dataclasses.replace(row.model, **keys).without_unused()
     return row
 
 
@@ -163,4 +163,4 @@ def _baseline(base: RunConfig, variant: str, sequences: tuple[str, ...] = (), **
     shared = {name: copy.deepcopy(getattr(base.model, name)) for name in own}
     chosen = sequences or (base.model.channel, base.model.product)
     model = ctr_baselines.Config(**{**shared, "variant": variant, **_SINGLE_TASK, "sequences": chosen, **keys})
-    return dataclasses.replace(copy.deepcopy(base), model=model)
+    return dataclasses.replace(copy.deepcopy(base), model=model.without_unused())

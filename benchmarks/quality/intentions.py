@@ -3,11 +3,11 @@
 Example:
   python -m benchmarks.quality.intentions --config=configs/eliverec_synthetic.py --seeds=0,1,2
 
-For each seed, the config's world and model with this seed. The intention vectors (Eq. 7) of each user's test impressions
-are averaged, and linear probes (ridge regression, penalty chosen on a validation part) read the world's latent tastes
-from them: for both domains, for rooms alone, and for products alone. Reported is the share of explained variance on
-users that no probe was fitted on, beside probes of the mean embeddings of both sequences, which no intention has
-shaped, and of the vectors of an untrained model.
+For each seed, the config's world and model with this seed. The intention vectors (Eq. 7) of each user's test
+impressions are averaged, and linear probes (ridge regression, penalty chosen on a validation part) read the world's
+latent tastes from them: for both domains, for rooms alone, and for products alone. Reported is the share of explained
+variance on users that no probe was fitted on, beside probes of the mean embeddings of both sequences, which no
+intention has shaped, and of the vectors of an untrained model.
 """
 
 import functools

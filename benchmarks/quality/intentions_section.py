@@ -15,8 +15,8 @@ def section(result: Result) -> str:
     return "\n".join(
         [
             f"Linear probes of the planted tastes, from the mean vectors of each user's test impressions ({users} "
-            f"users; {markdown.seeds(result)}, worlds and models): explained variance on users that no probe was fitted on. "
-            "Mean embeddings are those of the sequence's elements, which no intention has shaped.\n",
+            f"users; {markdown.seeds(result)}, worlds and models): explained variance on users that no probe was "
+            "fitted on. Mean embeddings are those of the sequence's elements, which no intention has shaped.\n",
             table(result),
             "The same of the untrained model:\n",
             _table(result, "untrained"),

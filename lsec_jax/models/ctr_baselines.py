@@ -64,12 +64,22 @@ class Config(EncoderConfig, ImpressionConfig):
     def validate(self) -> None:
         """Checks the model's keys; raises ConfigError."""
         super().validate()
-        self.validate_encoder()
         require_choice("config.model.variant", self.variant, VARIANTS)
+        self.validate_encoder(self._encoders)
         for key in ("num_experts", "num_retrieved", "num_hashes"):
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         if not self.expert_widths or min(self.expert_widths) < 1:
             raise ConfigError(f"config.model.expert_widths = {self.expert_widths} must hold at least one width >= 1")
+
+    @property
+    def _encoders(self) -> tuple[str, ...]:
+        return ("transformer",) if self.variant == "bst" else (self.variant,)
+
+    def uses(self) -> dict[str, bool]:
+        """Keys that some settings only read, and whether these do."""
+        of_variants = {"num_experts": "mmoe", "expert_widths": "mmoe", "num_retrieved": "eta", "num_hashes": "eta"}
+        own = {key: self.variant == variant for key, variant in of_variants.items()}
+        return super().uses() | self.encoder_uses(self._encoders) | own
 
     @property
     def name(self) -> str:

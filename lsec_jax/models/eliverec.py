@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 from lsec_jax import regularisers
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout
-from lsec_jax.models.impressions.config import ImpressionConfig
+from lsec_jax.models.impressions.config import ImpressionConfig, require_finite
 from lsec_jax.models.impressions.encoders import ENCODERS, EncoderConfig, build_encoder, values_per_row
 from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, history_products, side_by_side
 from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
@@ -95,7 +95,7 @@ class Config(EncoderConfig, ImpressionConfig):
                 f"config.model.sequences = {self.sequences}: eLiveRec has the keys channel and product; leave it ()"
             )
         super().validate()
-        self.validate_encoder()
+        self.validate_encoder((self.encoder,))
         declared = tuple(of.name for of in self.features.sequences)
         require_choice("config.model.channel", self.channel, declared)
         require_choice("config.model.product", self.product, ("", *declared))
@@ -106,7 +106,7 @@ class Config(EncoderConfig, ImpressionConfig):
         require_choice("config.model.retrieval_scale", self.retrieval_scale, ("none", "sqrt"))
         require_choice("config.model.contrast", self.contrast, CONTRASTS)
         for key in ("independence", "contrast_weight", "specific_separation"):
-            require_at_least(f"config.model.{key}", getattr(self, key), 0)
+            require_finite(f"config.model.{key}", getattr(self, key))
         for key in ("num_experts", "gate_width"):
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         require_at_least("config.model.regulariser_group_size", self.regulariser_group_size, 4)
@@ -116,6 +116,27 @@ class Config(EncoderConfig, ImpressionConfig):
             raise ConfigError(f"config.model.expert_widths = {self.expert_widths} must hold at least one width >= 1")
         if not self.tasks and self.task_weighting != "fixed":
             raise ConfigError("config.model.tasks is empty: set config.model.task_weighting to 'fixed'")
+
+    def uses(self) -> dict[str, bool]:
+        """Keys that some settings only read, and whether these do."""
+        of_domains = self.is_disentangled and bool(self.product)
+        has_contrast = of_domains and self.contrast != "none"
+        is_infonce = has_contrast and self.contrast == "infonce" and self.contrast_weight > 0
+        has_tasks = bool(self.tasks)
+        return {
+            **super().uses(),
+            **self.encoder_uses((self.encoder,)),
+            **dict.fromkeys(("prototypes", "retrieval_scale", "independence"), self.is_disentangled),
+            "is_unbiased": self.is_disentangled and self.independence > 0,
+            "contrast": of_domains,
+            "contrast_weight": has_contrast,
+            "temperature": is_infonce or (of_domains and self.specific_separation > 0),
+            "is_symmetric": is_infonce,
+            "specific_separation": of_domains,
+            "regulariser_group_size": self.has_regularisers,
+            **dict.fromkeys(("num_experts", "expert_widths", "is_gated"), has_tasks),
+            "gate_width": has_tasks and self.is_gated,
+        }
 
     @property
     def declaration(self) -> Any:

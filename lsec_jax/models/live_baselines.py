@@ -62,6 +62,8 @@ class LiveBaselines:
         events: str,
         user: str,
         target: str,
+        task: str,
+        is_watch: np.ndarray,
         columns: Mapping[str, str],
         recent_window: float,
         rate_shrinkage: float,
@@ -73,8 +75,9 @@ class LiveBaselines:
             events: the table of impressions.
             user: role of who they are shown to.
             target: role of what is shown.
-            columns: measured column by binary task; of the first, primary one true or above 0 = watched. The others
-                are for the oracle.
+            task: name of the primary task.
+            is_watch: its answer: whether each impression counts as watched, [n] bool.
+            columns: measured column by binary task whose answer is that column, for the oracle.
             recent_window: of recent_popularity, in the unit of the data's times.
             rate_shrinkage: s of watch_rate.
 
@@ -85,13 +88,12 @@ class LiveBaselines:
         if table.split is None and data.cut_times is None:
             raise DataError(f"events '{events}' have no splits yet; run splits.assign_splits first")
         self._data, self._events, self._columns = data, table, dict(columns)
-        self._task = next(iter(columns))
+        self._task, self._watched = task, is_watch
         self._window, self._shrinkage = recent_window, rate_shrinkage
         self._users, self._user = table.ids(user), user
         self._owner = owner_role(table, target)
         self._owners = table.ids(self._owner)
         self._num_owners = len(data.nodes[table.nodes[self._owner].node_type])
-        self._watched = table.value(columns[self._task])
 
     def scorer(self, name: str) -> RowScores:
         """Returns one of LIVE_BASELINES; raises ConfigError for another name."""
@@ -111,6 +113,8 @@ class LiveBaselines:
         truth: Any = self._data.truth  # one may know relations, events, or both
         if not isinstance(truth, EventTruth):
             return None
+        if self._task not in self._columns:  # of another answer than its column, the truth is none
+            return None
         known: dict[str, np.ndarray] = {}
         for task, column in self._columns.items():
             try:
@@ -122,12 +126,12 @@ class LiveBaselines:
 
     @functools.cached_property
     def _past(self) -> ImpressionPast:
-        return ImpressionPast(self._events, self._user, self._owner, self._columns[self._task], self._num_owners)
+        return ImpressionPast(self._events, self._user, self._owner, self._watched, self._num_owners)
 
     @functools.cached_property
     def _counts(self) -> np.ndarray:
         """Watches of each owner in training, and of nobody, [owners + 1] int64."""
-        is_watch = (self._watched > 0) & self._in_training & (self._owners >= 0)
+        is_watch = self._watched & self._in_training & (self._owners >= 0)
         return np.bincount(self._owners[is_watch], minlength=self._num_owners + 1)
 
     @property
@@ -154,7 +158,7 @@ class LiveBaselines:
     @functools.cached_property
     def _mean_rate(self) -> float:
         in_training = self._watched[self._in_training]
-        return float(np.mean(in_training > 0)) if len(in_training) else 0.0
+        return float(np.mean(in_training)) if len(in_training) else 0.0
 
     def _last_watched(self, rows: np.ndarray) -> np.ndarray:
         times = self._events.time[rows]

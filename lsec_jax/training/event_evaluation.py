@@ -1,6 +1,7 @@
 """Evaluation of any scorer of impressions: what was shown is ranked, all of it, per request and per user."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
@@ -12,7 +13,8 @@ from lsec_jax.config import EVENT_PROTOCOLS, EvaluationConfig, require_choice
 from lsec_jax.data.splits import event_rows
 from lsec_jax.declaration import Declaration
 from lsec_jax.event_metrics import EventMetrics, EventResult, Label
-from lsec_jax.models.live_baselines import LiveBaselines
+from lsec_jax.event_past import ImpressionPast
+from lsec_jax.models.live_baselines import LiveBaselines, owner_role
 from lsec_jax.schema import DataError, LiveCommerceData
 from lsec_jax.schema.blocks import BLOCK_ROWS, blocks
 from lsec_jax.training.evaluation import EvaluationRow, split_code
@@ -197,15 +199,49 @@ class ImpressionEvaluator:
 
     def baseline_scorers(self) -> dict[str, RowScorer]:
         """The config's baselines, which know the past of each row alone, and the oracle where there is one."""
-        exact = [of for of in self.declaration.labels if of.kind == "binary" and not (of.at_least or of.measured)]
-        primary = self.declaration.labels[0]
-        columns = {primary.name: primary.column} | {of.name: of.column for of in exact}
-        window = self.config.recent_days * self.declaration.day_length
-        events, user, target = self.declaration.events, self.declaration.user, self.declaration.target
-        live = LiveBaselines(self.data, events, user, target, columns, window, self.config.rate_shrinkage)
+        live = self._live
         scorers: dict[str, RowScorer] = {name: live.scorer(name) for name in self.config.baselines}
-        oracle = live.oracle() if primary in exact else None  # of another answer than the column it is none
+        oracle = live.oracle()
         return scorers if oracle is None else {**scorers, "oracle": oracle}
+
+    @functools.cached_property
+    def _live(self) -> LiveBaselines:
+        declaration = self.declaration
+        exact = [of for of in declaration.labels if of.kind == "binary" and not (of.at_least or of.measured)]
+        return LiveBaselines(
+            self.data,
+            declaration.events,
+            declaration.user,
+            declaration.target,
+            declaration.labels[0].name,
+            self.is_watch,
+            {of.name: of.column for of in exact},
+            self.config.recent_days * declaration.day_length,
+            self.config.rate_shrinkage,
+        )
+
+    @functools.cached_property
+    def is_watch(self) -> np.ndarray:
+        """Whether the primary label's answer is yes, of each row of the table, [n] bool; read once."""
+        found = np.zeros(len(self.events), bool)
+        for rows in blocks(len(found)):
+            found[rows] = self._encoder.answers(np.arange(rows.start, rows.stop))[:, 0] > 0.5
+        return found
+
+    @property
+    def owner(self) -> str:
+        """Role of what users come back to: the target's owner, such as the streamer, or the target itself."""
+        return owner_role(self.events, self.declaration.target)
+
+    @property
+    def num_owners(self) -> int:
+        """Nodes of the owners' type."""
+        return len(self.data.nodes[self.events.nodes[self.owner].node_type])
+
+    @functools.cached_property
+    def past(self) -> ImpressionPast:
+        """What was known before each row of the table; sorted once."""
+        return ImpressionPast(self.events, self.declaration.user, self.owner, self.is_watch, self.num_owners)
 
     def new_metrics(self, split: str, scorer: RowScorer) -> EventMetrics:
         """Metrics for a scorer's rows of a split."""

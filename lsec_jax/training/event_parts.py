@@ -15,7 +15,6 @@ import numpy as np
 from lsec_jax.data.splits import event_rows
 from lsec_jax.event_metrics import EventMetrics, EventResult, TopShare
 from lsec_jax.event_past import Exposure, ImpressionPast, Known
-from lsec_jax.models.live_baselines import owner_role
 from lsec_jax.schema import TRAIN
 from lsec_jax.schema.blocks import blocks
 from lsec_jax.training.evaluation import EvaluationRow, split_code
@@ -113,14 +112,11 @@ def examine(
         ConfigError, DataError, ranking.NanScoreError: as `ImpressionEvaluator.evaluate`.
     """
     started = time.perf_counter()
-    declaration, events = evaluator.declaration, evaluator.events
-    owner = owner_role(events, declaration.target)
-    num_owners = len(evaluator.data.nodes[events.nodes[owner].node_type])
-    past = ImpressionPast(events, declaration.user, owner, declaration.labels[0].column, num_owners)
+    owner, past = evaluator.owner, evaluator.past
     members = _members(evaluator, past, owner, split)
     whole, of_parts = evaluator.new_metrics(split, scorer), [evaluator.new_metrics(split, scorer) for _ in members]
     exposures = _exposures(evaluator, owner, exposure_days)
-    primary = declaration.labels[0].name
+    primary = evaluator.declaration.labels[0].name
     for block in evaluator.scored(scorer, split):
         block.add_to(whole)
         known = past.known(block.rows)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import scipy.special
 from absl import logging
 
+from lsec_jax import ranking
 from lsec_jax.data.requests import CANDIDATES, CandidateEvents, live_candidates
-from lsec_jax.event_past import ImpressionPast, pair_keys
-from lsec_jax.models.live_baselines import owner_role
+from lsec_jax.event_past import pair_keys
 from lsec_jax.schema import DataError
 from lsec_jax.schema.blocks import blocks
 from lsec_jax.training.event_run import EventRun
@@ -101,14 +101,11 @@ class _Lister:
         self._run, self._params, self._candidates, self._time = run, state.params, candidates, at.time
         declaration = run.encoder.declaration
         self._task = declaration.labels[0].name
+        self._users = run.data.nodes[run.data.events[declaration.events].nodes[declaration.user].node_type]
         self._records = CandidateEvents(run.data, declaration)
-        events = run.data.events[declaration.events]
-        role = owner_role(events, declaration.target)
-        num_owners = len(run.data.nodes[events.nodes[role].node_type])
-        self._past = ImpressionPast(events, declaration.user, role, declaration.labels[0].column, num_owners)
+        self._past, self._num_owners = run.evaluator.past, run.evaluator.num_owners
         made = self._records(np.zeros(len(candidates), np.int32), candidates, np.full(len(candidates), self._time))
-        self._owners = made.data.events[CANDIDATES].ids(role)[made.rows].astype(np.int64)
-        self._num_owners = num_owners
+        self._owners = made.data.events[CANDIDATES].ids(run.evaluator.owner)[made.rows].astype(np.int64)
 
     def scores(self, user_ids: np.ndarray) -> np.ndarray:
         """[u] internal indices, -1 = unknown -> [u, candidates] float64; of unknown ones the owners' popularity."""
@@ -120,6 +117,10 @@ class _Lister:
             pairs = np.repeat(user_ids[known], len(times)), np.tile(self._candidates, known.sum())
             made = self._records(*pairs, np.full(len(pairs[0]), self._time))
             found = self._run.score(self._params, made.rows, self._run.encoder.reading(made.data, CANDIDATES))
+            if np.isnan(found[self._task]).any():
+                user = int(pairs[0][np.flatnonzero(np.isnan(found[self._task]))[0]])
+                name = self._run.encoder.declaration.user
+                raise ranking.NanScoreError(user, f"{name} {self._users.ids[user]}")
             scores[known] = scipy.special.expit(found[self._task].astype(np.float64)).reshape(-1, len(times))
         return scores
 

@@ -32,7 +32,9 @@ def log(num_rows=400):
 
 
 def baselines(data, columns=COLUMNS):
-    return LiveBaselines(data, "impression", "user", "room", columns, WINDOW, SHRINKAGE)
+    task = next(iter(columns))
+    is_watch = data.events["impression"].value(columns[task]) > 0
+    return LiveBaselines(data, "impression", "user", "room", task, is_watch, columns, WINDOW, SHRINKAGE)
 
 
 def slow_scores(events, row):
@@ -129,7 +131,7 @@ def test_unknown_names_and_missing_splits_are_refused():
     with pytest.raises(ConfigError, match="choose one of: popularity, recent_popularity"):
         baselines(data).scorer("oracle")
     with pytest.raises(DataError, match="have no 'item'"):
-        LiveBaselines(data, "impression", "item", "room", COLUMNS, WINDOW, SHRINKAGE)
+        LiveBaselines(data, "impression", "item", "room", "watched", np.zeros(400, bool), COLUMNS, WINDOW, SHRINKAGE)
     unsplit = dataclasses.replace(data.events["impression"], split=None)
     with pytest.raises(DataError, match="no splits yet"):
         baselines(data.replace(events={"impression": unsplit}))

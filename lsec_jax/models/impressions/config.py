@@ -1,6 +1,7 @@
 """The keys that all rankers of impressions have."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 from flax import nnx
@@ -14,6 +15,17 @@ WEIGHTINGS = ("fixed", "adaptive", "uncertainty")
 LOOK_AHEADS = ("first_order", "one_step")
 DTYPES = ("float32", "bfloat16")
 ADAPTIVE_KEYS = ("total_task_weight", "weight_entropy", "look_ahead", "look_ahead_rate")
+
+
+def require_finite(key: str, value: float) -> None:
+    """Raises ConfigError unless the value is finite and at least 0."""
+    require_at_least(key, value, 0)
+    if not value < math.inf:
+        raise ConfigError(f"{key} = {value} must be finite")
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 @dataclasses.dataclass
@@ -74,7 +86,7 @@ class ImpressionConfig:
         self.features.validate()
         declared = [of.name for of in self.features.sequences]
         for name in self.sequences if tuple(self.sequences) != ("none",) else ():
-            require_choice("config.model.sequences", name, (*declared, "none"))
+            require_choice("config.model.sequences", name, tuple(declared))
         labels = [of.name for of in self.features.labels]
         for name in self.tasks:
             require_choice("config.model.tasks", name, tuple(labels[1:]))
@@ -82,8 +94,10 @@ class ImpressionConfig:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ConfigError(f"config.model.{key} = {getattr(self, key)}: give each name once")
         require_at_least("config.model.embedding_dim", self.embedding_dim, 1)
-        if not self.embedding_std > 0:
-            raise ConfigError(f"config.model.embedding_std = {self.embedding_std} must be positive: zeros never change")
+        if not 0 < self.embedding_std < math.inf:
+            raise ConfigError(
+                f"config.model.embedding_std = {self.embedding_std} must be positive and finite: zeros never change"
+            )
         for key in ("tower_widths", "task_tower_widths"):
             if not getattr(self, key) or min(getattr(self, key)) < 1:
                 raise ConfigError(f"config.model.{key} = {getattr(self, key)} must hold at least one width >= 1")
@@ -91,13 +105,36 @@ class ImpressionConfig:
         require_choice("config.model.look_ahead", self.look_ahead, LOOK_AHEADS)
         require_choice("config.model.dtype", self.dtype, DTYPES)
         for key in ("total_task_weight", "weight_entropy", "look_ahead_rate", "l2", "dropout"):
-            require_at_least(f"config.model.{key}", getattr(self, key), 0)
+            require_finite(f"config.model.{key}", getattr(self, key))
         if not self.dropout < 1:
             raise ConfigError(f"config.model.dropout = {self.dropout} must be below 1")
         self._check_weights()
+        self._check_uses()
+
+    def uses(self) -> dict[str, bool]:
+        """Keys that some settings only read, and whether these do."""
+        is_ahead = self.task_weighting == "adaptive" and self.look_ahead == "one_step"
+        return {
+            "task_tower_widths": bool(self.tasks),
+            **dict.fromkeys(ADAPTIVE_KEYS, self.task_weighting == "adaptive"),
+            "look_ahead_rate": is_ahead,
+        }
+
+    def without_unused(self) -> Any:
+        """Returns the config with the defaults of all keys that its other keys leave without effect."""
+        defaults = {of.name: _default_of(of) for of in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{key: defaults[key] for key, is_used in self.uses().items() if not is_used})
+
+    def _check_uses(self) -> None:
+        defaults = {of.name: _default_of(of) for of in dataclasses.fields(self)}
+        for key, is_used in self.uses().items():
+            if not is_used and getattr(self, key) != defaults[key]:
+                raise ConfigError(
+                    f"config.model.{key} = {getattr(self, key)} has no effect with the other keys of config.model; "
+                    f"leave it at {defaults[key]}, or change those that switch it off"
+                )
 
     def _check_weights(self) -> None:
-        defaults = ImpressionConfig()
         if self.task_weighting == "fixed":
             if len(self.task_weights) != len(self.tasks):
                 raise ConfigError(
@@ -114,14 +151,8 @@ class ImpressionConfig:
                 f"config.model.task_weighting = '{self.task_weighting}', but config.model.tasks is empty: there is "
                 "nothing to weight; name tasks, or set it to 'fixed'"
             )
-        for key in ADAPTIVE_KEYS if self.task_weighting != "adaptive" else ():
-            if getattr(self, key) != getattr(defaults, key):
-                raise ConfigError(
-                    f"config.model.{key} = {getattr(self, key)}: only task_weighting 'adaptive' has this key; leave it "
-                    f"at {getattr(defaults, key)}"
-                )
         for weight in self.task_weights:
-            require_at_least("config.model.task_weights", weight, 0)
+            require_finite("config.model.task_weights", weight)
 
     @property
     def name(self) -> str:

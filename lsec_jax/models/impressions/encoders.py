@@ -1,6 +1,7 @@
 """The keys of sequence encoders, which rankers share, and how an encoder is built from them."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,8 +36,14 @@ class EncoderConfig:
     activation_widths: tuple[int, ...] = (36,)
     activation: str = "prelu"
 
-    def validate_encoder(self) -> None:
-        """Checks the keys; raises ConfigError."""
+    def encoder_uses(self, kinds: Collection[str]) -> dict[str, bool]:
+        """Which keys encoders of some kinds read."""
+        of_transformer = ("num_layers", "num_heads", "feed_forward_width", "attention_scale", "has_positions")
+        of_din = ("activation_widths", "activation")
+        return dict.fromkeys(of_transformer, "transformer" in kinds) | dict.fromkeys(of_din, "din" in kinds)
+
+    def validate_encoder(self, kinds: Collection[str]) -> None:
+        """Checks the keys that encoders of some kinds read; raises ConfigError."""
         for key in ("num_layers", "num_heads"):
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         require_at_least("config.model.feed_forward_width", self.feed_forward_width, 0)
@@ -45,7 +52,7 @@ class EncoderConfig:
         if not self.activation_widths or min(self.activation_widths) < 1:
             raise ConfigError(f"config.model.activation_widths = {self.activation_widths}: give widths of at least 1")
         width: int = self.embedding_dim  # type: ignore[attr-defined]
-        if width % self.num_heads:
+        if "transformer" in kinds and width % self.num_heads:
             raise ConfigError(
                 f"config.model.num_heads = {self.num_heads} heads cannot share config.model.embedding_dim = {width}; "
                 "give a divisor of it"

@@ -172,6 +172,10 @@ def test_rows_of_a_group_stay_together_only_where_rows_are_compared():
         ({"sequences": ("watches",)}, "has the keys channel and product"),
         ({"tasks": ()}, "task_weighting"),
         ({"expert_widths": ()}, "expert_widths"),
+        ({"is_disentangled": False, "independence": 5.0}, "independence = 5.0 has no effect"),
+        ({"product": "", "contrast": "euclidean"}, "contrast = euclidean has no effect"),
+        ({"encoder": "gru", "attention_scale": "head"}, "attention_scale = head has no effect"),
+        ({"independence": float("inf")}, "must be finite"),
         ({"regulariser_group_size": 1}, "regulariser_group_size"),
     ],
 )

@@ -162,9 +162,13 @@ def test_dropout_depends_on_places_in_the_whole_batch_and_is_off_in_evaluation(n
         ({"tasks": ("stay",)}, "task_weights"),
         ({"sequences": ("views",)}, "config.model.sequences"),
         ({"task_weighting": "adaptive"}, "nothing to weight"),
-        ({"look_ahead": "one_step"}, "only task_weighting 'adaptive'"),
+        ({"look_ahead": "one_step"}, "look_ahead = one_step has no effect"),
+        ({"num_retrieved": 9}, "num_retrieved = 9 has no effect"),
+        ({"num_layers": 2}, "num_layers = 2 has no effect"),
+        ({"sequences": ("none", "watches")}, "config.model.sequences"),
+        ({"embedding_std": float("inf")}, "finite"),
+        ({"l2": float("inf")}, "must be finite"),
         ({"dropout": 1.0}, "below 1"),
-        ({"num_heads": 3}, "cannot share"),
         ({"dtype": "float16"}, "config.model.dtype"),
         ({"tasks": ("bag", "bag"), "task_weights": (1.0, 1.0)}, "each name once"),
         ({"tasks": ("bag",), "task_weights": (float("nan"),)}, "task_weights"),
@@ -173,3 +177,24 @@ def test_dropout_depends_on_places_in_the_whole_batch_and_is_off_in_evaluation(n
 def test_what_cannot_work_is_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         baseline_config("din", **keys).validate()
+
+
+def test_heads_have_to_share_the_width_only_where_there_are_some():
+    with pytest.raises(ConfigError, match="cannot share"):
+        baseline_config("bst", num_heads=3).validate()
+    baseline_config("hgn", embedding_dim=6).validate()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_keys_without_effect_have_their_defaults_and_others_stay(name):
+    config = CONFIGS[name]
+    assert config.without_unused() == config
+    others = {bool: lambda of: not of, tuple: lambda of: (*of, 9)}
+    for key, is_used in config.uses().items():
+        value = getattr(config, key)
+        if is_used or isinstance(value, str):
+            continue
+        wrong = dataclasses.replace(config, **{key: others.get(type(value), lambda of: of + 1)(value)})
+        with pytest.raises(ConfigError, match=f"config.model.{key} = .* has no effect"):
+            wrong.validate()
+        assert wrong.without_unused() == config
