@@ -1,10 +1,11 @@
 """What docs/results.md says about each result: its short table and its section."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from benchmarks import markdown
 from benchmarks.markdown import Result
-from benchmarks.quality import next_item_section, rechub_agreement
+from benchmarks.quality import intentions_section, next_item_section, rechub_agreement
 from benchmarks.quality import world as world_benchmark
 from benchmarks.scaling import sections as scaling_sections
 from benchmarks.throughput import level_sections
@@ -168,9 +169,9 @@ def sweep_section(result: Result) -> str:
     for protocol, values in result["protocols"].items():
         floors = [name for name in values["models"] if name not in result["training"] and name != "oracle"]
         names = [*floors, *result["training"], *({"oracle"} & values["models"].keys())]
-        models = [[name, *(markdown.spread(values["models"][name][key]) for key in values["shown"])] for name in names]
+        models = [[name, *_cells(values["models"][name], values["shown"], markdown.spread)] for name in names]
         differences = [
-            [pair, *(markdown.difference(by_metric[key]) for key in values["shown"])]
+            [pair, *_cells(by_metric, values["shown"], markdown.difference)]
             for pair, by_metric in values["differences"].items()
         ]
         parts += [
@@ -186,6 +187,11 @@ def sweep_section(result: Result) -> str:
     if any(of["validation_by_factor"] for of in rates.values()):
         parts.append(_rates_table(rates))
     return "\n".join([*parts, markdown.circumstances(result)])
+
+
+def _cells(of: Mapping[str, Any], names: Sequence[str], show: Callable[[Any], str]) -> list[str]:
+    """A row's numbers; "-" for what it does not have, such as metrics of tasks that it did not learn."""
+    return [show(of[name]) if name in of else "-" for name in names]
 
 
 def more_relations_table(results: Mapping[str, Result]) -> str:
@@ -342,6 +348,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "synthetic": ("Simulated worlds at LSEC-Small's proportions", synthetic_section, synthetic_table),
     "rechub": ("Agreement with the authors' code", rechub_agreement_section, rechub_agreement_table),
     "influence": ("The analyses of Section 4 on planted worlds", influence_section, influence_table),
+    "intentions": ("What eLiveRec's vectors know", intentions_section.section, intentions_section.table),
     "prequential": ("Models that age", prequential_section, prequential_table),
     "world": ("The live world beside published statistics", world_section, world_table),
     "suite": ("How fast each kind of work is", suite_section, targets_table),

@@ -90,8 +90,12 @@ def encoders(base: RunConfig) -> Rows:
 
 def regularisers(base: RunConfig) -> Rows:
     """Figure 6: the weights of the two regularisers, one at a time."""
-    rows = {f"lambda1={value:g}": _changed(base, independence=value) for value in LAMBDAS}
-    return {**rows, **{f"lambda2={value:g}": _changed(base, contrast_weight=value) for value in LAMBDAS}}
+    rows = {}
+    for symbol, key in (("lambda1", "independence"), ("lambda2", "contrast_weight")):
+        own = getattr(base.model, key)
+        rows |= {f"{symbol}={value:g}": _changed(base, **{key: value}) for value in LAMBDAS if value != own}
+    own = base.model.independence, base.model.contrast_weight
+    return {f"lambda1={own[0]:g}, lambda2={own[1]:g}": copy.deepcopy(base), **rows}
 
 
 SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
@@ -127,6 +131,17 @@ def pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
     found += [(rows[0], other) for other in rows[1:]]
     found += [(rows[-1], "oracle")] if "oracle" in labels else []
     return list(dict.fromkeys(found))
+
+
+def shown(names: list[str]) -> list[str]:
+    """Which of a leaderboard's metrics the tables have: three of the primary task, and those of the others."""
+    ranked = [name for name in names if name.startswith("ndcg@")]
+    return ["auc", "gauc", *ranked[-1:], *(name for name in names if name.startswith(("auc_", "rmse_")))]
+
+
+def rate_row(name: str, rows: Rows) -> str:
+    """The row whose validation chooses a row's learning rate: its own."""
+    return name
 
 
 def _fixed(base: RunConfig) -> dict[str, Any]:

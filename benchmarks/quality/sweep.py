@@ -35,7 +35,6 @@ from lsec_jax.training.loop import NonFiniteError
 from lsec_jax.training.run import prepare
 from lsec_jax.training.writers import make_directory
 
-MAX_METRICS = 4
 TRAINING = ("best_step", "last_step", "train_seconds")
 
 
@@ -118,14 +117,14 @@ class Cells:
 
 
 def collect(
-    outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...], pairs: sweep_rows.Pairs = sweep_rows.pairs
+    outcomes: dict[str, list[dict[str, Any]]], protocols: tuple[str, ...], of_sweep: Any = sweep_rows
 ) -> dict[str, Any]:
     """Means and spreads over seeds, and differences of the rows.
 
     Args:
         outcomes: of each row, by seed; the first row's also hold those of the baselines.
         protocols: evaluated, the one that picks the checkpoint first.
-        pairs: from the names of rows, and of rows and baselines, to the pairs (lower, higher) that are compared.
+        of_sweep: the module of the rows: its `pairs` are compared, by the metrics that its `shown` chooses.
     """
     result = {}
     for protocol in protocols:
@@ -138,7 +137,7 @@ def collect(
                 label = name if i == 0 else model
                 metrics.setdefault(label, {key: statistics.summary([v[key] for v in values]) for key in values[0]})
         first = outcomes[next(iter(outcomes))][0]["rows"]
-        shown = reports.leaderboard_metrics(protocol, next(iter(metrics.values())))[:MAX_METRICS]
+        shown = of_sweep.shown(reports.leaderboard_metrics(protocol, {key: 0 for of in metrics.values() for key in of}))
         result[protocol] = {
             "description": next(row["candidates"] for row in first if row["protocol"] == protocol),
             "shown": shown,
@@ -147,8 +146,9 @@ def collect(
                 f"{higher} - {lower}": {
                     key: statistics.paired_difference(metrics[higher][key]["values"], metrics[lower][key]["values"])
                     for key in shown
+                    if key in metrics[higher] and key in metrics[lower]
                 }
-                for lower, higher in pairs(list(outcomes), list(metrics))
+                for lower, higher in of_sweep.pairs(list(outcomes), list(metrics))
             },
         }
     return result
@@ -182,7 +182,7 @@ def main() -> None:
             "(config.training.patience = 0); give one factor"
         )
     make_directory(workdir, f"--workdir={workdir}")
-    chosen = {name: cells.best_factor(sweep_rows.rate_row(name, rows), seeds[0], factors) for name in rows}
+    chosen = {name: cells.best_factor(of_sweep.rate_row(name, rows), seeds[0], factors) for name in rows}
     outcomes = {name: [cells.outcome(name, seed, chosen[name][0]) for seed in seeds] for name in rows}
     every = [outcome for of in outcomes.values() for outcome in of]
     write_json(
@@ -193,7 +193,7 @@ def main() -> None:
             "title": (of_sweep.SWEEPS[sweep].__doc__ or "").strip(),
             "config": f"{file}:{variant}" if variant else file,
             "seeds": seeds,
-            "protocols": collect(outcomes, base.evaluation.protocols, of_sweep.pairs),
+            "protocols": collect(outcomes, base.evaluation.protocols, of_sweep),
             "training": {
                 name: {key: statistics.summary([o[key] for o in of]) for key in TRAINING}
                 for name, of in outcomes.items()

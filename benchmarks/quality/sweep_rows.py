@@ -15,7 +15,6 @@ from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.models import lsec_gnn, ncf
 
 Rows = dict[str, RunConfig]
-Pairs = Callable[[list[str], list[str]], list[tuple[str, str]]]
 
 GAT_HEADS = 4
 
@@ -153,6 +152,11 @@ def pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
             (lower, higher) for lower, higher in (("item_knn", name), (name, "oracle")) if {lower, higher} <= {*labels}
         ]
     return pairs
+
+
+def shown(names: list[str]) -> list[str]:
+    """Which of a leaderboard's metrics the tables have."""
+    return names[:4]
 
 
 def rate_row(name: str, rows: Rows) -> str:

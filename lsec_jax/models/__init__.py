@@ -20,7 +20,7 @@ class Model(Protocol):
         ...
 
     def loss(
-        self, tables: Mapping[str, Array], inputs: Any, batch: Mapping[str, Array], key: Array
+        self, tables: Mapping[str, Array], inputs: Any, batch: Mapping[str, Any], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """(loss, metrics by name) of one step, from each stream's positions; pure."""
         ...
@@ -37,12 +37,12 @@ class Model(Protocol):
 class LookupModel(Model, Protocol):
     """A model whose loss reads only some rows of its tables and can say before which: they can be updated lazily."""
 
-    def lookups(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Mapping[str, Int[Array, "..."]]:
+    def lookups(self, inputs: Any, batch: Mapping[str, Any], key: Array) -> Mapping[str, Int[Array, "..."]]:
         """The rows of each table that a step reads, duplicates included; their shapes depend on the batch's alone."""
         ...
 
     def loss_of_rows(
-        self, rows: Mapping[str, Array], inputs: Any, batch: Mapping[str, Array], key: Array
+        self, rows: Mapping[str, Array], inputs: Any, batch: Mapping[str, Any], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """`loss`, from `table[ids]` for each of the tables in `lookups`."""
         ...

@@ -14,11 +14,14 @@ _PANELS = 8
 
 
 def draw(workdir: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes plots/training.png and plots/leaderboard_<protocol>.png."""
+    """Writes plots/training.png, plots/leaderboard_<protocol>.png and, of several tasks, plots/task_weights.png."""
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     _training(lines, rows[0]["protocol"]).savefig(folder / "training.png", dpi=120)
+    weights = _task_weights(lines)
+    if weights is not None:
+        weights.savefig(folder / "task_weights.png", dpi=120)
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         members = [row for row in rows if row["protocol"] == protocol and row["split"] == "test"]
         if members:
@@ -45,6 +48,27 @@ def _training(lines: list[dict[str, Any]], protocol: str) -> Figure:
         right.plot(times, [line[name] for line in measured], label=name, marker=".")
     right.set(xlabel=f"training time, {unit}", ylabel="metric", title=f"{kind.capitalize()}, {protocol}")
     right.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: six of them leave no room inside
+    return figure
+
+
+def _task_weights(lines: list[dict[str, Any]]) -> Figure | None:
+    """Each task's weight, and the cosine of its gradient with the primary one's; None where there are no weights.
+
+    Points are means over `config.training.log_every` steps.
+    """
+    train = [line for line in lines if line["kind"] == "train"]
+    kinds = {"weight": "weight in the loss", "cosine": "cosine of gradients"}
+    names = {kind: [name for name in (train[0] if train else []) if name.endswith(f"/{kind}")] for kind in kinds}
+    shown = [kind for kind in kinds if names[kind]]
+    if "weight" not in shown:
+        return None
+    figure = Figure(figsize=(5.5 * len(shown), 4), layout="constrained")
+    for panel, kind in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for name in names[kind]:
+            values = [line[name] for line in train]
+            panel.plot([line["step"] for line in train], values, label=name.rpartition("/")[0], marker=".")
+        panel.set(xlabel="step", ylabel=kinds[kind], title=f"Tasks: {kinds[kind]}")
+        panel.legend()
     return figure
 
 

@@ -68,7 +68,7 @@ class TrainableModel:
         """Whether the model reads only some rows of its tables, and says which."""
         return hasattr(self.module(self._initial), "lookups")
 
-    def lookups(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Mapping[str, Int[Array, "..."]]:
+    def lookups(self, inputs: Any, batch: Mapping[str, Any], key: Array) -> Mapping[str, Int[Array, "..."]]:
         """Returns which rows of each table a step reads; only of a model that has lookups."""
         return self.module(self._initial).lookups(inputs, batch, key)
 
@@ -77,7 +77,7 @@ class TrainableModel:
         """Whether a step's draws can be made before it, by `draw`."""
         return bool(getattr(self.module(self._initial), "draws_ahead", False))
 
-    def draw(self, inputs: Any, batch: Mapping[str, Array], key: Array) -> Any:
+    def draw(self, inputs: Any, batch: Mapping[str, Any], key: Array) -> Any:
         """Returns what a step draws; only of a model that draws ahead."""
         return self.module(self._initial).draw(inputs, batch, key)
 
@@ -111,7 +111,7 @@ def make_train_step(
             "skipped" is then 1, else 0.
     """
 
-    def step(state: TrainState, inputs: Any, batch: Mapping[str, Array], *drawn: Any) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, inputs: Any, batch: Mapping[str, Any], *drawn: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(negatives_key, state.step)
         params = state.params
         ids = model.lookups(inputs, batch, key) if lazy_tables else {}
@@ -168,10 +168,10 @@ def _norm(gradients: Params) -> Float[Array, ""]:
     return jnp.sqrt(optax.tree.norm(gradients.dense, squared=True) + of_tables)
 
 
-def make_draw(model: TrainableModel, negatives_key: Array) -> Callable[[Any, Mapping[str, Array], Any], Any]:
+def make_draw(model: TrainableModel, negatives_key: Array) -> Callable[[Any, Mapping[str, Any], Any], Any]:
     """Returns (inputs, batch, step) -> draws of that step, of a model that draws ahead, for a strategy to compile."""
 
-    def draw(inputs: Any, batch: Mapping[str, Array], step: Array) -> Any:
+    def draw(inputs: Any, batch: Mapping[str, Any], step: Array) -> Any:
         return model.draw(inputs, batch, jax.random.fold_in(negatives_key, step))
 
     return draw

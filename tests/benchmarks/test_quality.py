@@ -1,5 +1,6 @@
 """The pure parts of the quality benchmarks: intervals, collected results, generated tables."""
 
+import itertools
 import json
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import scipy.stats
 
 from benchmarks import runs, statistics, tables
-from benchmarks.quality import gowalla, influence, rechub_agreement, sweep, sweep_rows, synthetic
+from benchmarks.quality import gowalla, impression_rows, influence, rechub_agreement, sweep, sweep_rows, synthetic
 from lsec_jax.config import ConfigError, validate
 from lsec_jax.config_json import differences
 from lsec_jax.training.loop import NonFiniteError
+from tests.benchmarks.test_intentions import intentions_result
 from tests.benchmarks.test_next_item import next_item_result
 from tests.benchmarks.test_prequential import prequential_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
@@ -143,6 +145,7 @@ def all_results():
         "suite_gpu": {**suite_result(), "environments": [{**ENVIRONMENT, "device": "a GPU"}]},
         "gowalla": gowalla.collect({}, [0, 1], [gowalla_outcome(0.0), gowalla_outcome(0.002)]),
         "next_item": next_item_result(),
+        "intentions": intentions_result(),
         "synthetic": synthetic.collect({}, [0, 1], [synthetic_outcome(0), synthetic_outcome(1)]),
         "rechub": agreement_result(),
         "rechub_long": agreement_result(),
@@ -449,8 +452,35 @@ def test_a_damaged_piece_of_work_is_named_with_the_remedy(tmp_path):
 def test_the_committed_sweeps_compare_what_they_should(path):
     result = json.loads(path.read_text())
     for values in result["protocols"].values():
-        wanted = [f"{higher} - {lower}" for lower, higher in sweep._pairs(list(result["rows"]), list(values["models"]))]
+        pairs = sweep._rows_of(result["sweep"]).pairs
+        wanted = [f"{higher} - {lower}" for lower, higher in pairs(list(result["rows"]), list(values["models"]))]
         assert list(values["differences"]) == wanted
+
+
+@pytest.mark.parametrize("name", impression_rows.SWEEPS)
+def test_the_rows_of_sweeps_over_impressions_are_valid_and_differ_in_what_they_say(name):
+    base = runs.load_config("eliverec_synthetic", "tiny")
+    rows = impression_rows.build(name, base)
+    for row in rows.values():
+        validate(row)
+        assert row.model.features == base.model.features and row.model.embedding_dim == base.model.embedding_dim
+        assert (row.training, row.optimizer, row.data) == (base.training, base.optimizer, base.data)
+    texts = [json.dumps(runs.as_json(row)["model"], sort_keys=True) for row in rows.values()]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_ladder_is_compared_rung_by_rung():
+    names = list(impression_rows.build("ladder", runs.load_config("eliverec_synthetic", "tiny")))
+    found = impression_rows.pairs(names, [*names, "popularity", "oracle"])
+    steps = ["popularity", *names, "oracle"]
+    assert set(itertools.pairwise(steps)) <= set(found)
+    assert (names[0], names[-1]) in found
+
+
+def test_a_sweep_over_impressions_needs_two_sequences_and_tasks():
+    for name in ("gcn_synthetic", "ncf_synthetic"):
+        with pytest.raises(ConfigError, match=r"the sweep 'ladder' varies a config of eLiveRec"):
+            impression_rows.build("ladder", runs.load_config(name))
 
 
 def test_a_base_that_lacks_what_a_sweep_varies_is_refused():

@@ -27,4 +27,19 @@ def test_pictures_are_drawn_for_any_cutoffs_and_before_the_first_validation(tmp_
         assert imread(tmp_path / "plots" / f"leaderboard_{protocol}.png").std() > 0
 
 
+def test_weights_of_tasks_are_drawn_where_there_are_any(tmp_path):
+    rows = [row(model, value) for model, value in SCORES]
+    lines = [{"step": step, "kind": "train", "train_seconds": 1.0, "loss": 1.0 / step} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plots.draw(tmp_path, rows)
+    assert not (tmp_path / "plots" / "task_weights.png").exists()
+    pictures = []
+    for extra in ({}, {"stay/cosine": -0.2}):
+        weighted = [line | {"watched/weight": 1.0, "stay/weight": 0.3 * line["step"]} | extra for line in lines]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in weighted))
+        plots.draw(tmp_path, rows)
+        pictures.append(imread(tmp_path / "plots" / "task_weights.png"))
+    assert pictures[1].shape[1] > pictures[0].shape[1]  # a panel more
+
+
 SCORES = (("popularity", 0.1), ("model", 0.3))

@@ -86,7 +86,7 @@ class TaskWeights(nnx.Module):
         return total, self._logged(losses, jnp.concatenate([jnp.ones(1), fixed])) | cosine_metrics
 
     def weights(self, cosines: Float[Array, " n"], losses: Float[Array, " n"]) -> Float[Array, " n"]:
-        """w = total softmax(net(cosine, log loss, task)), of the n auxiliary tasks (Eq. 14)."""
+        """Eq. 14, of the n auxiliary tasks: w = total softmax(net(cosine, log loss, task)), the total n by default."""
         seen = jnp.stack([cosines, jnp.log(jnp.maximum(losses, 1e-6))], axis=1)
         hidden = jax.nn.relu(self.hidden(jnp.concatenate([seen, self.task_vectors[...]], axis=1)))
         total = self.config.total_task_weight or len(cosines)

@@ -20,19 +20,25 @@ def test_without_specific_tastes_both_domains_have_the_users_taste():
     np.testing.assert_array_equal(of.product_tastes, expected)
 
 
-def test_tastes_are_what_domains_have_in_common_and_their_own_part_by_the_share(world):
+def test_both_domains_tastes_are_made_of_their_parts(world):
     of = world.truth.world
-    for mixed, specific in zip((of.tastes, of.product_tastes), of.specific_tastes, strict=True):
-        np.testing.assert_allclose(specific.sum(axis=1), 1.0)
-        expected = 0.2 * of.base.tastes + 0.8 * specific
-        np.testing.assert_allclose(mixed, expected / expected.max(axis=1, keepdims=True))
+    common, rooms, products = of.taste_parts
+    np.testing.assert_allclose(common + products, of.base.tastes)
+    np.testing.assert_allclose(of.product_tastes, of.base.tastes / of.base.tastes.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(of.tastes, (common + rooms) / (common + rooms).max(axis=1, keepdims=True))
+    np.testing.assert_allclose(rooms.sum(axis=1), products.sum(axis=1))
+    assert ((common == 0) | (products == 0)).all()
+
+
+def test_the_share_of_specific_topics_is_that_of_the_config(world):
+    common, _, products = world.truth.world.taste_parts
+    assert (products > 0).sum() / (products + common > 0).sum() == pytest.approx(0.8, abs=0.04)
 
 
 def test_the_domains_own_parts_have_nothing_to_do_with_each_other(world):
-    rooms, products = world.truth.world.specific_tastes
-    common = world.truth.world.base.tastes
-    for one, other in ((rooms, products), (rooms, common), (products, common)):
-        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+    _, rooms, products = world.truth.world.taste_parts
+    rooms, products = (of / of.sum(axis=1, keepdims=True).clip(1e-9) for of in (rooms, products))
+    assert abs(np.corrcoef(rooms.ravel(), products.ravel())[0, 1]) < 0.1
 
 
 def test_entering_follows_the_taste_for_rooms_and_clicking_the_taste_for_products(world):

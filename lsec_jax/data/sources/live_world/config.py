@@ -156,8 +156,9 @@ class LiveConfig:
         product_rate: that she clicks a product there.
         purchase_rate: that she buys the clicked product.
         click_taste: effect of taste on these three (on the third: of taste for the product).
-        specific_tastes: share of a user's taste for rooms, and likewise for products in rooms, that is for this domain
-            alone, in [0, 1]: 0 = one taste for both.
+        specific_tastes: share of a user's topics that she likes in one domain alone, in [0, 1]: those of her taste for
+            products, which she has in the whole world, that mean nothing in rooms, where others take their place. 0 =
+            one taste for both.
         social: friends, shares and streamers' relations.
         gifts: gifts and responses.
     """

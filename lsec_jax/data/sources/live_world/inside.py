@@ -99,9 +99,7 @@ def draw_goods(world: World, users: np.ndarray, rooms: np.ndarray, rng: np.rando
         room = rooms[waiting]
         at = sample_segments(rng, world.display, display.indptr[room], display.indptr[room + 1])
         found = display.indices[at]
-        # `SyntheticTruth.session_appeal`, of the taste for products in rooms.
-        taste = world.product_tastes[users[waiting], base.item_topics[found]]
-        accepted = rng.random(len(waiting)) < 1.0 - base.session_taste + base.session_taste * taste
+        accepted = rng.random(len(waiting)) < base.session_appeal(users[waiting], base.item_topics[found])
         items[waiting[accepted]] = found[accepted]
         waiting = waiting[~accepted]
     return items

@@ -21,9 +21,9 @@ class World:
     Attributes:
         base: the world without its live part: tastes, follows, schedule, goods shown.
         tastes: of the users for rooms, 1 for the favourite topic, [u, c] float64.
-        product_tastes: for products in rooms, likewise.
-        specific_tastes: what of the two is for one domain alone, rows sum to 1 as those of `base.tastes` do, which both
-            have in common: (of rooms, of products), [u, c] float64 each.
+        product_tastes: for products, in rooms and elsewhere, likewise.
+        taste_parts: what users like in both domains, in rooms alone, and with products alone; `base.tastes` is the sum
+            of the first and the last, [u, c] float64 each.
         believed_tastes: what the platform takes them for, [u, c] float64.
         mix: topics of the goods shown in each room, rows sum to 1, [r, c] float64; even in a room without goods.
         streamer_of: of each room, [r] int64.
@@ -36,7 +36,7 @@ class World:
     base: SyntheticTruth
     tastes: np.ndarray
     product_tastes: np.ndarray
-    specific_tastes: tuple[np.ndarray, np.ndarray]
+    taste_parts: tuple[np.ndarray, np.ndarray, np.ndarray]
     believed_tastes: np.ndarray
     mix: np.ndarray
     streamer_of: np.ndarray
@@ -98,23 +98,25 @@ def build_world(
     live: LiveConfig,
     friends: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
-    specific_tastes: tuple[np.ndarray, np.ndarray],
+    rng_of_tastes: np.random.Generator,
 ) -> World:
-    """Draws what the live part adds to users and rooms; specific tastes as the world has them."""
+    """Draws what the live part adds to users and rooms; which tastes are for one domain, from a stream of their own."""
     schedule, num_users, num_topics = base.schedule, len(base.tastes), base.tastes.shape[1]
     num_items, num_rooms = len(base.item_topics), len(schedule.start)
     shape = num_items, num_topics
     topic_of_item = scipy.sparse.csr_matrix((np.ones(num_items), (np.arange(num_items), base.item_topics)), shape)
     mix = (schedule.display @ topic_of_item).toarray()
     mix[schedule.attention == 0] = 1.0 / num_topics
-    tastes, product_tastes = (_mixed_tastes(base.tastes, of, live.specific_tastes) for of in specific_tastes)
+    parts = _taste_parts(base.tastes, live.specific_tastes, rng_of_tastes)
+    tastes = parts[0] + parts[1]
+    tastes = tastes / tastes.max(axis=1, keepdims=True)
     activity: np.ndarray = rng.lognormal(0.0, live.activity_spread, num_users)
     popularity: np.ndarray = np.log(base.follow_overall)
     return World(
         base=base,
         tastes=tastes,
-        product_tastes=product_tastes,
-        specific_tastes=specific_tastes,
+        product_tastes=base.tastes / base.tastes.max(axis=1, keepdims=True),
+        taste_parts=parts,
         believed_tastes=tastes + rng.normal(0.0, 1.0, tastes.shape) * live.policy_noise,
         mix=mix,
         streamer_of=schedule.streamer_of(),
@@ -125,10 +127,18 @@ def build_world(
     )
 
 
-def _mixed_tastes(common: np.ndarray, specific: np.ndarray, share: float) -> np.ndarray:
-    """Tastes of one domain, 1 for the favourite topic, [u, c]."""
-    mixed = (1.0 - share) * common + share * specific if share else common
-    return mixed / mixed.max(axis=1, keepdims=True)
+def _taste_parts(
+    tastes: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of the users' tastes [u, c]: for both domains, for rooms alone, for products alone.
+
+    Each topic of a user is for products alone with the probability `share`. What they weigh goes to topics that another
+    user likes, for rooms alone.
+    """
+    is_specific = rng.random(tastes.shape) < share
+    of_products = np.where(is_specific, tastes, 0.0)
+    of_rooms = tastes[rng.permutation(len(tastes))] * of_products.sum(axis=1, keepdims=True)
+    return tastes - of_products, of_rooms, of_products
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,9 +114,7 @@ def _streams(seed: int) -> dict[str, np.random.Generator]:
 
 def _simulate(base: SyntheticTruth, live: LiveConfig, streams: dict[str, np.random.Generator]) -> Simulated:
     friends = social.draw_friends(base, live.social, streams["friends"])
-    # As sparse as what users have in common, but of other users.
-    specific = tuple(base.tastes[streams["specific"].permutation(len(base.tastes))] for _ in range(2))
-    world = build_world(base, live, (friends.starts, friends.ids), streams["traits"], (specific[0], specific[1]))
+    world = build_world(base, live, (friends.starts, friends.ids), streams["traits"], streams["specific"])
     requests = feed.draw_requests(world, live, streams["requests"])
     num_days, num_topics = base.schedule.num_days, base.tastes.shape[1]
     scenarios = social.draw_scenarios(live.social, num_days, num_topics, streams["scenarios"])

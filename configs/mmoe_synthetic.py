@@ -1,0 +1,43 @@
+"""MMoE (KDD 2018) on the feed of eliverec_synthetic.py: a gate over shared experts for each of the four tasks.
+
+Features, histories, sizes, optimizer and steps are those of that config. Sequences are means of their elements; entering is one task among the four, with weight 1.
+EXPECTED_mmoe
+"""
+
+from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
+from lsec_jax.data.sources import synthetic
+from lsec_jax.data.sources.live_world.declared import declared, feed, histories, world
+from lsec_jax.models import ctr_baselines
+
+
+def get_config(variant: str = "") -> RunConfig:
+    config = RunConfig(
+        data=world(10_000),
+        model=ctr_baselines.Config(
+            variant="mmoe",
+            features=declared(),
+            tasks=("stay", "bag", "product"),
+            task_weights=(0.3, 0.3, 0.1),  # those of eLiveRec's paper
+            embedding_std=0.1,
+            embedding_dim=16,
+            tower_reads_dynamic=True,
+        ),
+        histories=histories(),
+        split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
+        optimizer=OptimizerConfig(learning_rate=5e-3),
+        training=TrainingConfig(num_steps=1600, batch_size=512, evaluate_every=400, patience=4, metric="gauc"),
+        evaluation=EvaluationConfig(
+            protocols=("impressions",),
+            cutoffs=(1, 3, 10),
+            baselines=("popularity", "recent_popularity", "watch_rate", "last_watched", "own_counts"),
+        ),
+    )
+    if variant == "tiny":
+        config.data = synthetic.live_tiny(feed(30_000))
+        config.model.embedding_dim = 8
+        config.model.tower_widths = (32, 16)
+        config.model.expert_widths, config.model.task_tower_widths = (16,), (16,)
+        config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 60, 256, 30
+    elif variant:
+        raise ValueError(f"unknown variant ':{variant}'; this config has ':tiny'")
+    return config
