@@ -56,7 +56,7 @@ def config_of(folder: Path, width: int, batch_size: int, changes: dict[str, Any]
     return RunConfig(
         data=prepared.Config(str(folder)),
         model=eliverec.Config(features=encoding.declaration(), **{**sizes, **tasks, **changes}),
-        split=SplitConfig(method="given"),
+        split=SplitConfig(method="time", fractions=(0.98, 0.01, 0.01)),
         optimizer=OptimizerConfig(name="adagrad", learning_rate=0.05),
         training=TrainingConfig(batch_size=batch_size, metric="auc", patience=0),
         evaluation=EvaluationConfig(protocols=("impressions",), baselines=()),
@@ -147,7 +147,10 @@ def measure(width: int, batch_size: int, repetitions: int, num_steps: int, workd
         folder = Path(directory) / "world"
         encoding.write_world(folder, NUM_ROWS)
         data = store.read(folder)
-        steps = {name: Step(prepare(config_of(folder, width, batch_size, changes), data)) for name, changes in VARIANTS.items()}
+        steps = {
+            name: Step(prepare(config_of(folder, width, batch_size, changes), data))
+            for name, changes in VARIANTS.items()
+        }
         multiply, num_operations = product()
         batch_at, numbers = steps["adaptive"].run.batch_at(), itertools.count()
         works = {**steps, "product": multiply, "encoding": lambda: batch_at(next(numbers))}
