@@ -15,6 +15,7 @@ from lsec_jax.training.loop import NonFiniteError
 from tests.benchmarks.test_intentions import intentions_result
 from tests.benchmarks.test_next_item import next_item_result
 from tests.benchmarks.test_prequential import prequential_result
+from tests.benchmarks.test_ranker_sections import eliverec_step_result, rankers_result
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
 from tests.benchmarks.test_time_to_level import auc_result, gowalla_result
 from tests.benchmarks.test_time_to_level import gowalla_outcome as seconds_outcome
@@ -156,6 +157,8 @@ def all_results():
         "gowalla_time": {**gowalla_result(seconds_outcome(1.5)), **CIRCUMSTANCES},
         "sweep_x": sweep_result(),
         "preparation": preparation_result(),
+        "rankers": rankers_result(),
+        "eliverec_step": eliverec_step_result(),
         "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
         "encoding": json.loads((runs.THROUGHPUT / "encoding.json").read_text()),
