@@ -16,7 +16,7 @@ LIVE_BASELINES = ("popularity", "recent_popularity", "watch_rate", "last_watched
 STRATEGIES = ("pmap", "sharded")
 LOOKUPS = ("all_gather", "all_to_all")
 # The optimizers, and which keys of theirs the others do not have.
-OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator"), "sgd": ()}
+OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator", "accumulator_decay"), "sgd": ()}
 
 
 class ConfigError(ValueError):
@@ -84,6 +84,7 @@ class OptimizerConfig:
         b1, b2: decay of Adam's moments.
         eps: added to the denominator of Adam and to the squares of Adagrad.
         initial_accumulator: Adagrad's sum of squares before the first step.
+        accumulator_decay: factor of that sum at each step, in (0, 1]; of a lazy row, at each step that looks it up.
     """
 
     name: str = "adam"
@@ -95,6 +96,7 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     initial_accumulator: float = 0.1
+    accumulator_decay: float = 1.0
 
 
 @dataclasses.dataclass
@@ -361,6 +363,8 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
             raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be positive and finite")
     for name in ("warmup_steps", "initial_accumulator"):
         require_at_least(f"config.optimizer.{name}", getattr(optimizer, name), 0)
+    if not 0 < optimizer.accumulator_decay <= 1:
+        raise ConfigError(f"config.optimizer.accumulator_decay = {optimizer.accumulator_decay} must be in (0, 1]")
     for name in ("b1", "b2"):
         if not 0 <= getattr(optimizer, name) < 1:
             raise ConfigError(f"config.optimizer.{name} = {getattr(optimizer, name)} must be in [0, 1)")

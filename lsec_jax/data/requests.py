@@ -53,7 +53,8 @@ class CandidateEvents:
     """Makes records of users, targets and moments that no log has, from what was known before each moment.
 
     Roles and features that the caller does not give are those of the newest event of the same target strictly before
-    the moment: as stale as that is, and missing (-1, NaN) where there was none. The owner of a target comes from the
+    the moment: as stale as that is, and missing (-1, NaN) where there was none. Features of the event that the
+    declaration counts to the context are the user's own, and missing unless given. The owner of a target comes from the
     relation `hosts` where that names one. Values (what is measured) are missing, so that no label is defined; those
     that are true or false are numbers here, NaN, but for fields that show them, where they are False.
 
@@ -118,8 +119,11 @@ class CandidateEvents:
                 ids = known[role] if role in known else self._owners(role, targets, newest)
             nodes[role] = EventNodes(of.node_type, ids.astype(np.int32))
         features = {}
+        of_others = {field.source[1:] for field in declaration.fields if field.part == "context"}
         for name, feature in table.features.items():
-            column = known[name].astype(feature.values.dtype) if name in known else _taken(feature, newest)
+            # The context is the user's own: that of the newest event is another user's.
+            rows = np.full_like(newest, -1) if name in of_others else newest
+            column = known[name].astype(feature.values.dtype) if name in known else _taken(feature, rows)
             features[name] = dataclasses.replace(feature, values=column)
         shown = {field.source[1:] for field in declaration.fields if field.source.startswith(".")}
         values = {}
