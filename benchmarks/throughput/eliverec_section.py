@@ -51,11 +51,11 @@ def section(result: Result) -> str:
     feed_forward = model["feed_forward_width"] or 4 * model["embedding_dim"]
     return "\n".join(
         [
-            f"eLiveRec, {model['embedding_dim']} wide, {model['num_heads']} heads, feed-forward nets of {feed_forward}, "
-            f"two sequences of {result['length']} behaviours with 3 ids each, 3 tasks, batches of "
+            f"eLiveRec, {model['embedding_dim']} wide, {model['num_heads']} heads, feed-forward nets of "
+            f"{feed_forward}, two sequences of {result['length']} behaviours with 3 ids each, 3 tasks, batches of "
             f"{result['batch_size']:,}, Adagrad; simulated columns. Medians of {len(result['product']['seconds'])} "
-            "repetitions, one kind of work after the other. Of the core: the time that the process had one, which other "
-            "work on the machine changes less.\n",
+            "repetitions, one kind of work after the other. Of the core: the time that the process had one, which "
+            "other work on the machine changes less.\n",
             table(result),
             f"- Adaptive over fixed weights, at most {result['target_ratio']:g}: {verdict}, {ratio:.2f}.",
             f"- A step with adaptive weights has {result['operations'] / 1e9:,.1f} G operations (counted by XLA; what "
@@ -63,8 +63,8 @@ def section(result: Result) -> str:
             f"{rate / peak:.0%} of the {peak / 1e9:,.0f} G of a product of two matrices in the same turns.",
             f"- The encoder makes {result['batch_size'] / encoded:,.0f} records a second of the core, "
             f"{step / encoded:,.0f} times as many as a step trains on.",
-            f"- Of {waiting['steps']} steps whose inputs a thread makes ahead, {waiting['input_wait_share']:.2%} of the "
-            "time is spent waiting for them.",
+            f"- Of {waiting['steps']} steps whose inputs a thread makes ahead, {waiting['input_wait_share']:.2%} of "
+            "the time is spent waiting for them.",
             "- On a GPU: not measured.",
             "",
             markdown.circumstances(result),
