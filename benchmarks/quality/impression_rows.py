@@ -98,6 +98,11 @@ def regularisers(base: RunConfig) -> Rows:
     return {f"lambda1={own[0]:g}, lambda2={own[1]:g}": copy.deepcopy(base), **rows}
 
 
+def precision(base: RunConfig) -> Rows:
+    """Activations in float32 and in bfloat16; parameters, softmax, sums and losses are float32 in both."""
+    return {name: _changed(base, dtype=name) for name in ("float32", "bfloat16")}
+
+
 SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
     "ladder": ladder,
     "sequences": sequences,
@@ -106,6 +111,7 @@ SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
     "task_weights": task_weights,
     "encoders": encoders,
     "regularisers": regularisers,
+    "precision": precision,
 }
 
 _DEFAULTS = ImpressionConfig()
