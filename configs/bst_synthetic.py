@@ -1,6 +1,7 @@
 """BST (DLP-KDD 2019) on the feed of eliverec_synthetic.py: the room stands behind each sequence in a Transformer.
 
-Features, histories, sizes, optimizer and steps are those of that config. Watches alone: --config.model.sequences="('watches',)".
+Features, histories, sizes, optimizer and steps are those of that config. Watches alone:
+--config.model.sequences="('watches',)".
 EXPECTED_bst
 """
 

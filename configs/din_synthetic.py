@@ -1,6 +1,7 @@
 """DIN (KDD 2018) on the feed of eliverec_synthetic.py: each sequence weighted by an activation unit that sees the room.
 
-Features, histories, sizes, optimizer and steps are those of that config. Watches alone, as in the paper's rows with one sequence: --config.model.sequences="('watches',)".
+Features, histories, sizes, optimizer and steps are those of that config. Watches alone, as in the paper's rows with one
+sequence: --config.model.sequences="('watches',)".
 EXPECTED_din
 """
 
