@@ -4,7 +4,6 @@ Source: `ciao_domains`. Records are the ratings of the even categories (88,471),
 (60,590); liked = a rating of 4 or 5, which three of four are. Beside it the model learns how useful others find the
 review. Users have rated few goods before (a dozen on average), days are the unit of time, and nothing of the same day
 is in a history.
-EXPECTED_ciao
 """
 
 from lsec_jax.config import EvaluationConfig, HistoryConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig

@@ -4,7 +4,6 @@ Source: `ghcf`. The files are sets without times, so histories are sets too: pos
 training record sees a random subset of the user's other buys. Each buy stands beside goods that the user has not
 bought: two in training, 19 where it validates or tests. Carts hold 17 % of the released test items, as the
 published protocol has it.
-EXPECTED_taobao
 """
 
 from lsec_jax.config import EvaluationConfig, HistoryConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig

@@ -1,8 +1,7 @@
 """MMoE (KDD 2018) on the feed of eliverec_synthetic.py: a gate over shared experts for each of the four tasks.
 
-Features, histories, sizes, optimizer and steps are those of that config. Sequences are means of their elements; entering
-is one task among the four, with weight 1.
-EXPECTED_mmoe
+Features, histories, sizes, optimizer and steps are those of that config. Sequences are means of their elements, and
+entering is one task among the four, with weight 1.
 """
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
