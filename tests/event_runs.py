@@ -2,8 +2,8 @@
 
 import pytest
 
-from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
-from lsec_jax.data.sources.live_world.declared import SECONDS, feed, histories
+from lsec_jax.config import EvaluationConfig, HistoryConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
+from lsec_jax.data.sources.live_world.declared import SECONDS, feed
 from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 from lsec_jax.models import ctr_baselines, eliverec
 from lsec_jax.training import compilation
@@ -11,6 +11,10 @@ from tests import runs
 
 SIZES = {"embedding_dim": 4, "embedding_std": 0.1, "num_heads": 2, "tower_widths": (8,), "task_tower_widths": (4,)}
 TASKS = ("stay", "bag")
+HISTORIES = (
+    HistoryConfig("watches", item="streamer", where="watched"),
+    HistoryConfig("clicks", events="product_click", item="item"),
+)
 
 
 def small_declaration():
@@ -68,7 +72,7 @@ def event_config(model=None, data=None, **training):
     return RunConfig(
         data=small_world() if data is None else data,
         model=baseline_model() if model is None else model,
-        histories=histories(),
+        histories=HISTORIES,
         split=SplitConfig(method="time", fractions=(0.7, 0.15, 0.15)),
         optimizer=OptimizerConfig(learning_rate=0.02),
         training=TrainingConfig(**{**steps, **training}),
