@@ -203,6 +203,33 @@ def event_rows(data: LiveCommerceData, events: Events, split: int) -> slice | np
     return np.flatnonzero(events.split == split)
 
 
+def live_event_rows(data: LiveCommerceData, events: Events, split: int, target: str) -> slice | np.ndarray:
+    """`event_rows` without the rows whose target is not available at their time: it was shown by nobody's clock.
+
+    Args:
+        data: as `event_rows`.
+        events: of the data.
+        split: code.
+        target: role of what is shown; where its type has no availability, all rows count.
+
+    Returns:
+        As `event_rows`; the same range wherever nothing is left out.
+    """
+    rows = event_rows(data, events, split)
+    availability = data.availability.get(events.nodes[target].node_type)
+    if availability is None:
+        return rows
+    ids, kept, num_rows = events.ids(target), [], 0
+    for block in blocks(rows.stop - rows.start if isinstance(rows, slice) else len(rows)):
+        own = np.arange(rows.start + block.start, rows.start + block.stop) if isinstance(rows, slice) else rows[block]
+        # Who is not known (-1) is not known to be away.
+        is_live = (ids[own] < 0) | availability.at(np.asarray(events.time[own]), ids[own])
+        num_rows += len(own)
+        kept.append(own[is_live])
+    found = np.concatenate(kept) if kept else np.zeros(0, np.int64)
+    return rows if len(found) == num_rows else found
+
+
 def _check(config: SplitConfig, tasks: Sequence[str]) -> None:
     if config.method not in METHODS:
         raise ConfigError(f"split.method = '{config.method}' is unknown; valid: {', '.join(METHODS)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from lsec_jax import ranking
 from lsec_jax.config import EVENT_PROTOCOLS, EvaluationConfig, require_choice
-from lsec_jax.data.splits import event_rows
+from lsec_jax.data.splits import event_rows, live_event_rows
 from lsec_jax.declaration import Declaration
 from lsec_jax.event_metrics import EventMetrics, EventResult, Label
 from lsec_jax.event_past import ImpressionPast
@@ -174,7 +174,7 @@ class ImpressionEvaluator:
         one_class = result.counts["users of one class, left out of gauc"]
         grouped = "per user" if self.events.group is None else "per request and per user"
         of = "" if is_whole else f" of {len(result.user_ids)} {self.declaration.user}s"
-        nobody = self._count_nobody(split)
+        left_out = {text: count for text, count in self._counts_left_out(split).items() if count}
         return EvaluationRow(
             metrics=result.metrics,
             split=split,
@@ -186,7 +186,7 @@ class ImpressionEvaluator:
             user_ids=result.user_ids.astype(np.int32),
             per_user=result.per_user,
             weights=result.weights,
-            counts={**result.counts, "impressions of nobody, left out": nobody} if nobody else result.counts,
+            counts={**result.counts, **left_out},
         )
 
     def unknown(self, split: str) -> dict[str, int]:
@@ -297,7 +297,7 @@ class ImpressionEvaluator:
 
     def _row_blocks(self, split: str, users: np.ndarray | None, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         """Rows of a split that somebody (of some users) saw, [size] int64 and fewer in the last block."""
-        of_split = event_rows(self.data, self.events, split_code(split))
+        of_split = live_event_rows(self.data, self.events, split_code(split), self.declaration.target)
         num_rows = of_split.stop - of_split.start if isinstance(of_split, slice) else len(of_split)
         wanted = None
         if users is not None:
@@ -315,9 +315,16 @@ class ImpressionEvaluator:
         if len(rest):
             yield rest
 
-    def _count_nobody(self, split: str) -> int:
-        of_split = event_rows(self.data, self.events, split_code(split))
-        return int((self._users[of_split] < 0).sum())
+    def _counts_left_out(self, split: str) -> dict[str, int]:
+        """How many impressions of a split nobody saw, and how many are of a target that was not available then."""
+        code, target = split_code(split), self.declaration.target
+        of_split = event_rows(self.data, self.events, code)
+        live = live_event_rows(self.data, self.events, code, target)
+        sizes = [of.stop - of.start if isinstance(of, slice) else len(of) for of in (of_split, live)]
+        return {
+            "impressions of nobody, left out": int((self._users[live] < 0).sum()),
+            f"impressions while the {target} was not available, left out": sizes[0] - sizes[1],
+        }
 
     def _check_scores(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
         for values in scores.values():

@@ -15,7 +15,7 @@ from lsec_jax.data.batches import EventBatches
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.event_columns import EventColumns
 from lsec_jax.data.history_audits import audit_all_histories
-from lsec_jax.data.splits import event_rows
+from lsec_jax.data.splits import event_rows, live_event_rows
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
@@ -123,7 +123,7 @@ def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:
             "on a table of events; set it to 0"
         )
     table = data.events[config.model.task_tables[0]]
-    rows = event_rows(data, table, TRAIN)
+    rows = live_event_rows(data, table, TRAIN, config.model.features.target)
     columns = EventColumns(data, table.name, roles=(), values=(), features=())
     return EventBatches(columns, rows, config.training.batch_size, (config.seed, _STREAM))
 

@@ -7,9 +7,10 @@ import pytest
 
 from lsec_jax import ranking
 from lsec_jax.config import LIVE_BASELINES, ConfigError
+from lsec_jax.data.splits import live_event_rows
 from lsec_jax.declaration import Label
 from lsec_jax.event_metrics import metric_names
-from lsec_jax.schema import SPLITS, DataError, EventNodes
+from lsec_jax.schema import SPLITS, TEST, DataError, EventNodes
 from lsec_jax.training import event_evaluation
 from tests.impressions import measured, slow_metrics
 from tests.training.live_impressions import CONFIG, LABELS, Answers, evaluator_of, scores_of, split_world, with_column
@@ -173,3 +174,37 @@ def test_a_request_of_two_users_is_refused(data):
     mixed = with_column(data, group=np.zeros(len(events), np.int64))
     with pytest.raises(DataError, match="group 0 has impressions of two users"):
         evaluator_of(mixed).evaluate(scores_of, "test")
+
+
+def test_impressions_of_rooms_that_are_not_live_are_left_out_and_counted():
+    data = split_world()
+    impression, rooms = data.events["impression"], data.availability["room"]
+    gone = impression.ids("room")[np.flatnonzero(impression.split == TEST)[5]]
+    end = rooms.end.copy()
+    end[gone] = np.nextafter(rooms.start[gone], np.inf)
+    away = data.replace(availability={**data.availability, "room": dataclasses.replace(rooms, end=end)})
+    outside = (impression.split == TEST) & (impression.ids("room") == gone) & (impression.time >= end[gone])
+    assert outside.sum() > 0
+    evaluator = evaluator_of(away)
+    row = evaluator.evaluate(scores_of, "test")
+    assert row.counts["impressions while the room was not available, left out"] == outside.sum()
+    seen = np.concatenate([block.rows for block in evaluator.scored(scores_of, "test")])
+    np.testing.assert_array_equal(seen, np.flatnonzero((impression.split == TEST) & ~outside))
+    assert (
+        "impressions while the room was not available, left out"
+        not in evaluator_of(data).evaluate(scores_of, "test").counts
+    )
+
+
+def test_a_room_is_shown_from_its_start_on_and_at_its_end_no_more():
+    data = split_world()
+    impression, rooms = data.events["impression"], data.availability["room"]
+    row = np.flatnonzero(impression.split == TEST)[0]
+    room, moment = impression.ids("room")[row], impression.time[row]
+    for start, end, is_there in ((moment, moment + 1, True), (moment - 1, moment, False)):
+        ends, starts = rooms.end.copy(), rooms.start.copy()
+        starts[room], ends[room] = start, end
+        moved = data.replace(availability={"room": dataclasses.replace(rooms, start=starts, end=ends)})
+        found = live_event_rows(moved, impression, TEST, "room")
+        listed = np.arange(found.start, found.stop) if isinstance(found, slice) else found
+        assert (row in listed) == is_there
