@@ -1,5 +1,7 @@
 """Runs over a small feed of the live world that compile and train in seconds; shared by tests."""
 
+import dataclasses
+
 import pytest
 
 from lsec_jax.config import EvaluationConfig, HistoryConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
@@ -52,13 +54,18 @@ def eliverec_model(**keys):
     sizes = {**SIZES, "expert_widths": (4,), "num_experts": 2, "gate_width": 4, "regulariser_group_size": 8}
     tasks = {"tasks": TASKS, "task_weighting": "adaptive", "total_task_weight": 0.7}
     of = {"features": small_declaration(), "channel": "watches", "product": "clicks"}
-    return eliverec.Config(**{**of, **sizes, **tasks, **keys})
+    return asked(eliverec.Config(**{**of, **sizes, **tasks, **keys}), keys)
 
 
 def baseline_model(variant="wdl", **keys):
     """A baseline on the same features; the default compiles fastest."""
     sizes = {**SIZES, "activation_widths": (4,), "expert_widths": (4,), "num_experts": 2}
-    return ctr_baselines.Config(**{"features": small_declaration(), "variant": variant, **sizes, **keys})
+    return asked(ctr_baselines.Config(**{"features": small_declaration(), "variant": variant, **sizes, **keys}), keys)
+
+
+def asked(config, keys):
+    """The config without sizes that have no effect, but with what a test asks for."""
+    return dataclasses.replace(config.without_unused(), **keys)
 
 
 def small_world(num_impressions=2400, **changes):

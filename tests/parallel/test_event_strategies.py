@@ -16,9 +16,14 @@ NUM_STEPS = 6
 MODELS = {
     "eliverec": event_runs.eliverec_model(dropout=0.2, l2=1e-3, specific_separation=0.01, is_symmetric=True),
     "din": event_runs.baseline_model("din", tasks=("stay",), task_weights=(0.3,), dropout=0.2, l2=1e-3),
+    "one_step": event_runs.baseline_model(
+        "wdl", tasks=("stay", "bag"), task_weighting="adaptive", look_ahead="one_step", look_ahead_rate=1.0
+    ),
+    "uncertainty": event_runs.baseline_model("mmoe", tasks=("stay",), task_weighting="uncertainty"),
 }
 # The others take as long again each.
 QUICK = {("eliverec", "auto", "sharded"), ("eliverec", "auto", "pmap"), ("din", "lazy", "sharded")}
+QUICK |= {("one_step", "auto", "pmap")}
 
 
 def config_of(name, tables, parallel):

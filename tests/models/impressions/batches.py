@@ -1,7 +1,5 @@
 """A layout and random batches for rankers, without a data set."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Tabl
 from lsec_jax.declaration.layout import FieldLayout, LabelLayout, Layout, SequenceLayout, TableLayout
 from lsec_jax.models import ctr_baselines, eliverec
 from lsec_jax.training.state import Keys, TrainableModel
+from tests.event_runs import asked
 
 LENGTH = 6
 NUM_ROWS = {"user": 20, "streamer": 12, "item": 15}
@@ -102,19 +101,14 @@ def eliverec_config(**keys):
     sizes = {"embedding_dim": 8, "num_heads": 2, "tower_widths": (16, 8), "task_tower_widths": (8,)}
     sizes |= {"expert_widths": (8,), "num_experts": 3, "regulariser_group_size": 8, "gate_width": 4}
     tasks = {"channel": "watches", "product": "clicks", "tasks": ("stay", "bag"), "task_weighting": "adaptive"}
-    return _asked(eliverec.Config(**{"features": DECLARED, **sizes, **tasks, **keys}), keys)
+    return asked(eliverec.Config(**{"features": DECLARED, **sizes, **tasks, **keys}), keys)
 
 
 def baseline_config(variant, **keys):
     """A baseline on DECLARED, narrow."""
     sizes = {"embedding_dim": 8, "num_heads": 2, "tower_widths": (16, 8), "task_tower_widths": (8,)}
     sizes |= {"expert_widths": (8,), "num_experts": 3, "num_retrieved": 3, "activation_widths": (6,)}
-    return _asked(ctr_baselines.Config(**{"features": DECLARED, "variant": variant, **sizes, **keys}), keys)
-
-
-def _asked(config, keys):
-    """Sizes that have no effect are left out, but not what a test asks for."""
-    return dataclasses.replace(config.without_unused(), **keys)
+    return asked(ctr_baselines.Config(**{"features": DECLARED, "variant": variant, **sizes, **keys}), keys)
 
 
 def trainable(config, seed=0):
