@@ -121,19 +121,33 @@ def trainable(config, seed=0):
     return model, model.init(keys)
 
 
+def _compiled(model, name, make):
+    """What `make` returns, compiled once for each model."""
+    compiled = vars(model).setdefault("compiled_by_tests", {})
+    if name not in compiled:
+        compiled[name] = jax.jit(make())
+    return compiled[name]
+
+
 def outputs(model, params, batch):
     """Outputs of all tasks, [b, m] float."""
-    found = jax.jit(lambda params, batch: model.module(params.dense).predict(params.tables, batch))(params, batch)
+
+    def make():
+        return lambda params, batch: model.module(params.dense).predict(params.tables, batch)
+
+    found = _compiled(model, "outputs", make)(params, batch)
     # Tasks in the layout's order, the primary one first; jit sorts them by name.
     return np.stack([np.asarray(found[of.name]) for of in model.module(params.dense).layout.labels], axis=1)
 
 
 def loss_and_gradients(model, params, batch, step=0):
     """Loss, metrics and gradients of one step."""
-    key = jax.random.key(step)
 
-    def loss(params):
-        return model.module(params.dense).loss(params.tables, (), batch, key)
+    def make():
+        def loss(params, batch, key):
+            return model.module(params.dense).loss(params.tables, (), batch, key)
 
-    (total, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return jax.value_and_grad(loss, has_aux=True)
+
+    (total, metrics), gradients = _compiled(model, "loss", make)(params, batch, jax.random.key(step))
     return total, metrics, gradients
