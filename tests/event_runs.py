@@ -52,13 +52,14 @@ def eliverec_model(**keys):
     sizes = {**SIZES, "expert_widths": (4,), "num_experts": 2, "gate_width": 4, "regulariser_group_size": 8}
     tasks = {"tasks": TASKS, "task_weighting": "adaptive", "total_task_weight": 0.7}
     of = {"features": small_declaration(), "channel": "watches", "product": "clicks"}
-    return eliverec.Config(**{**of, **sizes, **tasks, **keys})
+    return eliverec.Config(**{**of, **sizes, **tasks, **keys}).without_unused()
 
 
 def baseline_model(variant="wdl", **keys):
     """A baseline on the same features; the default compiles fastest."""
     sizes = {**SIZES, "activation_widths": (4,), "expert_widths": (4,), "num_experts": 2}
-    return ctr_baselines.Config(**{"features": small_declaration(), "variant": variant, **sizes, **keys})
+    config = ctr_baselines.Config(**{"features": small_declaration(), "variant": variant, **sizes, **keys})
+    return config.without_unused()
 
 
 def small_world(num_impressions=2400, **changes):
