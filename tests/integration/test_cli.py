@@ -165,7 +165,7 @@ def test_an_audited_run_trains_and_one_whose_negatives_are_positives_is_refused(
 
 def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monkeypatch, without_pictures):
     (here / "tiny.py").write_text(runs.CONFIG_FILE)
-    from lsec_jax.training import run, state
+    from lsec_jax.training import base_run, state
 
     make = state.make_train_step
 
@@ -178,7 +178,7 @@ def test_a_diverged_run_is_refused_and_its_last_checkpoint_evaluates(here, monke
 
         return poisoned
 
-    monkeypatch.setattr(run, "make_train_step", diverging)
+    monkeypatch.setattr(base_run, "make_train_step", diverging)
     message = runs.refusal("train", "--config=tiny.py", "--workdir=run")
     assert "step 5: loss is not finite" in message and "step 4 is intact" in message
     assert runs.command("evaluate", "--workdir=run").code == 0
