@@ -43,6 +43,8 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     _check_protocols(config)
     _check_metric(config)
     strategy = strategies.make(config.parallel)
+    if strategy.num_replicas > 1 and not learns_events(config):
+        platforms.host_device()  # refuses processes without one before data are read
     data = config.data.load() if data is None else data
     check_needs(data, config.model.needs)
     data.validate()
