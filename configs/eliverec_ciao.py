@@ -1,9 +1,10 @@
 """eLiveRec on Ciao: what a user likes of the goods that she tries, from her ratings of two groups of categories.
 
 Source: `ciao_domains`. Records are the ratings of the even categories (88,471), the other domain those of the odd ones
-(60,590); liked = a rating of 4 or 5, which three of four are. Beside it the model learns how useful others find the
-review. Users have rated few goods before (a dozen on average), days are the unit of time, and nothing of the same day
-is in a history.
+(60,590); liked = a rating of 4 or 5, which four of five of the newest are. Beside it the model learns how useful others
+find the review. A user has twelve ratings in the target domain on average; days are the unit of time, and nothing of
+the same day is in a history. Measured once, seed 0, with an earlier version: AUC .69 on the test split (gAUC .61),
+which the share of likes of each item so far (`watch_rate`) has as well; about a minute of one CPU core.
 """
 
 from lsec_jax.config import EvaluationConfig, HistoryConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
