@@ -133,11 +133,7 @@ class Checkpoints:
             else ocp.options.MultiprocessingOptions(),
             async_options=ocp.options.AsyncOptions(save_seconds, orbax_errors.barrier()),
         )
-        for step in steps_in(self.directory):
-            check_metrics(self.directory / str(step))
-        if not read_only:
-            self._purge()
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = self._opened(options, read_only)
         if read_only and self._manager.latest_step() is None:
             raise CheckpointError(f"{self.directory}: no finished checkpoint here; train first, or check --workdir")
 
@@ -294,6 +290,20 @@ class Checkpoints:
         step = self._manager.best_step()
         assert step is not None, "checkpoints are always saved with a metric"
         return step
+
+    def _opened(self, options: ocp.CheckpointManagerOptions, read_only: bool) -> ocp.CheckpointManager:
+        """Opens the directory; anew where a run that goes on has removed a checkpoint after it was listed."""
+        while True:
+            listed = steps_in(self.directory)
+            try:
+                for step in listed:
+                    check_metrics(self.directory / str(step))
+                if not read_only:
+                    self._purge()
+                return ocp.CheckpointManager(self.directory, options=options)
+            except FileNotFoundError:
+                if set(listed) <= set(steps_in(self.directory)):
+                    raise
 
     def _purge(self) -> None:
         """Removes what Orbax has put away to be deleted."""

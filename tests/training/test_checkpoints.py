@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint import path as orbax_path
 
 from lsec_jax.schema import DataError
 from lsec_jax.training import fit, run, workdirs
@@ -295,6 +296,22 @@ def test_evaluation_takes_the_new_best_checkpoint_where_training_replaces_it_mea
 
     monkeypatch.setattr(run.Run, "restore", replaced)
     assert workdirs.restore_best(prepared, finished)[0].step == 8
+
+
+def test_a_checkpoint_that_training_removes_while_the_directory_is_opened_is_not_missed(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, new_state(step=step), keep_last=2)
+    commit_timestamp, gone = orbax_path.step.Metadata.commit_timestamp, tmp_path / "gone"
+
+    def removed_first(metadata):
+        if metadata.step == 1 and not gone.exists():
+            (tmp_path / "1").rename(gone)
+        return commit_timestamp.fget(metadata)
+
+    monkeypatch.setattr(orbax_path.step.Metadata, "commit_timestamp", property(removed_first))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == checkpoints.latest_step() == 2
+    assert gone.exists()
 
 
 def test_a_resumed_run_may_change_which_checkpoints_stay_and_the_workdir_says_so(finished):
