@@ -16,6 +16,8 @@ run again. The result goes to results/sweep_<sweep>_<config>.json.
 import contextlib
 import copy
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,7 +91,10 @@ def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
 
 class Cells:
-    """The runs of a sweep in its workdir; finished ones are not run again."""
+    """The runs of a sweep in its workdir; finished ones are not run again, and sweeps may share a workdir.
+
+    A run lies under a digest of everything that determines its outcome, so that a row of two sweeps is run once.
+    """
 
     def __init__(self, rows: dict[str, RunConfig], fingerprints: dict[int, str], workdir: Path):
         """Takes checked rows, the data's fingerprint by seed, and where the runs are."""
@@ -99,10 +104,10 @@ class Cells:
         """Measures a row with a seed and a factor of its learning rate, or reads what was measured."""
         config = with_seed(self._rows[name], seed)
         config.optimizer.learning_rate *= factor
-        cell = self._workdir / f"{list(self._rows).index(name)}_rate{factor:g}_seed{seed}"
         settings = {"config": runs.as_json(config), "data": self._fingerprints[seed]}
+        cell = self._workdir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         place = f"row '{name}', seed {seed}, learning rate {config.optimizer.learning_rate:g}"
-        logging.info(place)
+        logging.info("%s: %s", place, cell)
         with _named(place):
             outcome = runs.finished_or(Path(f"{cell}.json"), settings, functools.partial(measure, config, cell))
         logging.info("%s: validation %s, test %s", place, outcome["validation"], outcome["rows"][0]["metrics"])
@@ -237,7 +242,7 @@ def _define_flags() -> None:
     flags.DEFINE_multi_string("row", [], "Only this row of the sweep (repeatable); none = all.")
     flags.DEFINE_list("rate_factors", ["1"], "Factors of the learning rate; each row gets the best of the first seed.")
     flags.DEFINE_string("output", None, "JSON file to write.")
-    flags.DEFINE_string("workdir", None, "Where the runs are; reused.")
+    flags.DEFINE_string("workdir", None, "Where the runs are; reused, also by another sweep that has the same rows.")
 
 
 if __name__ == "__main__":
