@@ -27,6 +27,7 @@ from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig
 from lsec_jax.data.files import write_json
 from lsec_jax.data.splits import event_rows
+from lsec_jax.declaration.layout import Layout
 from lsec_jax.models import eliverec
 from lsec_jax.nn import replicas
 from lsec_jax.nn.attention import masked_mean
@@ -37,6 +38,7 @@ from lsec_jax.training.tables import Params
 from lsec_jax.training.writers import make_directory
 
 FACTORS = ("in common", "rooms alone", "products alone")
+CATEGORY = "category"
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
 _PARTS = (0.6, 0.2)  # of users: fitted on, chosen on; the rest is measured on
 
@@ -55,7 +57,7 @@ def vectors_of(run: EventRun, params: Params) -> tuple[np.ndarray, dict[str, np.
         rows = {name: replicas.take(params.tables[name], ids) for name, ids in batch["ids"].items()}
         fields = module.fields(rows, batch)
         raw = {f"mean embedding/{name}": masked_mean(of.elements, of.mask) for name, of in fields.sequences.items()}
-        return {**module.intentions(fields), **raw}
+        return {**module.intentions(fields), **raw, **_category_shares(module.layout, batch)}
 
     compiled = jax.jit(compute)
     rows = event_rows(run.data, run.data.events[run.task], TEST)
@@ -72,6 +74,17 @@ def vectors_of(run: EventRun, params: Params) -> tuple[np.ndarray, dict[str, np.
     shown = np.bincount(users, minlength=count)
     kept = np.flatnonzero(shown)
     return kept, {name: of[kept] / shown[kept, None] for name, of in sums.items()}
+
+
+def _category_shares(layout: Layout, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Of each sequence whose elements have a CATEGORY, how many of them have which, [b, rows of its table]."""
+    found = {}
+    for sequence in layout.sequences:
+        for of in (field for field in sequence.fields if field.name == CATEGORY):
+            ids = batch["ids"][of.table][:, of.start : of.stop]
+            known = jax.nn.one_hot(ids, layout.table(of.table).num_rows)
+            found[f"category shares/{sequence.name}"] = masked_mean(known, batch["masks"][sequence.name])
+    return found
 
 
 def probe(vectors: np.ndarray, wanted: np.ndarray, seed: int) -> float:

@@ -16,7 +16,8 @@ def section(result: Result) -> str:
         [
             f"Linear probes of the planted tastes, from the mean vectors of each user's test impressions ({users} "
             f"users; {markdown.seeds(result)}, worlds and models): explained variance on users that no probe was "
-            "fitted on. Mean embeddings are those of the sequence's elements, which no intention has shaped.\n",
+            "fitted on. Mean embeddings are those of the sequence's elements, which no intention has shaped; category "
+            "shares say which part of the sequence is of which category, which is what it can tell at all.\n",
             table(result),
             "The same of the untrained model:\n",
             _table(result, "untrained"),

@@ -42,11 +42,14 @@ def outcome(tmp_path_factory):
 
 def test_all_intentions_and_mean_embeddings_are_probed_for_all_factors(outcome):
     domains = ("watches", "purchases")
-    kinds = ("consistent", "specific", "mean embedding")
+    kinds = ("consistent", "specific", "mean embedding", "category shares")
     for state in ("trained", "untrained"):
         assert {*outcome[state]} == {f"{kind}/{domain}" for kind in kinds for domain in domains}
         for of in outcome[state].values():
             assert [*of] == [*intentions.FACTORS] and max(of.values()) < 1.0
+    shares = outcome["trained"]["category shares/watches"]
+    assert shares == outcome["untrained"]["category shares/watches"]
+    assert shares["in common"] > 0.2 > 0.1 > shares["products alone"]
     assert outcome["users"] > 50 and outcome["step"] == 2
 
 
