@@ -13,7 +13,8 @@ Departures:
 - The net of the adaptive weights is trained by a look-ahead, not by the loss that it weights
   (`models/impressions/weights.py` says why).
 - Stay time is learned as its logarithm, as the declaration of the label says.
-- The paper's alternative of updating the regularisers in turns with the rest is not implemented: one step has both.
+- The paper tried to update the regularisers in turns with the rest, and does not say how long a turn is: with
+  `is_alternating` it is one step.
 - One vector per domain of an empty sequence is learned; the paper does not say what it has.
 """
 
@@ -61,6 +62,8 @@ class Config(EncoderConfig, ImpressionConfig):
         temperature: of InfoNCE.
         is_symmetric: whether InfoNCE is also taken the other way round.
         specific_separation: weight of the estimated mutual information of the domains' specific vectors (SR).
+        is_alternating: whether odd steps are on the regularisers alone and even ones on the rest, which the paper found
+            worse; else every step is on both. Both are computed in every step.
         regulariser_group_size: rows that regularisers compare; a divisor of the batch.
         num_experts: of the mixture of experts.
         expert_widths: hidden and output widths of an expert.
@@ -82,6 +85,7 @@ class Config(EncoderConfig, ImpressionConfig):
     temperature: float = 0.5
     is_symmetric: bool = False
     specific_separation: float = 0.0
+    is_alternating: bool = False
     regulariser_group_size: int = 256
     num_experts: int = 4
     expert_widths: tuple[int, ...] = (64,)
@@ -133,7 +137,7 @@ class Config(EncoderConfig, ImpressionConfig):
             "temperature": is_infonce or (of_domains and self.specific_separation > 0),
             "is_symmetric": is_infonce,
             "specific_separation": of_domains,
-            "regulariser_group_size": self.has_regularisers,
+            **dict.fromkeys(("is_alternating", "regulariser_group_size"), self.has_regularisers),
             **dict.fromkeys(("num_experts", "expert_widths", "is_gated"), has_tasks),
             "gate_width": has_tasks and self.is_gated,
         }
@@ -167,7 +171,7 @@ class Config(EncoderConfig, ImpressionConfig):
         return (
             *self.TRAINING_KEYS,
             *("independence", "is_unbiased", "contrast", "contrast_weight", "temperature", "is_symmetric"),
-            *("specific_separation", "regulariser_group_size"),
+            *("specific_separation", "is_alternating", "regulariser_group_size"),
         )
 
     def build(self, layout: Layout, rngs: nnx.Rngs) -> "ELiveRec":
@@ -284,6 +288,12 @@ class ELiveRec(ImpressionRanker):
             both = jnp.concatenate([shared * weights, dynamic], axis=1)
         mixed, _ = self.experts(both)
         return jnp.concatenate([first, *(head(mixed[:, i]) for i, head in enumerate(self.heads))], axis=1)
+
+    def trained_part(self, loss: Float[Array, ""], penalty: Float[Array, ""] | float, batch: Batch) -> Float[Array, ""]:
+        """Both, or one of them in turns."""
+        if not self.config.is_alternating:
+            return loss + penalty
+        return jnp.where(batch["step"] % 2 == 1, penalty, loss)
 
     def _regularise(
         self, vectors: dict[str, tuple[Float[Array, "b d"], ...]], masks: dict[str, Bool[Array, " b"]], users: Array

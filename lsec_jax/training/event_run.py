@@ -77,12 +77,22 @@ class EventRun(Run):
         encode = (self.encoder if encoder is None else encoder).encode
         size = -(-SCORED_ROWS // self.strategy.num_replicas) * self.strategy.num_replicas
         found: list[dict[str, np.ndarray]] = []
+        pending: list[tuple[Any, int]] = []  # the device works on these while the host encodes the next ones
+
+        def finish() -> None:
+            scores, count = pending.pop()
+            scores = jax.device_get(self.strategy.whole(scores))
+            found.append({name: np.asarray(values)[:count] for name, values in scores.items()})
+
         for start in range(0, len(rows), size):
             own = rows[start : start + size]
             padded = np.concatenate([own, np.full(size - len(own), own[-1])])
             batch = self.strategy.place(encode(padded), Part.ROWS)
-            scores = jax.device_get(self.strategy.whole(self._predict(params, batch)))
-            found.append({name: np.asarray(values)[: len(own)] for name, values in scores.items()})
+            if pending:
+                finish()
+            pending.append((self._predict(params, batch), len(own)))
+        if pending:
+            finish()
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
 
     @functools.cached_property

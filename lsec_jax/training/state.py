@@ -101,6 +101,8 @@ def make_train_step(
     A model that draws ahead takes what `make_draw` made as a fourth argument; without it, the step draws the same. On
     several devices each has its own rows of the batch, and its part of what is divided (`nn/replicas.py`).
 
+    The batch that the model sees has the key "step" besides: the number of the step, int32.
+
     Args:
         model: its pure functions.
         optimizer: one that treats every element by itself.
@@ -113,7 +115,7 @@ def make_train_step(
 
     def step(state: TrainState, inputs: Any, batch: Mapping[str, Any], *drawn: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(negatives_key, state.step)
-        params = state.params
+        params, batch = state.params, {**batch, "step": state.step}
         ids = model.lookups(inputs, batch, key) if lazy_tables else {}
         rows = {name: replicas.take(params.tables[name], ids[name]) for name in lazy_tables}
 

@@ -162,10 +162,15 @@ class ImpressionRanker(nnx.Module):
             return task_losses(self._biased_outputs(represented, shared), batch["labels"], labels)
 
         loss, metrics = self.weights(losses_of, represented.shared)
-        loss = loss + represented.penalty
         if self.config.l2:
             loss = loss + self.config.l2 * losses.mean_squared_norm(*rows.values(), num_rows=len(batch["labels"]))
-        return loss, {"loss": loss, **metrics, **represented.metrics}
+        total = loss + represented.penalty
+        trained = self.trained_part(loss, represented.penalty, batch)
+        return trained, {"loss": total, **metrics, **represented.metrics}
+
+    def trained_part(self, loss: Float[Array, ""], penalty: Float[Array, ""] | float, batch: Batch) -> Float[Array, ""]:
+        """What this step descends on, of the loss of the tasks and the penalty: their sum."""
+        return loss + penalty
 
     def predict(self, tables: Tables, batch: Batch) -> dict[str, Float[Array, " b"]]:
         """Logits of binary tasks and expected values of others, in the label's transformed unit, by task."""

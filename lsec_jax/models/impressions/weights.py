@@ -81,7 +81,8 @@ class TaskWeights(nnx.Module):
         gains = self._gains(weights, cosines, gradients, losses_of, shared)
         of_net = -(weights * gains).sum() - self.config.weight_entropy * _entropy(weights)
         fixed = lax.stop_gradient(weights)
-        total = losses[0] + (fixed * losses[1:]).sum() + of_net
+        # The net's loss has gradients, and is no part of the loss that is told.
+        total = losses[0] + (fixed * losses[1:]).sum() + of_net - lax.stop_gradient(of_net)
         cosine_metrics = {f"{name}/cosine": of for name, of in zip(self.names[1:], cosines, strict=True)}
         return total, self._logged(losses, jnp.concatenate([jnp.ones(1), fixed])) | cosine_metrics
 

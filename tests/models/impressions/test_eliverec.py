@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.nn import replicas
+from lsec_jax.training.state import TrainState, make_train_step
 from tests.models.impressions.batches import batch, eliverec_config, loss_and_gradients, outputs, trainable
 
 REGULARISERS = ("distance_correlation/watches", "distance_correlation/clicks", "contrast")
@@ -111,6 +114,39 @@ def test_regularisers_take_part_in_the_loss_with_their_weights():
     assert total == pytest.approx(plain + 0.25 * float(metrics["contrast"]), rel=1e-5)
 
 
+def test_regularisers_take_turns_with_the_rest_if_asked_for():
+    own = batch(users=np.arange(16))
+
+    def found(step, **keys):
+        model, params = trainable(eliverec_config(independence=0.5, **keys))
+        total, metrics, gradients = loss_and_gradients(model, enlarged(params), {**own, "step": jnp.int32(step)})
+        return float(total), float(metrics["loss"]), gradients
+
+    both, rest, alone = found(1), found(0, is_alternating=True), found(1, is_alternating=True)
+    assert rest[0] + alone[0] == pytest.approx(both[0], rel=1e-5) and min(rest[0], alone[0]) > 0.01
+    assert rest[1] == pytest.approx(both[0], rel=1e-5) == alone[1]
+    sums = jax.tree.map(jnp.add, rest[2], alone[2])
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6), sums, both[2])
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(alone[2].dense["primary_tower"]))
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(alone[2].dense["weights"]))
+
+
+def test_the_training_step_says_whose_turn_it_is():
+    model, params = trainable(eliverec_config(independence=0.5, is_alternating=True))
+    optimizer = optax.sgd(0.1)
+    step = jax.jit(make_train_step(model, optimizer, jax.random.key(0)))
+    state = TrainState(jnp.int32(0), enlarged(params), optimizer.init(params))
+    towers = [params.dense["primary_tower"]]
+    for _ in range(3):
+        state, _ = step(state, (), batch(users=np.arange(16)))
+        towers.append(state.params.dense["primary_tower"])
+    moved = [
+        any(np.any(one != other) for one, other in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True))
+        for old, new in itertools.pairwise(towers)
+    ]
+    assert moved == [True, False, True]
+
+
 @functools.cache
 def plain_gradients():
     """Of the config that ablations differ from."""
@@ -179,6 +215,7 @@ def test_rows_of_a_group_stay_together_only_where_rows_are_compared():
         ({"expert_widths": ()}, "expert_widths"),
         ({"is_disentangled": False, "independence": 5.0}, "independence = 5.0 has no effect"),
         ({"product": "", "contrast": "euclidean"}, "contrast = euclidean has no effect"),
+        ({"independence": 0.0, "contrast": "none", "is_alternating": True}, "is_alternating = True has no effect"),
         ({"encoder": "gru", "attention_scale": "head"}, "attention_scale = head has no effect"),
         ({"independence": float("inf")}, "must be finite"),
         ({"regulariser_group_size": 1}, "regulariser_group_size"),

@@ -101,8 +101,9 @@ def test_what_is_trained_by_the_losses_sees_the_weights_as_constants():
     def curved(of):
         return jnp.stack([(of**2).mean(), jnp.abs(of).mean(), (of**3).mean()])
 
-    (_, metrics), gradient = jax.value_and_grad(lambda of: weights(curved, of), has_aux=True)(shared)
+    (total, metrics), gradient = jax.value_and_grad(lambda of: weights(curved, of), has_aux=True)(shared)
     own = jnp.array([1.0, metrics["friend/weight"], metrics["opponent/weight"]])
+    assert float(total) == pytest.approx(float((own * curved(shared)).sum()), rel=1e-6)
     expected = jax.grad(lambda of: (own * curved(of)).sum())(shared)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
