@@ -119,7 +119,7 @@ class ImpressionEvaluator:
         if wanted == 0:
             return None
         is_there = np.zeros(self._num_users, bool)
-        for rows in self._row_blocks(split, None):
+        for rows in self.row_blocks(split, None):
             is_there[self._users[rows]] = True
         users = np.flatnonzero(is_there).astype(np.int32)
         if wanted >= len(users):
@@ -136,7 +136,7 @@ class ImpressionEvaluator:
         """
         _check_names(split, protocol)
         has_positive = has_negative = False
-        for rows in self._row_blocks(split, None):
+        for rows in self.row_blocks(split, None):
             answers = self._encoder.answers(rows)[:, 0]
             has_positive |= bool((answers > 0.5).any())
             has_negative |= bool((answers <= 0.5).any())
@@ -192,7 +192,7 @@ class ImpressionEvaluator:
     def unknown(self, split: str) -> dict[str, int]:
         """Counts the ids of a split's rows that are in no vocabulary, by field."""
         found: dict[str, int] = {}
-        for rows in self._row_blocks(split, None):
+        for rows in self.row_blocks(split, None):
             for field, count in self._encoder.unknown(rows).items():
                 found[field] = found.get(field, 0) + count
         return found
@@ -257,7 +257,7 @@ class ImpressionEvaluator:
             ranking.NanScoreError: a NaN score, with the user's own id.
         """
         has_requests = self.events.group is not None
-        for rows in self._row_blocks(split, users, SCORED_ROWS):
+        for rows in self.row_blocks(split, users, SCORED_ROWS):
             padded = np.concatenate([rows, np.full(SCORED_ROWS - len(rows), rows[-1])])
             scores = {task: np.asarray(values)[: len(rows)] for task, values in scorer(padded).items()}
             self._check_scores(scores, rows)
@@ -274,16 +274,16 @@ class ImpressionEvaluator:
         group = self.events.group
         assert group is not None, "asked for where there are groups"
         low, high, size = np.iinfo(np.int64).max, np.iinfo(np.int64).min, 0
-        for rows in self._row_blocks(split, None):
+        for rows in self.row_blocks(split, None):
             of_rows = group[rows]
             low, high, size = min(low, int(of_rows.min())), max(high, int(of_rows.max())), size + len(rows)
         if high - low < 2 * size or not size:
             found = Requests(group, high - low + 1 if size else 0, low)
         else:
-            ids = np.unique(np.concatenate([group[rows] for rows in self._row_blocks(split, None)]))
+            ids = np.unique(np.concatenate([group[rows] for rows in self.row_blocks(split, None)]))
             found = Requests(group, len(ids), low, ids)
         user_of = np.full(found.count, -1, np.int32)
-        for rows in self._row_blocks(split, None):
+        for rows in self.row_blocks(split, None):
             numbers, users = found.of(rows), self._users[rows]
             other = (user_of[numbers] >= 0) & (user_of[numbers] != users)
             user_of[numbers] = users
@@ -295,7 +295,11 @@ class ImpressionEvaluator:
                 )
         return found
 
-    def _row_blocks(self, split: str, users: np.ndarray | None, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def user_ids(self, rows: np.ndarray) -> np.ndarray:
+        """The users' own ids of rows [b] that somebody saw, [b]."""
+        return self.data.nodes[self.events.nodes[self.declaration.user].node_type].ids[self._users[rows]]
+
+    def row_blocks(self, split: str, users: np.ndarray | None, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         """Rows of a split that somebody (of some users) saw, [size] int64 and fewer in the last block."""
         of_split = live_event_rows(self.data, self.events, split_code(split), self.declaration.target)
         num_rows = of_split.stop - of_split.start if isinstance(of_split, slice) else len(of_split)
@@ -330,10 +334,10 @@ class ImpressionEvaluator:
         for values in scores.values():
             bad = np.flatnonzero(np.isnan(values))
             if len(bad):
-                user = int(self._users[rows[bad[0]]])
-                role = self.declaration.user
-                external = self.data.nodes[self.events.nodes[role].node_type].ids[user]
-                raise ranking.NanScoreError(user, f"{role} {external}")
+                row = rows[bad[:1]]
+                raise ranking.NanScoreError(
+                    int(self._users[row[0]]), f"{self.declaration.user} {self.user_ids(row)[0]}"
+                )
 
     def _nothing(self, split: str) -> DataError:
         label = self.declaration.labels[0]

@@ -19,7 +19,7 @@ from lsec_jax.data.splits import event_rows, live_event_rows
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
-from lsec_jax.training import event_parts
+from lsec_jax.training import event_cases, event_parts
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.event_evaluation import RowScorer
 from lsec_jax.training.state import TrainState
@@ -122,7 +122,10 @@ class EventRun(Run):
         text = event_parts.markdown(found, ("auc", "gauc", *cutoffs))
         unknown = next(iter(found.values())).unknown  # of the rows, whoever scores them
         text += "".join(f"\n- {line}" for line in unknown_lines(unknown, split, len(_split_rows(self, split))))
-        return f"### {split}, impressions in parts\n\n{text}\n", {name: of.to_json() for name, of in found.items()}
+        text = f"### {split}, impressions in parts\n\n{text}\n"
+        if cases := event_cases.find(self.evaluator, self.encoder, chosen, split):
+            text += f"\n### {split}, {len(cases)} requests at full length\n\n{event_cases.markdown(cases)}\n"
+        return text, {name: of.to_json() for name, of in found.items()}
 
 
 def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:

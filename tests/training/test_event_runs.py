@@ -78,6 +78,7 @@ def test_a_report_has_model_baselines_and_oracle_on_both_splits_with_their_parts
     assert metrics["oracle"]["auc"] > metrics["popularity"]["auc"] + 0.05
     assert {"eliverec", "oracle"} <= report["examined"].keys() and "streamers new to the user" in text
     assert report["examined"]["eliverec"]["metrics"] == metrics["eliverec"]
+    assert "2 requests at full length" in text and text.count("streamer_id, category, ranked by eliverec") == 2
 
 
 def test_evaluate_gives_the_metrics_of_the_report(trained):
