@@ -45,14 +45,18 @@ class RecordColumns:
         fields: in the order of the declaration.
     """
 
-    def __init__(self, data: LiveCommerceData, declaration: Declaration, key: str):
-        """Finds the columns; arguments and errors as those of `EventEncoder`."""
+    def __init__(self, data: LiveCommerceData, declaration: Declaration, key: str, has_known_nodes: bool = False):
+        """Finds the columns; arguments and errors as those of `EventEncoder`.
+
+        With `has_known_nodes`, features of nodes are those that an encoder has checked already.
+        """
         events = data.events_of(declaration.events)
         self.fields: list[Declared] = []
         for i, field in enumerate(declaration.fields):
             place = f"{key}.fields[{i}]"
             source = record_source(data, events, field, place)
-            self.fields.append(_declared(data, events, field.name, field, source, place))
+            is_checked = has_known_nodes and isinstance(source, NumberSource) and source.of_nodes is not None
+            self.fields.append(_declared(data, events, field.name, field, source, place, is_checked))
         named = [declared.source.place for declared in self.fields]
         by_kind = {kind: {name for of, name in named if of == kind} for kind in ("nodes", "values", "features")}
         roles, values, features = (sorted(by_kind[kind]) for kind in ("nodes", "values", "features"))
@@ -82,20 +86,32 @@ class SequenceColumns:
 
     Attributes:
         declared: the sequence.
+        behaviours: the table that they are in.
         fields: of each behaviour, in the order of the declaration.
     """
 
-    def __init__(self, data: LiveCommerceData, declaration: Declaration, index: int, key: str):
-        """Finds the columns of one of the declaration's sequences; arguments and errors as `EventEncoder`."""
+    def __init__(
+        self,
+        data: LiveCommerceData,
+        declaration: Declaration,
+        index: int,
+        key: str,
+        earlier: "SequenceColumns | None" = None,
+    ):
+        """Finds the columns of one of the declaration's sequences; arguments and errors as `EventEncoder`.
+
+        Numbers of behaviours that `earlier`, the same of another table, has checked are not checked again.
+        """
         sequence: SequenceFields = declaration.sequences[index]
         self.declared = sequence
         histories = data.histories_of(sequence.history)
         behaviours = data.events[histories.events] if histories.events else data.events_of(declaration.events)
-        self.fields: list[Declared] = []
+        self.behaviours, self.fields = behaviours, list[Declared]()
+        is_checked = earlier is not None and earlier.behaviours is behaviours
         for i, field in enumerate(sequence.fields):
             place, name = f"{key}.sequences[{index}].fields[{i}]", f"{sequence.name}.{field.name}"
             source = behaviour_source(data, histories, field, place)
-            self.fields.append(_declared(data, behaviours, name, field, source, place))
+            self.fields.append(_declared(data, behaviours, name, field, source, place, is_checked))
         columns = {declared.source.place[1] for declared in self.fields}
         self.view = HistoryView(
             sequence.history,
@@ -113,8 +129,10 @@ class SequenceColumns:
         return {"histories": self._columns(rows)["histories"][self.declared.history]}
 
 
-def _declared(data: LiveCommerceData, table: Events, name: str, field: Field, source: Source, key: str) -> Declared:
-    """Checks that the field says nothing that its source cannot take."""
+def _declared(
+    data: LiveCommerceData, table: Events, name: str, field: Field, source: Source, key: str, is_checked: bool
+) -> Declared:
+    """Checks that the field says nothing that its source cannot take; its numbers, unless that is done already."""
     if isinstance(source, IdSource):
         if field.transform:
             raise ConfigError(f"{key}.transform = '{field.transform}': '{field.source}' is embedded; leave it out")
@@ -127,7 +145,7 @@ def _declared(data: LiveCommerceData, table: Events, name: str, field: Field, so
         raise ConfigError(
             f"{key}.transform = '{field.transform}': ages are shown by their logarithm anyway; leave it out"
         )
-    if field.transform:
+    if field.transform and not is_checked:
         check_logarithm(data, table, source, key)
     return Declared(name, field, source, "")
 

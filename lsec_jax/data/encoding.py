@@ -131,8 +131,9 @@ class EventEncoder:
         self.events, self.num_rows = events.name, len(events)
         self._users = np.ascontiguousarray(events.ids(declaration.user))
         self._answers = Answers(events, declaration, self._key)
-        self._records = RecordColumns(data, declaration, self._key)
-        self._sequences = [SequenceColumns(data, declaration, i, self._key) for i in range(len(declaration.sequences))]
+        earlier = getattr(self, "_sequences", [None] * len(declaration.sequences))
+        self._records = RecordColumns(data, declaration, self._key, has_known_nodes=hasattr(self, "_nodes"))
+        self._sequences = [SequenceColumns(data, declaration, i, self._key, of) for i, of in enumerate(earlier)]
         self._readers: list[Columns] = [self._records, *self._sequences]
         self._nodes = data.nodes
 

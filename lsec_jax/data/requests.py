@@ -1,6 +1,7 @@
 """Candidates at a moment: what is live then, and records of it as an encoder reads them. Nothing of then or later."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -144,9 +145,15 @@ class CandidateEvents:
         hosts = self._data.relations.get(HOSTS)
         if hosts is None or (hosts.source, hosts.target) != (self._events.nodes[role].node_type, self._target_type):
             return found
+        return np.where(self._hosts[targets] >= 0, self._hosts[targets], found)
+
+    @functools.cached_property
+    def _hosts(self) -> np.ndarray:
+        """The host of each target, -1 = none, of the relation `hosts` where that is between the two."""
+        hosts = self._data.relations[HOSTS]
         owners = np.full(len(self._data.nodes[self._target_type]), -1, np.int32)
         owners[hosts.target_ids] = hosts.source_ids
-        return np.where(owners[targets] >= 0, owners[targets], found)
+        return owners
 
     def _check(
         self, users: np.ndarray, targets: np.ndarray, times: np.ndarray, given: Mapping[str, np.ndarray]

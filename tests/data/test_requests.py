@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lsec_jax.config import ConfigError
+from lsec_jax.data import declared_columns
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.requests import CANDIDATES, CandidateEvents, live_candidates
 from lsec_jax.data.sequences import add_histories
@@ -156,6 +158,24 @@ def test_flags_that_fields_show_are_false_and_others_unknown():
     assert not table.value("is_friday").any() and table.value("is_friday").dtype == bool
     assert np.isnan(table.value("other")).all()
     assert encoder.reading(found.data, CANDIDATES).layout == encoder.layout
+
+
+def test_only_what_is_new_in_candidates_is_checked_again(monkeypatch):
+    data, checked, check = world(), [], declared_columns.check_logarithm
+    monkeypatch.setattr(
+        declared_columns, "check_logarithm", lambda *given: (checked.append(given[2].place[1]), check(*given))
+    )
+    encoder = EventEncoder(data, declaration())
+    assert {"stay_seconds", "viewers"} <= {*checked} and len(checked) > 2
+    found = CandidateEvents(data, declaration())(*of_impressions(data, ROWS))
+    checked.clear()
+    encoder.reading(found.data, CANDIDATES)
+    assert checked == ["viewers"]
+    table = found.data.events[CANDIDATES]
+    viewers = dataclasses.replace(table.features["viewers"], values=np.full(len(table), -1.0, np.float32))
+    negative = dataclasses.replace(table, features={**table.features, "viewers": viewers})
+    with pytest.raises(ConfigError, match="log1p"):
+        encoder.reading(found.data.replace(events={**found.data.events, CANDIDATES: negative}), CANDIDATES)
 
 
 def test_an_encoder_reads_no_data_with_other_nodes():
