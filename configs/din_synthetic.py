@@ -7,13 +7,13 @@ About a minute on one CPU core; what it reaches: docs/results.md (sweep `ladder`
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.live_world.declared import declared, feed, histories, world
+from lsec_jax.data.sources.live_world.declared import SHORT_LENGTH, declared, feed, histories, world
 from lsec_jax.models import ctr_baselines
 
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=world(33_334),
+        data=world(20_000),
         model=ctr_baselines.Config(
             variant="din",
             features=declared(),
@@ -34,6 +34,7 @@ def get_config(variant: str = "") -> RunConfig:
     )
     if variant == "tiny":
         config.data = synthetic.live_tiny(feed(30_000))
+        config.model.features = declared(SHORT_LENGTH)
         config.model.embedding_dim = 8
         config.model.tower_widths = (32, 16)
         config.training.num_steps, config.training.batch_size, config.training.evaluate_every = 60, 256, 30

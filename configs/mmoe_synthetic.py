@@ -6,13 +6,13 @@ entering is one task among the four, with weight 1.
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
-from lsec_jax.data.sources.live_world.declared import declared, feed, histories, world
+from lsec_jax.data.sources.live_world.declared import SHORT_LENGTH, declared, feed, histories, world
 from lsec_jax.models import ctr_baselines
 
 
 def get_config(variant: str = "") -> RunConfig:
     config = RunConfig(
-        data=world(33_334),
+        data=world(20_000),
         model=ctr_baselines.Config(
             variant="mmoe",
             features=declared(),
@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> RunConfig:
     )
     if variant == "tiny":
         config.data = synthetic.live_tiny(feed(30_000))
+        config.model.features = declared(SHORT_LENGTH)
         config.model.embedding_dim = 8
         config.model.tower_widths = (32, 16)
         config.model.expert_widths, config.model.task_tower_widths = (16,), (16,)

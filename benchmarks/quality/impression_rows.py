@@ -17,7 +17,8 @@ from lsec_jax.models.impressions.encoders import EncoderConfig
 
 Rows = dict[str, RunConfig]
 
-# Of the paper: stay, goods bag, product (Sec. 5.1.4); other numbers of tasks share .7 evenly.
+# Of the paper: stay, goods bag, product (Sec. 5.1.4), scaled to the sum that the base's adaptive weights have; other
+# numbers of tasks share that evenly.
 FIXED_WEIGHTS = (0.3, 0.3, 0.1)
 LAMBDAS = (0.001, 0.01, 0.1, 1.0)
 
@@ -62,7 +63,8 @@ def disentangling(base: RunConfig) -> Rows:
 def multi_task(base: RunConfig) -> Rows:
     """Table IV: each ranker alone, with fixed and with adaptive weights of the tasks."""
     rows = {}
-    adaptive = {"tasks": base.model.tasks, "task_weighting": "adaptive"}
+    shared = {name: getattr(base.model, name) for name in ADAPTIVE_KEYS} if _is_adaptive(base) else {}
+    adaptive = {"tasks": base.model.tasks, "task_weighting": "adaptive", **shared}
     for variant in ("din", "bst", "hgn", "eta"):
         rows[f"{variant.upper()}, single task"] = _baseline(base, variant)
         rows[f"{variant.upper()}, fixed"] = _baseline(base, variant, **_fixed(base))
@@ -152,8 +154,14 @@ def rate_row(name: str, rows: Rows) -> str:
 
 def _fixed(base: RunConfig) -> dict[str, Any]:
     count = len(base.model.tasks)
-    weights = FIXED_WEIGHTS if count == len(FIXED_WEIGHTS) else (0.7 / count,) * count
+    shares = FIXED_WEIGHTS if count == len(FIXED_WEIGHTS) else (1.0,) * count
+    total = (base.model.total_task_weight or count) if _is_adaptive(base) else sum(FIXED_WEIGHTS)
+    weights = tuple(round(total * share / sum(shares), 6) for share in shares)
     return {**_SINGLE_TASK, "tasks": base.model.tasks, "task_weights": weights}
+
+
+def _is_adaptive(base: RunConfig) -> bool:
+    return bool(base.model.task_weighting == "adaptive")
 
 
 def _changed(base: RunConfig, **keys: Any) -> RunConfig:

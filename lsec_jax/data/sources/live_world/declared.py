@@ -9,11 +9,11 @@ from lsec_jax.data.sources.live_world.config import LiveConfig
 from lsec_jax.declaration import Declaration, Field, Label, SequenceFields, Table
 
 SECONDS = 1.0 / 86400.0  # in days, the world's unit
-LENGTH = 20  # behaviours of a sequence: users of this world have five visits and ten purchases on average
+LENGTH, SHORT_LENGTH = 50, 20  # behaviours of a sequence; fewer for trials
 
 
-def declared() -> Declaration:
-    """What is shown of an impression."""
+def declared(length: int = LENGTH) -> Declaration:
+    """What is shown of an impression, with so many behaviours of a sequence."""
     return Declaration(
         tables=(Table("streamer"), Table("topic"), Table("item")),
         fields=(
@@ -35,7 +35,7 @@ def declared() -> Declaration:
             SequenceFields(
                 "watches",
                 "watches",
-                length=LENGTH,
+                length=length,
                 fields=(
                     Field("streamer_id", "item", table="streamer"),
                     Field("category", "room.category", table="topic"),
@@ -48,7 +48,7 @@ def declared() -> Declaration:
             SequenceFields(
                 "purchases",
                 "purchases",
-                length=LENGTH,
+                length=length,
                 fields=(
                     Field("item_id", "item", table="item"),
                     Field("category", "item.category", table="topic"),
@@ -76,10 +76,11 @@ def histories() -> tuple[HistoryConfig, ...]:
 def world(num_users: int) -> synthetic.Config:
     """A world in which a user enters few rooms, and buys more in rooms that she comes to by other ways than the feed.
 
-    There are thirty impressions and twenty such purchases for each user, so that what she bought says more of her
-    tastes than what she watched, and both together say more than either.
+    There are fifty impressions and forty such purchases for each user, so that what she bought says more of her tastes
+    than what she watched, and both together say more than either. With fewer, no ranker comes to know her; with more
+    impressions, what she watched is enough.
     """
-    return synthetic.Config(num_users=num_users, num_buy=20 * num_users, live=feed(30 * num_users))
+    return synthetic.Config(num_users=num_users, num_buy=40 * num_users, live=feed(50 * num_users))
 
 
 def feed(num_impressions: int) -> LiveConfig:
