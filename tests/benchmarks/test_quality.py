@@ -472,6 +472,37 @@ def test_the_rows_of_sweeps_over_impressions_are_valid_and_differ_in_what_they_s
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.parametrize(("total", "expected"), [(0.2, 0.2), (0.0, 3.0)])
+def test_weights_of_tasks_have_one_sum_in_all_rows_of_a_sweep(total, expected):
+    base = runs.load_config("eliverec_synthetic", "tiny")
+    base.model.total_task_weight = total
+    for name in ("multi_task", "task_weights"):
+        for label, row in impression_rows.build(name, base).items():
+            if row.model.task_weighting == "fixed" and row.model.tasks:
+                assert sum(row.model.task_weights) == pytest.approx(expected, abs=1e-5), label
+                assert row.model.task_weights[0] / row.model.task_weights[2] == pytest.approx(3.0, rel=1e-4), label
+            elif row.model.task_weighting == "adaptive":
+                assert row.model.total_task_weight == total, label
+
+
+def test_sweeps_that_share_a_workdir_run_a_common_row_once(tmp_path, monkeypatch):
+    base, measured = runs.load_config("eliverec_synthetic", "tiny"), []
+
+    def measure(config, workdir):
+        measured.append(workdir)
+        return {"validation": 0.5, "rows": [{"metrics": {}}]}
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    for name in ("disentangling", "regularisers", "disentangling"):
+        rows = impression_rows.build(name, base)
+        cells = sweep.Cells(rows, {0: "data", 1: "other data"}, tmp_path)
+        for label, seed in itertools.product([*rows][:2], (0, 1)):
+            cells.outcome(label, seed, 1.0)
+    assert len(measured) == len(set(measured)) == 6  # the first rows of both are the base itself
+    cells.outcome("eLiveRec", 0, 0.4)
+    assert len(measured) == 7
+
+
 def test_the_ladder_is_compared_rung_by_rung():
     names = list(impression_rows.build("ladder", runs.load_config("eliverec_synthetic", "tiny")))
     found = impression_rows.pairs(names, [*names, "popularity", "oracle"])
