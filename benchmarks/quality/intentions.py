@@ -1,17 +1,20 @@
 """Do eLiveRec's vectors find what a simulated world has planted: tastes that domains have in common, and their own?
 
 Example:
-  python -m benchmarks.quality.intentions --config=configs/eliverec_synthetic.py --seeds=0,1,2
+  python -m benchmarks.quality.intentions --config=configs/eliverec_synthetic.py --seeds=0,1,2 --lambdas=0.01:0.01,0.1:1
 
-For each seed, the config's world and model with this seed. The intention vectors (Eq. 7) of each user's test
+For each pair of weights of the regularisers (lambda1 of the distance correlation, lambda2 of the contrast) and each
+seed, the config's world and model with this seed. The intention vectors (Eq. 7) of each user's test
 impressions are averaged, and linear probes (ridge regression, penalty chosen on a validation part) read the world's
 latent tastes from them: for both domains, for rooms alone, and for products alone. Reported is the share of explained
 variance on users that no probe was fitted on, beside probes of the mean embeddings of both sequences, which no
 intention has shaped, and of the vectors of an untrained model.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +124,13 @@ def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
             for vector, of in vectors.items()
         }
         logging.info("seed %d, %s: %s", config.seed, name, result[name])
-    return {**result, "users": len(users), "step": int(trained.state.step)}
+    ranked = run.evaluator.evaluate(run.scorer_function()(trained.state), "test").metrics
+    return {**result, "users": len(users), "step": int(trained.state.step), "gauc": ranked["gauc"]}
 
 
 def collect(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and spreads over seeds."""
-    return {
+    probes = {
         state: {
             vector: {
                 factor: statistics.summary([outcome[state][vector][factor] for outcome in outcomes])
@@ -136,28 +140,58 @@ def collect(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for state in ("trained", "untrained")
     }
+    return {
+        "probes": probes,
+        "gauc": statistics.summary([outcome["gauc"] for outcome in outcomes]),
+        "users": [outcome["users"] for outcome in outcomes],
+        "steps": [outcome["step"] for outcome in outcomes],
+    }
+
+
+def label(setting: dict[str, Any]) -> str:
+    """Names the weights of a setting."""
+    return f"lambda1 = {setting['independence']:g}, lambda2 = {setting['contrast_weight']:g}"
 
 
 def figure(content: dict[str, Any]) -> Figure:
-    """Bars of explained variance: a panel for each factor, trained beside untrained vectors."""
-    drawn = Figure(figsize=(4.2 * len(FACTORS), 3.6), layout="constrained")
-    panels = drawn.subplots(1, len(FACTORS), sharey=True)
-    for panel, factor in zip(panels, FACTORS, strict=True):
-        for offset, (state, colour) in enumerate((("trained", "#4878a8"), ("untrained", "#c9c9c9"))):
-            of = content["probes"][state]
-            values = [entry[factor]["mean"] for entry in of.values()]
-            errors = [entry[factor]["std"] or 0.0 for entry in of.values()]
-            places = np.arange(len(of)) + 0.4 * (0.5 - offset)
-            panel.barh(places, values, 0.4, xerr=errors, label=state, color=colour)
-        panel.set(title=f"taste {factor}", xlabel="explained variance", yticks=range(len(of)), yticklabels=list(of))
-        panel.axvline(0.0, color="black", linewidth=0.6)
-    panels[-1].legend()
+    """Bars of explained variance: a row of panels for each setting, one for each factor, trained beside untrained."""
+    settings = content["settings"]
+    drawn = Figure(figsize=(4.2 * len(FACTORS), 3.8 * len(settings)), layout="constrained")
+    rows = drawn.subplots(len(settings), len(FACTORS), sharey=True, sharex="col", squeeze=False)
+    for setting, panels in zip(settings, rows, strict=True):
+        for panel, factor in zip(panels, FACTORS, strict=True):
+            for offset, (state, colour) in enumerate((("trained", "#4878a8"), ("untrained", "#c9c9c9"))):
+                of = setting["probes"][state]
+                values = [entry[factor]["mean"] for entry in of.values()]
+                errors = [entry[factor]["std"] or 0.0 for entry in of.values()]
+                places = np.arange(len(of)) + 0.4 * (0.5 - offset)
+                panel.barh(places, values, 0.4, xerr=errors, label=state, color=colour)
+            panel.set(title=f"taste {factor}", yticks=range(len(of)), yticklabels=list(of))
+            panel.axvline(0.0, color="black", linewidth=0.6)
+        panels[0].set_title(f"{label(setting)}\ntaste {FACTORS[0]}")
+    for panel in rows[-1]:
+        panel.set_xlabel("explained variance")
+    rows[0][-1].legend()
     return drawn
+
+
+def parse_lambdas(values: Sequence[str]) -> list[tuple[float, float]]:
+    """Pairs of (lambda1, lambda2); raises ConfigError unless all are different pairs of numbers of 0 or more."""
+    try:
+        pairs = [(float(first), float(second)) for first, second in (value.split(":") for value in values)]
+    except ValueError:
+        pairs = []
+    if not pairs or len(set(pairs)) < len(pairs) or not all(0 <= of < math.inf for pair in pairs for of in pair):
+        raise ConfigError(
+            f"--lambdas={','.join(values)}: give different pairs LAMBDA1:LAMBDA2 of numbers of 0 or more, for example "
+            "0.01:0.01,0.1:1"
+        )
+    return pairs
 
 
 def main() -> None:
     """Runs the command."""
-    seeds = runs.parse_seeds(flags.FLAGS.seeds)
+    seeds, pairs = runs.parse_seeds(flags.FLAGS.seeds), parse_lambdas(flags.FLAGS.lambdas)
     base = cli.check_types(flags.FLAGS.config)
     if not isinstance(base.model, eliverec.Config) or not base.model.is_disentangled:
         raise ConfigError("--config: give one of eLiveRec with config.model.is_disentangled")
@@ -167,21 +201,24 @@ def main() -> None:
     workdir = Path(flags.FLAGS.workdir or "workdirs/benchmarks/intentions")
     runs.check_output(output)
     make_directory(workdir, f"--workdir={workdir}")
-    outcomes = []
-    for seed in seeds:
-        config = with_seed(base, seed)
-        config.evaluation.baselines = ()
-        place = workdir / f"seed{seed}"
-        settings = {"config": runs.as_json(config)}
-        outcomes.append(runs.finished_or(Path(f"{place}.json"), settings, functools.partial(measure, config, place)))
+    settings, every = [], []
+    for independence, contrast_weight in pairs:
+        outcomes = []
+        for seed in seeds:
+            config = with_seed(base, seed)
+            config.evaluation.baselines = ()
+            config.model = dataclasses.replace(config.model, independence=independence, contrast_weight=contrast_weight)
+            place = workdir / f"lambda1_{independence:g}_lambda2_{contrast_weight:g}_seed{seed}"
+            known = {"config": runs.as_json(config)}
+            outcomes.append(runs.finished_or(Path(f"{place}.json"), known, functools.partial(measure, config, place)))
+        settings.append({"independence": independence, "contrast_weight": contrast_weight, **collect(outcomes)})
+        every += outcomes
     content = {
         "benchmark": "intentions",
         "config": runs.as_json(base),
         "seeds": seeds,
-        "probes": collect(outcomes),
-        "users": [outcome["users"] for outcome in outcomes],
-        "steps": [outcome["step"] for outcome in outcomes],
-        "environments": runs.distinct([outcome["environment"] for outcome in outcomes]),
+        "settings": settings,
+        "environments": runs.distinct([outcome["environment"] for outcome in every]),
         "command": runs.command(),
     }
     write_json(output, content)
@@ -193,6 +230,7 @@ def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
     config_flags.DEFINE_config_file("config", None, "Config of eLiveRec on a world with specific tastes.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of worlds and models.")
+    flags.DEFINE_list("lambdas", ["0.01:0.01"], "Weights of the regularisers, as pairs LAMBDA1:LAMBDA2.")
     flags.DEFINE_string("output", None, "JSON file to write; its picture stands beside it.")
     flags.DEFINE_string("workdir", None, "Where the runs are; reused.")
 

@@ -1,17 +1,20 @@
 """What docs/results.md says about the intentions that eLiveRec's vectors hold."""
 
+from typing import Any
+
 from benchmarks import markdown
 from benchmarks.markdown import Result
+from benchmarks.quality import intentions
 
 
 def table(result: Result) -> str:
-    """Explained variance of the planted tastes, by vector of the trained model."""
-    return _table(result, "trained")
+    """Explained variance of the planted tastes, by vector of the trained model, for each pair of weights."""
+    return "\n".join(_titled(setting, "trained") for setting in result["settings"])
 
 
 def section(result: Result) -> str:
     """All about it."""
-    users = " / ".join(str(count) for count in result["users"])
+    users = " / ".join(str(count) for count in result["settings"][0]["users"])
     return "\n".join(
         [
             f"Linear probes of the planted tastes, from the mean vectors of each user's test impressions ({users} "
@@ -20,15 +23,20 @@ def section(result: Result) -> str:
             "shares say which part of the sequence is of which category, which is what it can tell at all.\n",
             table(result),
             "The same of the untrained model:\n",
-            _table(result, "untrained"),
+            _table(result["settings"][0], "untrained"),
             "![Explained variance](../benchmarks/quality/results/intentions.png)\n",
             markdown.circumstances(result),
         ]
     )
 
 
-def _table(result: Result, state: str) -> str:
-    probes = result["probes"][state]
+def _titled(setting: dict[str, Any], state: str) -> str:
+    gauc = markdown.spread(setting["gauc"], 4)
+    return f"{intentions.label(setting)} (test gauc {gauc}):\n\n{_table(setting, state)}"
+
+
+def _table(setting: dict[str, Any], state: str) -> str:
+    probes = setting["probes"][state]
     factors = list(next(iter(probes.values())))
     rows = [[vector, *(markdown.spread(of[factor], 3) for factor in factors)] for vector, of in probes.items()]
     return markdown.table([f"vector ({state})", *(f"taste {factor}" for factor in factors)], rows)

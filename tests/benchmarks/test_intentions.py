@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import runs
 from benchmarks.quality import intentions, intentions_section
-from lsec_jax.config import ParallelConfig
+from lsec_jax.config import ConfigError, ParallelConfig
 from tests.benchmarks.test_suite_section import ENVIRONMENT
 
 
@@ -50,17 +50,20 @@ def test_all_intentions_and_mean_embeddings_are_probed_for_all_factors(outcome):
     shares = outcome["trained"]["category shares/watches"]
     assert shares == outcome["untrained"]["category shares/watches"]
     assert shares["in common"] > 0.2 > 0.1 > shares["products alone"]
-    assert outcome["users"] > 50 and outcome["step"] == 2
+    assert outcome["users"] > 50 and outcome["step"] == 2 and 0.2 < outcome["gauc"] < 0.9
 
 
 def intentions_result():
-    """Two seeds that were not trained."""
+    """Two pairs of weights, two seeds that were not trained."""
     probes = {"consistent/watches": dict.fromkeys(intentions.FACTORS, 0.25)}
-    one = {"trained": probes, "untrained": probes}
+    one = {"trained": probes, "untrained": probes, "gauc": 0.625, "users": 90, "step": 7}
+    pairs = ((0.01, 0.01), (0.1, 1.0))
     return {
         "seeds": [0, 1],
-        "probes": intentions.collect([one, one]),
-        "users": [90, 91],
+        "settings": [
+            {"independence": first, "contrast_weight": second, **intentions.collect([one, one])}
+            for first, second in pairs
+        ],
         "environments": [ENVIRONMENT],
         "command": "python -m benchmarks.quality.intentions",
     }
@@ -70,5 +73,16 @@ def test_the_section_has_trained_and_untrained_vectors_and_a_picture():
     content = json.loads(json.dumps(intentions_result()))
     text = intentions_section.section(content)
     assert "| vector (untrained) | taste in common | taste rooms alone | taste products alone |" in text
-    assert "| consistent/watches | 0.250 +- 0.000 |" in text and "90 / 91 users" in text
-    assert len(intentions.figure(content).axes) == 3
+    assert text.count("| consistent/watches | 0.250 +- 0.000 |") == 3 and "90 / 90 users" in text
+    assert "lambda1 = 0.1, lambda2 = 1 (test gauc 0.6250 +- 0.0000):" in text
+    assert len(intentions.figure(content).axes) == 6
+
+
+@pytest.mark.parametrize("given", [["1"], ["0.1:0.1", "0.1:0.1"], ["a:1"], ["-1:1"], ["nan:1"], ["1:2:3"], []])
+def test_pairs_of_weights_that_make_no_sense_are_refused(given):
+    with pytest.raises(ConfigError, match=r"LAMBDA1:LAMBDA2"):
+        intentions.parse_lambdas(given)
+
+
+def test_pairs_of_weights_are_read():
+    assert intentions.parse_lambdas(["0.01:0.01", "0:1"]) == [(0.01, 0.01), (0.0, 1.0)]
