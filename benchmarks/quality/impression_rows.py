@@ -20,7 +20,8 @@ Rows = dict[str, RunConfig]
 # Of the paper: stay, goods bag, product (Sec. 5.1.4), scaled to the sum that the base's adaptive weights have; other
 # numbers of tasks share that evenly.
 FIXED_WEIGHTS = (0.3, 0.3, 0.1)
-LAMBDAS = (0.001, 0.01, 0.1, 1.0)
+LAMBDAS = (0.001, 0.01, 0.1, 1.0)  # those that the paper chose from
+LENGTHS = (10, 30, 50, 70)  # of Figure 6, where 70 was best; users of the simulated world have fewer behaviours
 
 
 def ladder(base: RunConfig) -> Rows:
@@ -86,12 +87,30 @@ def task_weights(base: RunConfig) -> Rows:
 
 
 def encoders(base: RunConfig) -> Rows:
-    """Figure 5: eLiveRec on other sequence encoders."""
-    return {kind: _changed(base, encoder=kind) for kind in ("transformer", "din", "hgn", "gru")}
+    """Figure 5: rankers by themselves, and eLiveRec on their sequence encoders; and on a GRU."""
+    rows = {}
+    for variant, encoder in (("din", "din"), ("hgn", "hgn"), ("bst", "transformer")):
+        rows[f"dual {variant.upper()}"] = _baseline(base, variant)
+        rows[f"eLiveRec on {encoder}"] = _changed(base, encoder=encoder)
+    return {**rows, "eLiveRec on gru": _changed(base, encoder="gru")}
+
+
+def lengths(base: RunConfig) -> Rows:
+    """Figure 6: eLiveRec with shorter and longer sequences of the second domain."""
+    rows = {}
+    for length in LENGTHS:
+        row = copy.deepcopy(base)
+        declared = row.model.features
+        sequences = tuple(
+            dataclasses.replace(of, length=length) if of.name == row.model.product else of for of in declared.sequences
+        )
+        row.model.features = dataclasses.replace(declared, sequences=sequences)
+        rows[f"the newest {length}"] = row
+    return rows
 
 
 def regularisers(base: RunConfig) -> Rows:
-    """Figure 6: the weights of the two regularisers, one at a time."""
+    """The weights of the two regularisers, lambda1 and lambda2 of Eq. 10, one at a time."""
     rows = {}
     for symbol, key in (("lambda1", "independence"), ("lambda2", "contrast_weight")):
         own = getattr(base.model, key)
@@ -112,6 +131,7 @@ SWEEPS: dict[str, Callable[[RunConfig], Rows]] = {
     "multi_task": multi_task,
     "task_weights": task_weights,
     "encoders": encoders,
+    "lengths": lengths,
     "regularisers": regularisers,
     "precision": precision,
 }

@@ -5,8 +5,8 @@ Example:
 
 Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, quantile (of sampled training),
 exclusion; sweep_rows.py says what their rows are and what a base needs. On a base of eLiveRec: ladder, sequences (Table
-II of its paper), disentangling (Table III), multi_task (Table IV), task_weights (Table V), encoders (Figure 5),
-regularisers (Figure 6), precision; impression_rows.py says the same of these. A seed is that of the model, and of the
+II of its paper), disentangling (Table III), multi_task (Table IV), task_weights (Table V), encoders (Figure 5), lengths
+(Figure 6), regularisers, precision; impression_rows.py says the same of these. A seed is that of the model, and of the
 data source where it has one, so that differences between rows are paired. With several --rate_factors, each row's
 learning rate is the base's times the factor that is best on validation with the first seed (an aggregator on all
 relations has that of its one-relation row, so that the two differ in relations and tasks alone). Finished cells are not
