@@ -64,8 +64,8 @@ def get_config(variant: str = "") -> RunConfig:
             dropout=0.1,
         ),
         histories=(
-            HistoryConfig("ratings", item="item", length=20),
-            HistoryConfig("others", events="other", item="item", length=20),
+            HistoryConfig("ratings", item="item"),
+            HistoryConfig("others", events="other", item="item"),
         ),
         split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
         optimizer=OptimizerConfig(learning_rate=2e-3),

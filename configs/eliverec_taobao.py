@@ -42,8 +42,8 @@ def get_config(variant: str = "") -> RunConfig:
             l2=1e-3,
         ),
         histories=(
-            HistoryConfig("buys", item="item", where="bought", length=10),
-            HistoryConfig("carts", events="cart", item="item", length=10),
+            HistoryConfig("buys", item="item", where="bought"),
+            HistoryConfig("carts", events="cart", item="item"),
         ),
         split=SplitConfig(method="given"),
         optimizer=OptimizerConfig(learning_rate=5e-3),

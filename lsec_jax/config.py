@@ -53,7 +53,8 @@ class HistoryConfig:
         where: measured column; events count in which it is true or above 0; "" = all.
         moments: tables of events for whose rows a history is kept.
         delay: time until a behaviour is known to the system, in the data set's unit, >= 0.
-        length: items at most that a model sees of a history.
+        length: items that are stored for each moment with is_materialized, and that readers of events show who do not
+            say how many; declared sequences say it (`SequenceFields.length`).
         is_materialized: store the last `length` items of each moment, and not one end offset each.
     """
 

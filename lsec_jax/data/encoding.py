@@ -81,7 +81,6 @@ class EventEncoder:
     Attributes:
         declaration: what batches show.
         layout: what models are built from.
-        fitted: what was learned of the training rows, for JSON; another encoder takes it, for other data too.
         events: name of the table.
         num_rows: of the table.
     """
@@ -116,7 +115,7 @@ class EventEncoder:
         else:
             numbers = [declared for declared, _ in number_sources(fields)]
             learned = fitting.from_json(fitted, list(with_vocabulary), numbers)
-        self.fitted = learned.to_json()
+        self._learned = learned
         self._lookups = {
             declared.name: rows_by_hash(source.external, tables[declared.table].buckets)
             if declared.table not in with_vocabulary
@@ -209,17 +208,19 @@ class EventEncoder:
             "rows": ints[:, -1],
         }
 
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What was learned of the training rows, for JSON; another encoder takes it, for other data too."""
+        return self._learned.to_json()
+
     def answers(self, rows: np.ndarray) -> np.ndarray:
         """Returns the labels of rows [b], [b, labels] float32 with NaN, without reading anything else."""
         return self._answers(rows)
 
     def table_ids(self) -> dict[str, np.ndarray]:
         """Returns the external ids behind the rows from 1 on of each table; of hashed ids, the numbers of the rows."""
-        stored = self.fitted["vocabularies"]
-        return {
-            of.name: np.array(stored[of.name]) if of.name in stored else np.arange(1, of.num_rows)
-            for of in self.layout.tables
-        }
+        known = self._learned.vocabularies
+        return {of.name: known[of.name] if of.name in known else np.arange(1, of.num_rows) for of in self.layout.tables}
 
     def unknown(self, rows: np.ndarray) -> dict[str, int]:
         """Counts the ids of rows [b] that have row 0 though they are there, by field (of sequences SEQUENCE.FIELD)."""

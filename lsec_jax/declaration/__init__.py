@@ -13,6 +13,7 @@ from lsec_jax.config import ConfigError, require_at_least, require_choice
 PARTS = ("context", "target", "dynamic")
 TRANSFORMS = ("", "log1p")
 LABEL_KINDS = ("binary", "regression")
+MOST_ROWS = 2**31 - 2  # of a table: their numbers are int32, and row 0 stands for what is unknown
 HIDES = ("columns", "behaviours")
 CLOCK = {"time.hour": 24, "time.weekday": 7}
 
@@ -201,6 +202,9 @@ def _check_names(key: str, of: Iterable[Table | Field | SequenceFields | Label])
 def _check_table(key: str, table: Table) -> None:
     for name in ("width", "buckets", "min_count", "max_size"):
         require_at_least(f"{key}.{name}", getattr(table, name), 0)
+    for name in ("buckets", "max_size"):
+        if getattr(table, name) >= MOST_ROWS:
+            raise ConfigError(f"{key}.{name} = {getattr(table, name)}: rows have numbers below {MOST_ROWS}")
     if table.buckets and (table.min_count or table.max_size):
         raise ConfigError(
             f"{key}.buckets = {table.buckets}: hashed ids have no vocabulary; leave min_count and max_size at 0"

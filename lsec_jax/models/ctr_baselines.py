@@ -221,14 +221,7 @@ class WideAndDeep(SequenceRanker):
         wide = sum(
             (rows[of.table][:, of.start : of.stop, -1].sum(axis=1) for of in places), jnp.zeros(len(batch["labels"]))
         )
-        shared = jnp.concatenate([represented.shared, wide[:, None]], axis=1)
-        return represented._replace(shared=shared)
-
-    def outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
-        """The towers' outputs; the primary task's has the wide part added."""
-        deep = super().outputs(represented, shared[:, :-1])
-        wide = shared[:, -1] + self.wide_bias[...]
-        return deep.at[:, 0].add(wide)
+        return represented._replace(offset=wide + self.wide_bias[...])
 
 
 class Mmoe(SequenceRanker):

@@ -15,7 +15,10 @@ Departures:
 - Stay time is learned as its logarithm, as the declaration of the label says.
 - The paper tried to update the regularisers in turns with the rest, and does not say how long a turn is: with
   `is_alternating` it is one step.
-- One vector per domain of an empty sequence is learned; the paper does not say what it has.
+- What an empty sequence has, which the paper does not say, is learned: a vector for each intention of each domain.
+- Two keys that the synthetic configs set add to the model: `history_products` hands the towers products of the mean
+  behaviour and the target, and `tower_reads_dynamic` hands the dynamic context to the intra-channel tower (Eq. 11)
+  too.
 """
 
 import dataclasses
@@ -33,7 +36,7 @@ from lsec_jax.models.impressions.config import ImpressionConfig, require_finite
 from lsec_jax.models.impressions.encoders import ENCODERS, EncoderConfig, build_encoder, values_per_row
 from lsec_jax.models.impressions.fields import Batch, Behaviours, Fields, history_products, side_by_side
 from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented, read_in_blocks
-from lsec_jax.nn.disentangle import Disentangler
+from lsec_jax.nn.disentangle import EMPTY_STD, Disentangler
 from lsec_jax.nn.experts import Experts, MixtureOfExperts
 from lsec_jax.nn.towers import Tower
 
@@ -63,7 +66,8 @@ class Config(EncoderConfig, ImpressionConfig):
         is_symmetric: whether InfoNCE is also taken the other way round.
         specific_separation: weight of the estimated mutual information of the domains' specific vectors (SR).
         is_alternating: whether odd steps are on the regularisers alone and even ones on the rest, which the paper found
-            worse; else every step is on both. Both are computed in every step.
+            worse; else every step is on both. Both are computed in every step. Adam's moments go on moving what has no
+            part in a step; Adagrad's, which the paper has, do not.
         regulariser_group_size: rows that regularisers compare; a divisor of the batch.
         num_experts: of the mixture of experts.
         expert_widths: hidden and output widths of an expert.
@@ -114,6 +118,7 @@ class Config(EncoderConfig, ImpressionConfig):
         for key in ("num_experts", "gate_width"):
             require_at_least(f"config.model.{key}", getattr(self, key), 1)
         require_at_least("config.model.regulariser_group_size", self.regulariser_group_size, 4)
+        require_finite("config.model.temperature", self.temperature)
         if not self.temperature > 0:
             raise ConfigError(f"config.model.temperature = {self.temperature} must be positive")
         if not self.expert_widths or min(self.expert_widths) < 1:
@@ -190,6 +195,9 @@ class Domain(nnx.Module):
             if config.is_disentangled
             else None
         )
+        if self.disentangler is None:
+            draw = jax.nn.initializers.normal(EMPTY_STD)
+            self.empty = nnx.Param(draw(rngs.params(), (width,), jnp.float32))
 
     def __call__(
         self, sequence: Behaviours, target: Float[Array, "b d"], draws: Draws | None
@@ -198,7 +206,9 @@ class Domain(nnx.Module):
         drawn = (None, None) if draws is None else draws
         states = self.encoder(sequence.elements, sequence.mask, target, *drawn)
         if self.disentangler is None:
-            return (self.encoder.pool(states, sequence.mask, target).astype(jnp.float32),)
+            pooled = self.encoder.pool(states, sequence.mask, target).astype(jnp.float32)
+            has_any = sequence.mask.any(axis=1)[:, None]
+            return (jnp.where(has_any, pooled, jnp.broadcast_to(self.empty[...], pooled.shape)),)
         found = self.disentangler(sequence.elements, states, sequence.mask, target)
         return found.consistent.astype(jnp.float32), found.specific.astype(jnp.float32)
 

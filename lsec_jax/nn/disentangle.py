@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from lsec_jax.nn.attention import masked_mean, target_attention
 
-_STD = 0.02  # of learned prototypes and of the vectors of empty sequences; not specified
+EMPTY_STD = 0.02  # of learned prototypes and of the vectors of empty sequences; not specified
 
 
 class DisentangledVectors(NamedTuple):
@@ -44,7 +44,7 @@ class Disentangler(nnx.Module):
             raise ValueError(f"prototypes '{prototypes}': valid are 'pooled' and 'learned'")
         if scale not in ("none", "sqrt"):
             raise ValueError(f"scale '{scale}': valid are 'none' and 'sqrt'")
-        draw = jax.nn.initializers.normal(_STD)
+        draw = jax.nn.initializers.normal(EMPTY_STD)
         self.prototypes = nnx.Param(draw(rngs.params(), (2, width), jnp.float32)) if prototypes == "learned" else None
         self.empty = nnx.Param(draw(rngs.params(), (2, width), jnp.float32))
         self.scale = 1.0 if scale == "none" else width**-0.5

@@ -64,6 +64,11 @@ def write_live_recommendations(
     """
     declaration, data = run.encoder.declaration, run.data
     candidates = candidates_at(run, at)
+    if blank := _blank_fields(run):
+        logging.warning(
+            "no event says yet what these fields of an impression will be, which are shown as missing, or as no: %s",
+            ", ".join(blank),
+        )
     events = data.events[declaration.events]
     user_table, target_table = data.nodes[events.nodes[declaration.user].node_type], data.nodes[_target_type(run)]
     external = user_table.ids if users is None else users
@@ -92,6 +97,17 @@ def write_live_recommendations(
             )
             counts["rows"] += len(rows)
     return counts
+
+
+def _blank_fields(run: EventRun) -> list[str]:
+    """Fields that `CandidateEvents` cannot fill for a moment at which nothing has been shown yet."""
+    declaration = run.encoder.declaration
+    values = run.data.events[declaration.events].values
+    return [
+        of.name
+        for of in declaration.fields
+        if of.source.startswith(".") and (of.source[1:] in values or of.part == "context")
+    ]
 
 
 class _Lister:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lsec_jax.config import TrainingConfig
 from lsec_jax.parallel import processes
+from lsec_jax.schema import DataError
 from lsec_jax.training.checkpoints import Checkpoints, Progress
 from lsec_jax.training.compilation import RecompilationGuard, log
 from lsec_jax.training.state import TrainState
@@ -159,6 +160,12 @@ class _Session:
             for kind, values in found.items():
                 self._writer.write(step, kind, values, self._progress.train_seconds)
                 if kind == "validation":
+                    if self._config.metric not in values:
+                        raise DataError(
+                            f"config.training.metric = '{self._config.metric}': the validation rows do not define it "
+                            "(all answers of one class?); choose another metric, or hold out more rows (config.split, "
+                            "config.evaluation.validation_users)"
+                        )
                     value = values[self._config.metric]
                     self._progress.record(step, value)
                     assert self._progress.best_value is not None

@@ -8,7 +8,15 @@ from flax import nnx
 
 from lsec_jax import config as config_lib
 from lsec_jax import event_metrics
-from lsec_jax.config import BASELINES, EVENT_PROTOCOLS, LIVE_BASELINES, RELATION_PROTOCOLS, ConfigError, RunConfig
+from lsec_jax.config import (
+    BASELINES,
+    EVENT_PROTOCOLS,
+    LIVE_BASELINES,
+    RELATION_PROTOCOLS,
+    ConfigError,
+    HistoryConfig,
+    RunConfig,
+)
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
@@ -50,6 +58,8 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     data.validate()
     data = assign_splits(data, config.split, config.model.task_tables)
     data = add_histories(data, config.histories)
+    if learns_events(config):
+        _check_metric(config, data.events_of(config.model.task_tables[0]).group is not None)
     vocabulary.check_categories(data, config.new_ids)
     make = _event_run if learns_events(config) else _relation_run
     run = make(config, data, strategy, trains)
@@ -101,13 +111,32 @@ def _event_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy, tr
             f"config.new_ids.categories = {config.new_ids.categories}: these are of nodes, and the tables of "
             f"'{model_config.name}' hold declared ids, whose new ones start from the mean of the known; leave it empty"
         )
+    _check_history_lengths(config, data)
     encoder = EventEncoder(data, model_config.declaration)
     model = TrainableModel(model_config.build(encoder.layout, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if trains:
-        sizes = {model_config.task_tables[0]: event_batches(config, data).batch_size}
-        check_batches(sizes, model_config.rows_together, strategy.num_replicas)
+        size = event_batches(config, data).batch_size
+        if size % model_config.rows_together:
+            raise ConfigError(
+                f"a batch has {size} rows (config.training.batch_size, or all there are), which cannot be divided into "
+                f"the groups of config.model.regulariser_group_size = {model_config.rows_together} rows whose vectors "
+                "are compared; set that to a divisor of the batch"
+            )
+        check_batches({model_config.task_tables[0]: size}, model_config.rows_together, strategy.num_replicas)
     evaluator = event_evaluation.ImpressionEvaluator(data, encoder, config.evaluation)
     return EventRun(config, data, model, strategy.place((), Part.INPUTS), evaluator, strategy, encoder)
+
+
+def _check_history_lengths(config: RunConfig, data: LiveCommerceData) -> None:
+    """A declared sequence says itself how long it is: a history's length is for what is stored with each moment."""
+    stored = {of["name"] for of in (data.prepared_with or {}).get("histories", ())}
+    for i, history in enumerate(config.histories):
+        if not history.is_materialized and history.length != HistoryConfig.length and history.name not in stored:
+            raise ConfigError(
+                f"config.histories[{i}].length = {history.length} has no effect: nothing is stored for each moment "
+                "(is_materialized), and declared sequences have lengths of their own; leave it out, and set "
+                "config.model.features.sequences[...].length"
+            )
 
 
 def _host_inputs(config: RunConfig, data: LiveCommerceData, num_shards: int, host: jax.Device | None) -> Any:
@@ -152,11 +181,17 @@ def _check_protocols(config: RunConfig) -> None:
             )
 
 
-def _check_metric(config: RunConfig) -> None:
-    """Early stopping needs a metric that the first protocol measures."""
+def _check_metric(config: RunConfig, has_requests: bool = True) -> None:
+    """Early stopping needs a metric that the first protocol measures; some need to know what was shown together."""
     protocol, cutoffs = config.evaluation.protocols[0], config.evaluation.cutoffs
     if learns_events(config):
-        measured = event_metrics.metric_names(config.model.declaration.labels, cutoffs)
+        labels = config.model.declaration.labels
+        measured = event_metrics.metric_names(labels, cutoffs, has_requests)
+        if config.training.metric in {*event_metrics.metric_names(labels, cutoffs)} - {*measured}:
+            raise ConfigError(
+                f"config.training.metric = '{config.training.metric}' is of rows that were shown together, and the "
+                f"events '{config.model.task_tables[0]}' have no groups; choose auc or gauc, or give the events groups"
+            )
         known = tuple(name for name in measured if event_metrics.is_higher_better(name))
         if config.training.metric in measured and config.training.metric not in known:
             raise ConfigError(

@@ -44,6 +44,8 @@ WRONG = {
         r"tables\[0\].name = 'room' is also a field that names no table",
     ),
     "width": ({"tables": (Table("room", width=-1),)}, r"tables\[0\].width = -1 must be at least 0"),
+    "too many buckets": ({"tables": (Table("room", buckets=2**31),)}, r"buckets = 2147483648: rows have numbers below"),
+    "too many rows": ({"tables": (Table("room", max_size=2**40),)}, r"max_size = \d+: rows have numbers below"),
     "buckets": ({"tables": (Table("room", buckets=9, min_count=2),)}, r"buckets = 9: hashed ids have no vocabulary"),
     "no history": ({"sequences": (changed(WATCHES, history=""),)}, r"sequences\[0\].history is empty"),
     "length": ({"sequences": (changed(WATCHES, length=0),)}, r"sequences\[0\].length = 0 must be at least 1"),

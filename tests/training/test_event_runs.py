@@ -279,6 +279,16 @@ REFUSED = {
         lambda: runs.replace(EVENTS(patience=2), split={"fractions": (0.8, 0.0, 0.2)}),
         r"config.training.patience = 2, but 'impression' has no validation",
     ),
+    "groups that do not fill a batch": (
+        lambda: EVENTS(event_runs.eliverec_model(regulariser_group_size=24)),
+        r"a batch has 64 rows .*config.model.regulariser_group_size = 24 .* set that to a divisor of the batch",
+    ),
+    "a length that nothing reads": (
+        lambda: dataclasses.replace(
+            EVENTS(), histories=(dataclasses.replace(event_runs.HISTORIES[0], length=3), event_runs.HISTORIES[1])
+        ),
+        r"config.histories\[0\].length = 3 has no effect: .* set config.model.features.sequences",
+    ),
     "large batches": (lambda: EVENTS(batch_size=4096), r"batch_size"),
 }
 
@@ -288,6 +298,36 @@ def test_what_is_for_the_other_kind_of_model_or_cannot_work_is_refused_with_a_re
     make, message = REFUSED[case]
     with pytest.raises((ConfigError, DataError), match=message):
         run.prepare(make())
+
+
+def test_a_metric_of_requests_needs_events_with_groups():
+    class WithoutGroups:
+        def load(self):
+            data = event_runs.small_world().load()
+            events = {**data.events, "impression": dataclasses.replace(data.events["impression"], group=None)}
+            return data.replace(events=events)
+
+    for metric in ("ndcg@3", "gauc_request"):
+        with pytest.raises(ConfigError, match=f"'{metric}' is of rows that were shown together, .* choose auc or gauc"):
+            run.prepare(event_runs.event_config(data=WithoutGroups(), metric=metric))
+    assert run.prepare(event_runs.event_config(data=WithoutGroups(), metric="gauc")).has_rows("test")
+
+
+def test_a_metric_that_the_validation_rows_do_not_define_is_named(tmp_path, monkeypatch):
+    model = event_runs.baseline_model(tasks=("bag",), task_weights=(0.1,))
+    config = event_runs.event_config(model, metric="auc_bag")
+    load = type(config.data).load
+
+    def without_clicks(source):
+        data = load(source)
+        impression = data.events["impression"]
+        nobody = {"goods_bag_click": np.zeros(len(impression), bool)}
+        changed = dataclasses.replace(impression, values={**impression.values, **nobody})
+        return data.replace(events={**data.events, "impression": changed})
+
+    monkeypatch.setattr(type(config.data), "load", without_clicks)
+    with pytest.raises(DataError, match=r"'auc_bag': the validation rows do not define it"):
+        fit.run(config, tmp_path / "run")
 
 
 def test_a_column_that_the_events_lack_is_named():

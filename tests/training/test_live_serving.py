@@ -10,6 +10,7 @@ import scipy.special
 from lsec_jax.config import ConfigError
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.requests import CANDIDATES, CandidateEvents
+from lsec_jax.declaration import Field
 from lsec_jax.schema import Availability, DataError
 from lsec_jax.training import fit, live_serving, run
 from lsec_jax.training.serving import Moment
@@ -174,6 +175,21 @@ def test_unknown_users_get_the_list_by_popularity_of_the_streamers_until_then(re
     of = dict(zip(data.nodes["room"].ids[hosts.target_ids].tolist(), hosts.source_ids.tolist(), strict=True))
     assert [row["score"] for row in strange] == sorted((visits[of[row["room_id"]]] for row in strange), reverse=True)
     assert strange[0]["score"] > strange[-1]["score"]
+
+
+def test_fields_that_no_event_tells_ahead_are_named(ready, tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr(live_serving.logging, "warning", lambda text, *given: warned.append(text % given))
+    at = moment(busy_time(ready[0].data))
+    lists(ready, tmp_path / "known.parquet", at, ready[0].data.nodes["user"].ids[:2])
+    assert warned == []
+    features = event_runs.small_declaration()
+    place = Field("place", ".position", "dynamic")
+    features = dataclasses.replace(features, fields=(*features.fields, place))
+    config = event_runs.event_config(event_runs.baseline_model(features=features, tower_reads_dynamic=True))
+    other = run.prepare(config)
+    lists((other, other.initial_state()), tmp_path / "blank.parquet", at, ready[0].data.nodes["user"].ids[:2])
+    assert len(warned) == 1 and warned[0].endswith("shown as missing, or as no: place")
 
 
 def test_a_moment_without_rooms_or_of_another_kind_is_refused(ready):

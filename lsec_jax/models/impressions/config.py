@@ -52,7 +52,8 @@ class ImpressionConfig:
             primary loss after a step of `look_ahead_rate` on the shared representation, which costs more).
         look_ahead_rate: of "one_step".
         dropout: share of what the towers read, and of the units inside Transformers, that a training step leaves out.
-        l2: weight of half the squared norm of the batch's embeddings, mean over its rows.
+        l2: weight of half the squared norm of the embeddings that the batch's fields and behaviours have, mean over its
+            rows.
         dtype: of activations: "float32", or "bfloat16", with parameters, softmax, sums and losses in float32.
     """
 

@@ -23,7 +23,8 @@ class EncoderConfig:
         num_heads: of its attention.
         feed_forward_width: hidden width of its feed-forward nets; 0 = 4 d.
         attention_scale: "head" divides scores by sqrt(d / heads), "width" by sqrt(d) as the paper's Eq. 4.
-        has_positions: whether a Transformer learns positions of sequences that are declared as ordered.
+        has_positions: whether a Transformer, or HGN's instance gates, learn positions of sequences that are declared as
+            ordered. A GRU reads an order anyway.
         activation_widths: hidden widths of DIN's activation unit.
         activation: of these layers, "prelu" or "sigmoid".
     """
@@ -38,9 +39,13 @@ class EncoderConfig:
 
     def encoder_uses(self, kinds: Collection[str]) -> dict[str, bool]:
         """Which keys encoders of some kinds read."""
-        of_transformer = ("num_layers", "num_heads", "feed_forward_width", "attention_scale", "has_positions")
+        of_transformer = ("num_layers", "num_heads", "feed_forward_width", "attention_scale")
         of_din = ("activation_widths", "activation")
-        return dict.fromkeys(of_transformer, "transformer" in kinds) | dict.fromkeys(of_din, "din" in kinds)
+        return {
+            **dict.fromkeys(of_transformer, "transformer" in kinds),
+            **dict.fromkeys(of_din, "din" in kinds),
+            "has_positions": bool({"transformer", "hgn"} & {*kinds}),
+        }
 
     def validate_encoder(self, kinds: Collection[str]) -> None:
         """Checks the keys that encoders of some kinds read; raises ConfigError."""
@@ -67,7 +72,16 @@ def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rn
         kind: of ENCODERS.
         sequence: what is encoded.
         rngs: of the weights.
+
+    Raises:
+        ConfigError: an encoder that reads an order, for a sequence that has none.
     """
+    has_positions = config.has_positions and sequence.is_ordered
+    if kind == "gru" and not sequence.is_ordered:
+        raise ConfigError(
+            f"a GRU reads behaviours in their order, and the sequence '{sequence.name}' is declared with is_ordered="
+            "False; choose another config.model.encoder, or declare the order"
+        )
     options: dict[str, Any] = {"dtype": jnp.dtype(config.dtype)}
     if kind == "transformer":
         options |= {
@@ -75,14 +89,14 @@ def build_encoder(config: Any, kind: str, sequence: SequenceLayout, rngs: nnx.Rn
             "num_heads": config.num_heads,
             "ffn_width": config.feed_forward_width or 4 * config.embedding_dim,
             "max_length": sequence.length,
-            "has_positions": config.has_positions and sequence.is_ordered,
+            "has_positions": has_positions,
             "scale": config.attention_scale,
             "dropout_rate": config.dropout,
         }
     elif kind == "din":
         options |= {"layer_widths": tuple(config.activation_widths), "activation": config.activation}
     elif kind == "hgn":
-        options["max_length"] = sequence.length
+        options |= {"max_length": sequence.length, "has_positions": has_positions}
     return encoder.build(kind, config.embedding_dim, rngs, **options)
 
 

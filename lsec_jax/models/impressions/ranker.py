@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsec_jax import losses
 from lsec_jax.declaration.layout import LabelLayout, Layout
@@ -44,12 +44,14 @@ class Represented(NamedTuple):
         dynamic: e_d, [b, e].
         penalty: what the trunk adds to the loss, a scalar.
         metrics: to log.
+        offset: what the primary task's logit has besides, [b]; no tower reads it.
     """
 
     shared: Float[Array, "b D"]
     dynamic: Float[Array, "b e"]
     penalty: Float[Array, ""] | float = 0.0
     metrics: Mapping[str, Float[Array, ""]] = {}
+    offset: Float[Array, " b"] | None = None
 
 
 def read_in_blocks(
@@ -163,10 +165,20 @@ class ImpressionRanker(nnx.Module):
 
         loss, metrics = self.weights(losses_of, represented.shared)
         if self.config.l2:
-            loss = loss + self.config.l2 * losses.mean_squared_norm(*rows.values(), num_rows=len(batch["labels"]))
+            there = [of * self._is_there(name, of, batch)[:, :, None] for name, of in rows.items()]
+            loss = loss + self.config.l2 * losses.mean_squared_norm(*there, num_rows=len(batch["labels"]))
         total = loss + represented.penalty
         trained = self.trained_part(loss, represented.penalty, batch)
         return trained, {"loss": total, **metrics, **represented.metrics}
+
+    def _is_there(self, table: str, rows: Float[Array, "b s d"], batch: Batch) -> Bool[Array, "b s"]:
+        """Which of the rows of a table stand for a field or a behaviour, and not for a sequence's padding."""
+        found = jnp.ones(rows.shape[:2], bool)
+        for sequence in self.layout.sequences:
+            for of in sequence.fields:
+                if of.kind == "ids" and of.table == table:
+                    found = found.at[:, of.start : of.stop].set(batch["masks"][sequence.name])
+        return found
 
     def trained_part(self, loss: Float[Array, ""], penalty: Float[Array, ""] | float, batch: Batch) -> Float[Array, ""]:
         """What this step descends on, of the loss of the tasks and the penalty: their sum."""
@@ -181,6 +193,8 @@ class ImpressionRanker(nnx.Module):
 
     def _biased_outputs(self, represented: Represented, shared: Float[Array, "b D"]) -> Float[Array, "b m"]:
         outputs = self.outputs(represented, shared)
+        if represented.offset is not None:
+            outputs = outputs.at[:, 0].add(represented.offset)
         return outputs + jnp.broadcast_to(self.output_biases[...], outputs.shape)
 
     def _represent(self, rows: Rows, batch: Batch, draws: Draws | None) -> Represented:

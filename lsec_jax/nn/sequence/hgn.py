@@ -6,7 +6,8 @@ with w4 by position, their weighted mean sum_i g_i f_i / sum_i g_i, and the item
 Departures:
 - The target's vector stands where the user's embedding u does: encoders that stand in for each other know no user,
   whose features go into the tower beside the sequence.
-- Positions count from the newest element. In the paper every sequence is equally long.
+- Positions count from the newest element. In the paper every sequence is equally long. Without positions, for
+  sequences that are in no order, all elements have the gate of one position.
 - The model's score adds the inner products of a candidate with the weighted mean and with every element; here
   the two vectors are added, which gives the same inner product. The user's own term is left to the tower.
 """
@@ -23,13 +24,22 @@ from lsec_jax.nn.dense import dense
 class HgnEncoder(nnx.Module):
     """States g_i f_i / sum_j g_j + e_i: what each element adds to the vector that their sum is."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs, *, max_length: int = 50, dtype: DTypeLike | None = None):
+    def __init__(
+        self,
+        width: int,
+        rngs: nnx.Rngs,
+        *,
+        max_length: int = 50,
+        has_positions: bool = True,
+        dtype: DTypeLike | None = None,
+    ):
         """Draws the weights.
 
         Args:
             width: d, of the elements and of the target.
             rngs: stream "params".
             max_length: of any sequence, for the instance gates' positions.
+            has_positions: whether each position has an instance gate of its own.
             dtype: of the feature gates' product; parameters, instance gates and states are float32.
         """
         init = jax.nn.initializers.glorot_uniform()
@@ -37,7 +47,9 @@ class HgnEncoder(nnx.Module):
         self.target_weights = nnx.Param(init(rngs.params(), (width, width), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width))
         self.instance_weights = nnx.Param(init(rngs.params(), (width, 1), jnp.float32)[:, 0])
-        self.position_weights = nnx.Param(init(rngs.params(), (width, max_length), jnp.float32))
+        positions = (width, max_length if has_positions else 1)
+        self.position_weights = nnx.Param(init(rngs.params(), positions, jnp.float32))
+        self.max_length = max_length
         self.dtype = dtype
 
     def __call__(
@@ -60,9 +72,9 @@ class HgnEncoder(nnx.Module):
         Raises:
             ValueError: for sequences longer than max_length.
         """
-        length, most = elements.shape[1], self.position_weights.shape[1]
-        if length > most:
-            raise ValueError(f"sequences of {length} elements; the encoder has instance gates for {most}")
+        length = elements.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"sequences of {length} elements; the encoder has instance gates for {self.max_length}")
         elements = jnp.where(mask[:, :, None], elements, 0.0)
         e, t = (of if self.dtype is None else of.astype(self.dtype) for of in (elements, target))
         of_target = dense(t, self.target_weights[...], self.bias[...])

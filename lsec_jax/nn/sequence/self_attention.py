@@ -51,11 +51,14 @@ def self_attention(
     if chosen == "blocks":
         penalty = jnp.where(mask, 0.0, _MASKED)
         return _attend(is_causal, queries * jnp.asarray(scale, queries.dtype), keys, values, penalty)
+    seen = mask[:, None, None, :]
+    if chosen == "cudnn":  # which takes the mask as a bias of every query
+        seen = jnp.broadcast_to(seen, (len(mask), 1, mask.shape[1], mask.shape[1]))
     return jax.nn.dot_product_attention(
         queries,
         keys,
         values,
-        mask=mask[:, None, None, :],
+        mask=seen,
         scale=scale,
         is_causal=is_causal,
         implementation="cudnn" if chosen == "cudnn" else "xla",

@@ -39,8 +39,8 @@ DECLARED = Declaration(
 )
 
 
-def layout(sequences=("watches", "clicks"), tasks=("stay", "bag")):
-    """What an encoder would make of DECLARED with some sequences and labels."""
+def layout(sequences=("watches", "clicks"), tasks=("stay", "bag"), is_ordered=False):
+    """What an encoder would make of DECLARED with some sequences and labels, and with clicks in some order or none."""
     fields = (
         FieldLayout("user", "context", "ids", "user", 0, 1),
         FieldLayout("activity", "context", "numbers", "", 0, 2),
@@ -51,7 +51,7 @@ def layout(sequences=("watches", "clicks"), tasks=("stay", "bag")):
     stays = FieldLayout("stay", "", "numbers", "", 4, 4 + 2 * LENGTH)
     of = {
         "watches": SequenceLayout("watches", LENGTH, True, (streamers, stays)),
-        "clicks": SequenceLayout("clicks", LENGTH, False, (FieldLayout("item", "", "ids", "item", 0, LENGTH),)),
+        "clicks": SequenceLayout("clicks", LENGTH, is_ordered, (FieldLayout("item", "", "ids", "item", 0, LENGTH),)),
     }
     labels = (
         LabelLayout("watched", "binary", "", 0.3),
@@ -115,7 +115,8 @@ def trainable(config, seed=0):
     """The model as pure functions, and its initial parameters."""
     config.validate()
     declared = config.declaration
-    own = layout(tuple(of.name for of in declared.sequences), tuple(of.name for of in declared.labels[1:]))
+    sequences, tasks = (tuple(of.name for of in part) for part in (declared.sequences, declared.labels[1:]))
+    own = layout(sequences, tasks, is_ordered=getattr(config, "encoder", "") == "gru")  # which needs an order
     keys = Keys.from_seed(seed)
     model = TrainableModel(config.build(own, nnx.Rngs(keys.dense)))
     return model, model.init(keys)

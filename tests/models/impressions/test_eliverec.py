@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from lsec_jax.config import ConfigError
 from lsec_jax.nn import replicas
 from lsec_jax.training.state import TrainState, make_train_step
-from tests.models.impressions.batches import batch, eliverec_config, loss_and_gradients, outputs, trainable
+from tests.models.impressions.batches import batch, eliverec_config, layout, loss_and_gradients, outputs, trainable
 
 REGULARISERS = ("distance_correlation/watches", "distance_correlation/clicks", "contrast")
 
@@ -210,6 +211,7 @@ def test_rows_of_a_group_stay_together_only_where_rows_are_compared():
         ({"product": "watches"}, "is the channel's sequence"),
         ({"contrast": "kl"}, "config.model.contrast"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("inf")}, "must be finite"),
         ({"sequences": ("watches",)}, "has the keys channel and product"),
         ({"tasks": ()}, "task_weighting"),
         ({"expert_widths": ()}, "expert_widths"),
@@ -230,3 +232,23 @@ def test_the_config_reads_the_sequences_of_its_domains_only():
     config = eliverec_config(product="")
     assert [of.name for of in config.declaration.sequences] == ["watches"]
     assert [of.name for of in dataclasses.replace(config, tasks=("bag",)).declaration.labels] == ["watched", "bag"]
+
+
+def test_an_empty_sequence_has_a_learned_vector_without_disentangling_too():
+    model, params = trainable(eliverec_config(is_disentangled=False))
+    own = batch(users=np.arange(16))
+    module = model.module(params.dense)
+    vectors = module.intentions(parts(module, params, own)[0])
+    for name in ("watches", "clicks"):
+        empty = module.domains[name].empty[...]
+        assert np.any(empty != 0)
+        np.testing.assert_array_equal(vectors[f"pooled/{name}"][0], empty)
+        assert np.any(vectors[f"pooled/{name}"][1] != empty)
+    gradients = loss_and_gradients(model, enlarged(params), own)[2]
+    assert np.any(gradients.dense["domains"]["watches"]["empty"][...] != 0)
+
+
+def test_a_gru_needs_an_order():
+    config = eliverec_config(encoder="gru")
+    with pytest.raises(ConfigError, match="'clicks' is declared with is_ordered=False; choose another"):
+        config.build(layout(), nnx.Rngs(0))

@@ -10,6 +10,8 @@ import pytest
 
 from lsec_jax.config import ConfigError
 from lsec_jax.models import ctr_baselines
+from lsec_jax.models.impressions.ranker import Draws
+from lsec_jax.training.tables import Params
 from tests.models.impressions.batches import (
     LENGTH,
     baseline_config,
@@ -192,3 +194,36 @@ def test_keys_without_effect_have_their_defaults_and_others_stay(name):
         with pytest.raises(ConfigError, match=f"config.model.{key} = .* has no effect"):
             wrong.validate()
         assert wrong.without_unused() == config
+
+
+def test_dropout_leaves_the_wide_part_of_wide_and_deep_whole():
+    config = baseline_config("wdl", dropout=0.5)
+    own = batch_of(config)
+    model, params = trainable(config)
+    dense = jax.tree.map(jnp.zeros_like, params.dense)
+    tables = {name: jnp.zeros_like(of).at[:, -1].set(2.0) for name, of in params.tables.items()}
+    module = model.module(dense)
+    found = module._represent(
+        {name: tables[name][ids] for name, ids in own["ids"].items()}, own, Draws(jax.random.key(0), own["places"])
+    )
+    np.testing.assert_allclose(found.offset, 4.0)  # of the user and the streamer
+    losses = [float(loss_and_gradients(model, Params(dense, tables), own, step=step)[0]) for step in (1, 2)]
+    assert losses[0] == losses[1] == pytest.approx(float(np.mean(np.log1p(np.exp(4.0)) - 4.0 * own["labels"][:, 0])))
+
+
+def test_l2_is_of_fields_and_behaviours_and_not_of_the_padding():
+    config = baseline_config("wdl")
+    own = batch_of(config)
+    model, params = trainable(config)
+    tables = {name: of.at[0].set(9.0) for name, of in params.tables.items()}
+    with_l2, _ = trainable(dataclasses.replace(config, l2=0.5))
+    found = [float(loss_and_gradients(of, params._replace(tables=tables), own)[0]) for of in (model, with_l2)]
+    squares = 0.0
+    for name, ids in own["ids"].items():
+        is_there = np.ones(ids.shape, bool)
+        if name == "streamer":
+            is_there[:, 1:] = own["masks"]["watches"]
+        elif name == "item":
+            is_there = np.asarray(own["masks"]["clicks"])
+        squares += np.square(np.asarray(tables[name])[ids][is_there]).sum()
+    assert found[1] - found[0] == pytest.approx(0.5 * squares / 2 / len(own["labels"]), rel=1e-3)

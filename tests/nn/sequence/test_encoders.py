@@ -163,6 +163,15 @@ def test_hgn_gates_features_then_instances_and_adds_weighted_mean_and_sum():
         np.testing.assert_allclose(pooled[b], mean / total + item_item, atol=1e-5)
 
 
+def test_hgn_without_positions_reads_elements_in_any_order():
+    elements, mask, target = inputs([6, 6, 6], 6)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    for has_positions in (False, True):
+        encoder = perturbed(HgnEncoder(WIDTH, nnx.Rngs(0), max_length=9, has_positions=has_positions))
+        pooled, other = (encoder.pool(encoder(of, mask, target), mask, target) for of in (elements, elements[:, order]))
+        assert np.allclose(pooled, other, atol=1e-5) != has_positions
+
+
 def test_gru_follows_its_equations_from_the_oldest_to_the_newest_element():
     encoder = perturbed(GruEncoder(WIDTH, nnx.Rngs(0)))
     elements, mask, target = inputs([0, 1, 6], 6)
@@ -185,7 +194,9 @@ def test_gru_follows_its_equations_from_the_oldest_to_the_newest_element():
 def test_unknown_encoders_and_options_and_refused_values_are_named():
     with pytest.raises(ConfigError, match="'lstm': valid are transformer, din, hgn, gru"):
         build("lstm", WIDTH, nnx.Rngs(0))
-    with pytest.raises(ConfigError, match="'hgn' has no option 'num_heads'; valid are max_length, dtype"):
+    with pytest.raises(
+        ConfigError, match="'hgn' has no option 'num_heads'; valid are max_length, has_positions, dtype"
+    ):
         build("hgn", WIDTH, nnx.Rngs(0), num_heads=2)
     with pytest.raises(ConfigError, match="'transformer': width 8 is no multiple of num_heads 3"):
         build("transformer", WIDTH, nnx.Rngs(0), num_heads=3)

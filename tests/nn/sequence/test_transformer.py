@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo  # no public way to its checks
 
 from lsec_jax.nn.sequence import self_attention as attention
 from lsec_jax.nn.sequence.self_attention import self_attention
@@ -149,3 +150,18 @@ def test_sequences_longer_than_the_positions_and_unfit_settings_are_refused():
         TransformerEncoder(12, nnx.Rngs(0))
     with pytest.raises(ValueError, match="dropout rate"):
         TransformerEncoder(WIDTH, nnx.Rngs(0), dropout_rate=-0.1)
+
+
+def test_cudnn_takes_what_auto_gives_it(monkeypatch):
+    """Its checks of shapes and layouts, forward and backward, without the device."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda *given: True)
+    monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda *given: False)
+    arrays = jax.ShapeDtypeStruct((4, 50, 8, 16), jnp.bfloat16), jax.ShapeDtypeStruct((4, 50), bool)
+
+    def attend(values, mask):
+        return self_attention(values, values, values, mask, scale=0.25, implementation="cudnn")
+
+    assert jax.eval_shape(attend, *arrays).shape == (4, 50, 8, 16)
+    slope = jax.eval_shape(jax.grad(lambda *given: attend(*given).astype(jnp.float32).sum()), *arrays)
+    assert slope.shape == (4, 50, 8, 16) and slope.dtype == jnp.bfloat16
