@@ -116,7 +116,7 @@ class MultiViewAttention(nnx.Module):
         for layers, (hops, masks) in zip(self.layers, views, strict=True):
             if len(hops) != len(layers) + 1 or len(masks) != len(layers):
                 raise ValueError(f"{len(hops)} hops and {len(masks)} masks for {len(layers)} layers; one hop more each")
-            states, there = [hops[0]], []
+            states, there = [hops[0]], list[Array]()
             for hop, mask in zip(hops[1:], masks, strict=True):  # below the padding there is padding
                 there.append(mask & there[-1][..., None] if there else mask)
                 states.append(jnp.where(there[-1][..., None], hop, 0.0))
