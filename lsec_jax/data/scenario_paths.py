@@ -1,0 +1,76 @@
+"""Paths through a tree of scenarios as rows of an embedding table, whether training knows them or not. No jax."""
+
+import dataclasses
+
+import numpy as np
+
+from lsec_jax.schema import DataError, Tree
+
+PADDING = 0  # after the end of a path
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenarioPaths:
+    """Where each scenario's path lies in the table that all paths share.
+
+    Row 0 is the padding's, rows 1 to n the tree's nodes', row n + 1 + l that of an unknown child at level l.
+
+    Attributes:
+        rows: from the root to each node, [n, depth] int32, PADDING after the end of a path.
+        unknown: row of the unknown child of each level, [depth] int32.
+        has_roots: whether there are several roots, so that one may be unknown.
+    """
+
+    rows: np.ndarray
+    unknown: np.ndarray
+    has_roots: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Of the embedding table."""
+        return 1 + len(self.rows) + len(self.unknown)
+
+    @property
+    def depth(self) -> int:
+        """Levels."""
+        return len(self.unknown)
+
+    def of(self, scenarios: np.ndarray) -> np.ndarray:
+        """Paths of scenarios [b], -1 = no scenario at all, whose path is empty: [b, depth] int32."""
+        return np.where(scenarios[:, None] >= 0, self.rows[scenarios], np.int32(PADDING))
+
+
+def scenario_paths(tree: Tree, trained: np.ndarray) -> ScenarioPaths:
+    """Finds all paths.
+
+    What training knows are the scenarios that it shows and all above them. The path of another one ends, after its
+    deepest known ancestor, with the unknown child of the next level.
+
+    Args:
+        tree: of the scenarios.
+        trained: indices of the scenarios that training shows, in any order, with repetitions; -1 for none.
+
+    Raises:
+        DataError: no nodes, or an index that is none of the tree.
+    """
+    num_nodes = len(tree.parents)
+    if num_nodes == 0:
+        raise DataError("a tree of scenarios without nodes; give it at least a root")
+    trained = np.unique(trained)
+    if len(trained) and not (-1 <= trained[0] and trained[-1] < num_nodes):
+        bad = trained[0] if trained[0] < -1 else trained[-1]
+        raise DataError(f"scenario {bad} is none of the tree's {num_nodes} nodes; list it in the tree")
+    paths = tree.paths()
+    depth = paths.shape[1]
+    is_known = np.zeros(num_nodes + 1, bool)  # the last one stands for the padding
+    is_known[paths[trained[trained >= 0]]] = True
+    is_known[-1] = False
+    known = is_known[paths]
+    unknown = (1 + num_nodes + np.arange(depth)).astype(np.int32)
+    # An ancestor of a known node is known: the first unknown level of a path is as deep as it is known.
+    first_unknown = known.sum(axis=1)
+    ends_early = first_unknown < (paths >= 0).sum(axis=1)
+    rows = np.where(known, paths + 1, PADDING).astype(np.int32)
+    early = np.flatnonzero(ends_early)
+    rows[early, first_unknown[early]] = unknown[first_unknown[early]]
+    return ScenarioPaths(rows, unknown, int((tree.parents < 0).sum()) > 1)

@@ -1,0 +1,134 @@
+"""Attention over sampled neighbours in several views of a user-user graph (TREEMS, WSDM 2021, Eq. 8-13).
+
+A view's neighbourhood comes as hops: the users themselves, their sampled neighbours, the neighbours of these. Layer l
+takes every hop but the last ones one hop further, so that L layers read L hops.
+
+Attention "published" is Eq. 10: LeakyReLU(a . [u_i; u_j; c]). LeakyReLU is monotone and u_i and c are the same for all
+neighbours of a user, so that they cannot change which of them weighs more, only how unequally where the sum changes its
+sign. "dynamic" is a . LeakyReLU(W [u_i; u_j; c]) (Brody et al. 2022), a departure, in which they can.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from lsec_jax.nn.dense import dense
+
+AttentionKind = Literal["published", "dynamic"]
+SLOPE = 0.2  # of LeakyReLU below 0; the paper does not say, graph attention networks have it
+_MASKED = -1e30  # not -inf: a user without neighbours has equal weights instead of NaN
+
+
+class ViewLayer(nnx.Module):
+    """One layer of one view: attention over the neighbours (Eq. 10-11) and the update (Eq. 12)."""
+
+    def __init__(self, width: int, context_width: int, rngs: nnx.Rngs, attention: AttentionKind = "published"):
+        """Draws the weights (Glorot uniform); there are no biases, as in the equations.
+
+        Args:
+            width: d, of the users' vectors; the update keeps it.
+            context_width: of c.
+            rngs: stream "params".
+            attention: see the module.
+        """
+        init = jax.nn.initializers.glorot_uniform()
+        columns = 1 if attention == "published" else width
+        self.own = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
+        self.neighbour = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
+        self.context = nnx.Param(init(rngs.params(), (context_width, columns), jnp.float32))
+        self.scores = nnx.Param(init(rngs.params(), (width, 1), jnp.float32)) if attention == "dynamic" else None
+        self.update = nnx.Param(init(rngs.params(), (2 * width, width), jnp.float32))
+
+    def __call__(
+        self,
+        own: Float[Array, "*b d"],
+        neighbours: Float[Array, "*b k d"],
+        mask: Bool[Array, "*b k"],
+        context: Float[Array, "*b e"],
+    ) -> Float[Array, "*b d"]:
+        """Returns the users' vectors after the layer; of a user without neighbours, the one before it.
+
+        Args:
+            own: u_i of the layer before.
+            neighbours: u_j of the layer before; those that are masked may hold anything.
+            mask: True = a neighbour.
+            context: c, of the user's scenario.
+        """
+        neighbours = jnp.where(mask[..., None], neighbours, 0.0)
+        of_user = dense(own, self.own[...]) + dense(context, self.context[...])
+        found = jax.nn.leaky_relu(of_user[..., None, :] + dense(neighbours, self.neighbour[...]), SLOPE)
+        logits = (found if self.scores is None else dense(found, self.scores[...]))[..., 0]
+        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
+        together = jnp.einsum("...k,...kd->...d", weights, neighbours)
+        new = jax.nn.leaky_relu(dense(jnp.concatenate([own, together], axis=-1), self.update[...]), SLOPE)
+        return jnp.where(mask.any(axis=-1, keepdims=True), new, own)
+
+
+class MultiViewAttention(nnx.Module):
+    """L layers in each view, and the views' vectors side by side (Eq. 13)."""
+
+    def __init__(
+        self,
+        width: int,
+        context_width: int,
+        num_views: int,
+        num_layers: int,
+        rngs: nnx.Rngs,
+        attention: AttentionKind = "published",
+    ):
+        """Draws the weights of each view and layer.
+
+        Args:
+            width: d.
+            context_width: of c.
+            num_views: R.
+            num_layers: L.
+            rngs: stream "params".
+            attention: see the module.
+        """
+        self.layers = nnx.List(
+            [
+                nnx.List([ViewLayer(width, context_width, rngs, attention) for _ in range(num_layers)])
+                for _ in range(num_views)
+            ]
+        )
+
+    def __call__(
+        self, views: Sequence[tuple[Sequence[Array], Sequence[Array]]], context: Float[Array, "b e"]
+    ) -> Float[Array, "b v"]:
+        """Returns the users' vectors, [b, R d].
+
+        Args:
+            views: of each view (hops, masks): vectors of the users [b, d], of their neighbours [b, k, d], of the
+                neighbours' neighbours [b, k, k', d] and so on, L + 1 of them; True = a neighbour, [b, k], [b, k, k'].
+            context: c.
+
+        Raises:
+            ValueError: for other numbers of views or hops.
+        """
+        if len(views) != len(self.layers):
+            raise ValueError(f"{len(views)} views for {len(self.layers)} with weights")
+        found = []
+        for layers, (hops, masks) in zip(self.layers, views, strict=True):
+            if len(hops) != len(layers) + 1 or len(masks) != len(layers):
+                raise ValueError(f"{len(hops)} hops and {len(masks)} masks for {len(layers)} layers; one hop more each")
+            states, there = [hops[0]], list[Array]()
+            for hop, mask in zip(hops[1:], masks, strict=True):  # below the padding there is padding
+                there.append(mask & there[-1][..., None] if there else mask)
+                states.append(jnp.where(there[-1][..., None], hop, 0.0))
+            for layer in layers:
+                states = [
+                    layer(states[i], states[i + 1], there[i], _spread(context, states[i].shape[:-1]))
+                    for i in range(len(states) - 1)
+                ]
+            found.append(states[0])
+        return jnp.concatenate(found, axis=-1)
+
+
+def _spread(context: Float[Array, "b e"], shape: tuple[int, ...]) -> Array:
+    """The context of each user for all that were sampled for her."""
+    return jnp.broadcast_to(context.reshape(len(context), *[1] * (len(shape) - 1), -1), (*shape, context.shape[-1]))
