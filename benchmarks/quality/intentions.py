@@ -168,10 +168,10 @@ def figure(content: dict[str, Any]) -> Figure:
                 panel.barh(places, values, 0.4, xerr=errors, label=state, color=colour)
             panel.set(title=f"taste {factor}", yticks=range(len(of)), yticklabels=list(of))
             panel.axvline(0.0, color="black", linewidth=0.6)
-        panels[0].invert_yaxis()  # which the panels share
         panels[0].set_title(f"{label(setting)}\ntaste {FACTORS[0]}")
     for panel in rows[-1]:
         panel.set_xlabel("explained variance")
+    rows[0][0].invert_yaxis()  # which all panels share
     rows[0][-1].legend()
     return drawn
 
