@@ -17,9 +17,6 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 if os.environ["JAX_PLATFORMS"] == "cpu" and "--xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
-# dcor compiles through numba when it is imported, which once ended a process that had loaded much ("Aborted").
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
-
 import beartype
 import jax
 import jaxtyping
