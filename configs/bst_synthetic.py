@@ -2,7 +2,7 @@
 
 Features, histories, sizes, optimizer and steps are those of that config. Watches alone:
 --config.model.sequences="('watches',)".
-About a minute on one CPU core; what it reaches: docs/results.md (sweep `ladder`).
+About three minutes on one CPU core; what it reaches: docs/results.md (sweep `ladder`).
 """
 
 from lsec_jax.config import EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig

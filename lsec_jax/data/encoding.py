@@ -124,15 +124,18 @@ class EventEncoder:
         }
         self._place(declaration, tables, learned)
 
-    def _read(self, data: LiveCommerceData, declaration: Declaration) -> None:
+    def _read(self, data: LiveCommerceData, declaration: Declaration, earlier: "EventEncoder | None" = None) -> None:
+        """Finds the columns; what `earlier`, an encoder with the same nodes, has checked is not checked again."""
         events = data.events_of(declaration.events)
         events.ids(declaration.target)
         self.events, self.num_rows = events.name, len(events)
         self._users = np.ascontiguousarray(events.ids(declaration.user))
         self._answers = Answers(events, declaration, self._key)
-        earlier = getattr(self, "_sequences", [None] * len(declaration.sequences))
-        self._records = RecordColumns(data, declaration, self._key, has_known_nodes=hasattr(self, "_nodes"))
-        self._sequences = [SequenceColumns(data, declaration, i, self._key, of) for i, of in enumerate(earlier)]
+        known = [None] * len(declaration.sequences) if earlier is None else earlier._sequences
+        self._records = RecordColumns(data, declaration, self._key, has_known_nodes=earlier is not None)
+        self._sequences: list[SequenceColumns] = [
+            SequenceColumns(data, declaration, i, self._key, of) for i, of in enumerate(known)
+        ]
         self._readers: list[Columns] = [self._records, *self._sequences]
         self._nodes = data.nodes
 
@@ -151,7 +154,7 @@ class EventEncoder:
         if any(data.nodes.get(name) is not table for name, table in self._nodes.items()):
             raise DataError("these data have other nodes than the encoder's; make a new encoder with its `fitted`")
         other = copy.copy(self)
-        other._read(data, dataclasses.replace(self.declaration, events=events))
+        other._read(data, dataclasses.replace(self.declaration, events=events), earlier=self)
         return other
 
     def __call__(self, rows: np.ndarray) -> Batch:
