@@ -107,6 +107,16 @@ class CandidateEvents:
         rows[order] = np.arange(len(order))
         return Candidates(_with_events(self._data, events), rows)
 
+    @property
+    def blank_fields(self) -> list[str]:
+        """Fields that are missing (flags: false) in records unless they are given: no earlier event tells them."""
+        values = self._events.values
+        return [
+            of.name
+            for of in self._declaration.fields
+            if of.source.startswith(".") and (of.source[1:] in values or of.part == "context")
+        ]
+
     def _records(
         self, users: np.ndarray, targets: np.ndarray, times: np.ndarray, known: Mapping[str, np.ndarray]
     ) -> Events:

@@ -64,11 +64,6 @@ def write_live_recommendations(
     """
     declaration, data = run.encoder.declaration, run.data
     candidates = candidates_at(run, at)
-    if blank := _blank_fields(run):
-        logging.warning(
-            "no event says yet what these fields of an impression will be, which are shown as missing, or as no: %s",
-            ", ".join(blank),
-        )
     events = data.events[declaration.events]
     user_table, target_table = data.nodes[events.nodes[declaration.user].node_type], data.nodes[_target_type(run)]
     external = user_table.ids if users is None else users
@@ -76,6 +71,11 @@ def write_live_recommendations(
         external = external.astype(np.str_)
     internal = np.arange(len(user_table)) if users is None else user_table.index_of(users)
     lister = _Lister(run, state, candidates, at)
+    if blank := lister.records.blank_fields:
+        logging.warning(
+            "no event says yet what these fields of an impression will be, which are shown as missing, or as no: %s",
+            ", ".join(blank),
+        )
     counts = {"users": len(external), "users_from_popularity": int((internal < 0).sum()), "rows": 0}
     with table_writer(output) as write:
         for block in blocks(len(external), max(1, _RECORDS_AT_ONCE // len(candidates))):
@@ -99,17 +99,6 @@ def write_live_recommendations(
     return counts
 
 
-def _blank_fields(run: EventRun) -> list[str]:
-    """Fields that `CandidateEvents` cannot fill for a moment at which nothing has been shown yet."""
-    declaration = run.encoder.declaration
-    values = run.data.events[declaration.events].values
-    return [
-        of.name
-        for of in declaration.fields
-        if of.source.startswith(".") and (of.source[1:] in values or of.part == "context")
-    ]
-
-
 class _Lister:
     """Scores of the candidates of one moment."""
 
@@ -118,9 +107,9 @@ class _Lister:
         declaration = run.encoder.declaration
         self._task = declaration.labels[0].name
         self._users = run.data.nodes[run.data.events[declaration.events].nodes[declaration.user].node_type]
-        self._records = CandidateEvents(run.data, declaration)
+        self.records = CandidateEvents(run.data, declaration)
         self._past, self._num_owners = run.evaluator.past, run.evaluator.num_owners
-        made = self._records(np.zeros(len(candidates), np.int32), candidates, np.full(len(candidates), self._time))
+        made = self.records(np.zeros(len(candidates), np.int32), candidates, np.full(len(candidates), self._time))
         self._owners = made.data.events[CANDIDATES].ids(run.evaluator.owner)[made.rows].astype(np.int64)
 
     def scores(self, user_ids: np.ndarray) -> np.ndarray:
@@ -131,7 +120,7 @@ class _Lister:
         known = user_ids >= 0
         if known.any():
             pairs = np.repeat(user_ids[known], len(times)), np.tile(self._candidates, known.sum())
-            made = self._records(*pairs, np.full(len(pairs[0]), self._time))
+            made = self.records(*pairs, np.full(len(pairs[0]), self._time))
             found = self._run.score(self._params, made.rows, self._run.encoder.reading(made.data, CANDIDATES))
             if np.isnan(found[self._task]).any():
                 user = int(pairs[0][np.flatnonzero(np.isnan(found[self._task]))[0]])
