@@ -68,7 +68,12 @@ def killed_at(step):
 
 @contextlib.contextmanager
 def compiled_functions():
-    """Yields the list of the functions that runs on one device compile inside."""
+    """Yields the list of the functions that runs on one device compile inside.
+
+    JAX's cache of compiled functions is emptied first: once full, after some thousands of functions, it forgets new
+    ones too, and their _cache_size() is 0.
+    """
+    jax.clear_caches()
     made, compile_ = [], strategies.OneDevice.compile
 
     def remember(*args, **kwargs):
