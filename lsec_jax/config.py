@@ -70,6 +70,25 @@ class HistoryConfig:
 
 
 @dataclasses.dataclass
+class ViewConfig:
+    """A view of a graph among nodes of one type, to derive from a relation: who is linked to whom.
+
+    Attributes:
+        name: of the view, e.g. "friend".
+        relation: between nodes of one type. Its links from the time of the first training event on are left out and
+            counted: they may be what is to be predicted.
+        is_both_ways: whether a link makes each end the other's neighbour; else the targets are the sources'.
+        is_timeless: says of a relation without times that its links were there before the first training event; without
+            it such a relation is refused.
+    """
+
+    name: str = ""
+    relation: str = ""
+    is_both_ways: bool = True
+    is_timeless: bool = False
+
+
+@dataclasses.dataclass
 class OptimizerConfig:
     """An optimizer with an optional schedule.
 
@@ -252,6 +271,7 @@ class RunConfig:
         data: a source config with `load() -> LiveCommerceData`.
         model: a model config; `lsec_jax.models` says what it offers.
         histories: behaviour sequences to derive from the source's events.
+        views: views of graphs to derive from the source's relations.
         seed: split into named streams (tables, dense parameters, negatives, batches).
     """
 
@@ -263,6 +283,7 @@ class RunConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     histories: tuple[HistoryConfig, ...] = ()
+    views: tuple[ViewConfig, ...] = ()
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
     new_ids: NewIdsConfig = dataclasses.field(default_factory=NewIdsConfig)
@@ -318,6 +339,9 @@ def validate(config: RunConfig) -> None:
     _check_new_ids(config.new_ids)
     for i, history in enumerate(config.histories):
         _check_history(f"config.histories[{i}]", history, [other.name for other in config.histories[:i]])
+    for i, view in enumerate(config.views):
+        if not view.name or view.name in [other.name for other in config.views[:i]]:
+            raise ConfigError(f"config.views[{i}].name = {view.name!r}: give each a name of its own, e.g. 'friend'")
     for part in (config.data, config.model):
         if hasattr(part, "validate"):
             part.validate()

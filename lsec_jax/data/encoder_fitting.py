@@ -36,11 +36,13 @@ class Fitted:
         vocabularies: external ids by table, the first one in row 1; none for tables of hashed ids.
         scales: by field of numbers.
         label_means: mean answers by label; 0 where no training row has one.
+        paths: external ids of the nodes that training shows, by path.
     """
 
     vocabularies: Mapping[str, np.ndarray]
     scales: Mapping[str, Scale]
     label_means: Mapping[str, float]
+    paths: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns it for JSON."""
@@ -49,16 +51,21 @@ class Fitted:
             "vocabularies": {name: ids.tolist() for name, ids in self.vocabularies.items()},
             "scales": {name: to_fitted(scale) for name, scale in self.scales.items()},
             "label_means": dict(self.label_means),
+            # Only where there are some: what was stored before there were paths has no such key.
+            **({"paths": {name: ids.tolist() for name, ids in self.paths.items()}} if self.paths else {}),
         }
 
 
-def from_json(stored: Mapping[str, Any], tables: Sequence[str], fields: Sequence[Declared]) -> Fitted:
+def from_json(
+    stored: Mapping[str, Any], tables: Sequence[str], fields: Sequence[Declared], paths: Sequence[str] = ()
+) -> Fitted:
     """Returns what `Fitted.to_json` stored.
 
     Args:
         stored: of a declaration that is equal to this one.
         tables: that have a vocabulary.
         fields: of numbers that are standardised.
+        paths: names of declared paths.
 
     Raises:
         ConfigError: it was fitted for another declaration, or by another version.
@@ -67,10 +74,11 @@ def from_json(stored: Mapping[str, Any], tables: Sequence[str], fields: Sequence
     if stored.get("version") != VERSION:
         raise ConfigError(f"the stored encoder has version {stored.get('version')}, not {VERSION}; {remedy}")
     numbers = {declared.name: declared for declared in fields}
-    for part, wanted in (("vocabularies", {*tables}), ("scales", {*numbers})):
-        if wanted != {*stored[part]}:
+    for part, wanted in (("vocabularies", {*tables}), ("scales", {*numbers}), ("paths", {*paths})):
+        there = {*stored.get(part, ())}
+        if wanted != there:
             raise ConfigError(
-                f"the stored encoder has {part} of: {', '.join(sorted(stored[part])) or 'none'}; the declaration needs "
+                f"the stored encoder has {part} of: {', '.join(sorted(there)) or 'none'}; the declaration needs "
                 f"those of: {', '.join(sorted(wanted)) or 'none'}; {remedy}"
             )
     scales = {name: from_fitted(stored["scales"][name], transform_of(of)) for name, of in numbers.items()}
@@ -78,11 +86,14 @@ def from_json(stored: Mapping[str, Any], tables: Sequence[str], fields: Sequence
         size = numbers[name].source.size  # type: ignore[union-attr]
         if len(scale.mean) != size:
             raise ConfigError(f"the stored encoder has {len(scale.mean)} numbers of '{name}', not {size}; {remedy}")
-    vocabularies = {
-        name: np.array(ids, np.str_ if ids and isinstance(ids[0], str) else np.int64)
-        for name, ids in stored["vocabularies"].items()
-    }
-    return Fitted(vocabularies, scales, dict(stored["label_means"]))
+    vocabularies, known = (
+        {
+            name: np.array(ids, np.str_ if ids and isinstance(ids[0], str) else np.int64)
+            for name, ids in stored.get(part, {}).items()
+        }
+        for part in ("vocabularies", "paths")
+    )
+    return Fitted(vocabularies, scales, dict(stored["label_means"]), known)
 
 
 def fit(
@@ -145,6 +156,8 @@ def fit(
             for declared, source in id_sources(of.fields)
             if declared.table == name
         ]
+        if table.has_all:
+            seen = [(ids, np.ones(len(ids), np.int64)) for ids, _ in seen]
         vocabularies[name] = fit_vocabulary(seen, table.min_count, table.max_size)
     means = (sums / np.maximum(defined, 1)).tolist()
     label_means = {label.name: mean for label, mean in zip(declaration.labels, means, strict=True)}

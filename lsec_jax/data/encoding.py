@@ -19,8 +19,11 @@ from lsec_jax.data.declared_columns import (
 )
 from lsec_jax.data.declared_sources import IdSource, NumberSource
 from lsec_jax.data.event_columns import Batch
+from lsec_jax.data.graph_fields import graph_fields, path_rows
 from lsec_jax.data.labels import Answers
+from lsec_jax.data.neighbours import NO_STEP, Draw
 from lsec_jax.data.normalisation import Scale
+from lsec_jax.data.scenario_paths import ScenarioPaths
 from lsec_jax.data.vocabularies import rows_by_hash, rows_by_vocabulary
 from lsec_jax.declaration import Declaration, Table
 from lsec_jax.declaration.layout import FieldLayout, LabelLayout, Layout, SequenceLayout, TableLayout
@@ -76,7 +79,8 @@ class EventEncoder:
          "rows": [b] int32, the number of the row in the table, modulo 2**31}
 
     Sequences have the newest behaviour last and are filled in front. Ids that training does not show, or too seldom,
-    have row 0. Where things lie: `layout`.
+    have row 0. Neighbours and paths are ids like those of fields; what is drawn of them depends on the `Draw` that
+    `encode` takes. Where things lie: `layout`.
 
     Attributes:
         declaration: what batches show.
@@ -91,6 +95,7 @@ class EventEncoder:
         declaration: Declaration,
         fitted: Mapping[str, Any] | None = None,
         key: str = "config.model.features",
+        seed: int = 0,
     ):
         """Finds the columns, and learns from the training rows unless that is given.
 
@@ -99,22 +104,25 @@ class EventEncoder:
             declaration: what to show.
             fitted: of an earlier encoder with an equal declaration; None = learn it.
             key: of the declaration, for messages.
+            seed: of neighbours and of paths that end early.
 
         Raises:
             ConfigError: a declaration that the data cannot fill, or another one's `fitted`.
             DataError: a table, role, column, feature or history that is not there; no training rows.
         """
         declaration.validate(key)
-        self.declaration, self._key = declaration, key
+        self.declaration, self._key, self._seed = declaration, key, seed
         self._read(data, declaration)
         fields = [declared for of in self._readers for declared in of.fields]
         tables = _tables(declaration, fields, key)
         with_vocabulary = {name: table for name, table in tables.items() if not table.buckets}
         if fitted is None:
             learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary, self._answers)
+            learned = dataclasses.replace(learned, paths={of.declared.name: of.trained() for of in self._paths})
         else:
             numbers = [declared for declared, _ in number_sources(fields)]
-            learned = fitting.from_json(fitted, list(with_vocabulary), numbers)
+            names = [path.name for path in declaration.paths]
+            learned = fitting.from_json(fitted, list(with_vocabulary), numbers, names)
         self._learned = learned
         self._lookups = {
             declared.name: rows_by_hash(source.external, tables[declared.table].buckets)
@@ -122,6 +130,7 @@ class EventEncoder:
             else rows_by_vocabulary(source.external, learned.vocabularies[declared.table])
             for declared, source in id_sources(fields)
         }
+        self._use_graphs()
         self._place(declaration, tables, learned)
 
     def _read(self, data: LiveCommerceData, declaration: Declaration, earlier: "EventEncoder | None" = None) -> None:
@@ -137,7 +146,15 @@ class EventEncoder:
             SequenceColumns(data, declaration, i, self._key, of) for i, of in enumerate(known)
         ]
         self._readers: list[Columns] = [self._records, *self._sequences]
+        self._neighbours, self._paths = graph_fields(data, declaration, self._key, self._records)
         self._nodes = data.nodes
+
+    def _use_graphs(self) -> None:
+        """Gives neighbours and paths what was learned."""
+        for neighbours in self._neighbours:
+            neighbours.use(self._lookups[neighbours.field], self._seed)
+        for path in self._paths:
+            path.use(self._learned.paths[path.declared.name], self._seed)
 
     def reading(self, data: LiveCommerceData, events: str) -> "EventEncoder":
         """Returns an encoder of another table of events with the same columns, that has learned the same.
@@ -155,6 +172,7 @@ class EventEncoder:
             raise DataError("these data have other nodes than the encoder's; make a new encoder with its `fitted`")
         other = copy.copy(self)
         other._read(data, dataclasses.replace(self.declaration, events=events), earlier=self)
+        other._use_graphs()
         return other
 
     def __call__(self, rows: np.ndarray) -> Batch:
@@ -166,12 +184,18 @@ class EventEncoder:
         """What reads packed batches of the same records."""
         return PackedRecords(self)
 
-    def encode(self, rows: np.ndarray) -> Batch:
-        """Returns the batch of rows [b] int64, in their order; rows may repeat."""
-        return self.unpack(self.encode_packed(rows))
+    def encode(self, rows: np.ndarray, draw: Draw | None = None) -> Batch:
+        """Returns the batch of rows [b] int64, in their order; rows may repeat.
 
-    def encode_packed(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        Args:
+            rows: numbers in the table.
+            draw: of a training step; None = of rows that are only scored.
+        """
+        return self.unpack(self.encode_packed(rows, draw))
+
+    def encode_packed(self, rows: np.ndarray, draw: Draw | None = None) -> dict[str, np.ndarray]:
         """Returns the batch in one array per dtype, [b, columns], which is cheaper to put on a device; see `unpack`."""
+        draw = Draw(NO_STEP, rows) if draw is None else draw
         ints = np.empty((len(rows), self._num_ints), np.int32)
         floats = np.empty((len(rows), self._num_floats), np.float32)
         masks = np.empty((len(rows), self._num_masks), bool)
@@ -190,6 +214,11 @@ class EventEncoder:
                 if placed.layout.kind == "numbers":
                     found[~is_there.reshape(-1)] = 0.0
                 _write(placed, found, ints, floats)
+        for neighbours, (start, stop) in zip(self._neighbours, self._neighbour_columns, strict=True):
+            ints[:, start:stop] = neighbours(rows, draw)
+        for path in self._paths:
+            start, stop = self._slots[path.declared.name]
+            ints[:, start:stop] = path(rows, draw)
         ints[:, -2] = self._users.take(rows)
         ints[:, -1] = rows & _LARGEST_ROW
         floats[:, self.layout.num_numbers :] = self._answers(rows)
@@ -223,7 +252,13 @@ class EventEncoder:
     def table_ids(self) -> dict[str, np.ndarray]:
         """Returns the external ids behind the rows from 1 on of each table; of hashed ids, the numbers of the rows."""
         known = self._learned.vocabularies
+        known = {**known, **path_rows(self._paths)}
         return {of.name: known[of.name] if of.name in known else np.arange(1, of.num_rows) for of in self.layout.tables}
+
+    @property
+    def scenario_paths(self) -> dict[str, ScenarioPaths]:
+        """All paths by name of the declared path: of every node of its type, by index."""
+        return {of.declared.name: of.paths for of in self._paths}
 
     def unknown(self, rows: np.ndarray) -> dict[str, int]:
         """Counts the ids of rows [b] that have row 0 though they are there, by field (of sequences SEQUENCE.FIELD)."""
@@ -253,9 +288,17 @@ class EventEncoder:
 
         records = [layout_of(declared, 1) for declared in self._records.fields]
         inside = [[layout_of(field, of.declared.length) for field in of.fields] for of in self._sequences]
+        neighbourhoods = []
+        for neighbours in self._neighbours:
+            placed = neighbours.place(records, slots[neighbours.declared.table])
+            slots[placed.table] = placed.stop
+            neighbourhoods.append(placed)
         rows = {name: 1 + (table.buckets or len(learned.vocabularies[name])) for name, table in tables.items()}
         self.layout = Layout(
-            tuple(TableLayout(name, rows[name], table.width) for name, table in tables.items()),
+            (
+                *(TableLayout(name, rows[name], table.width) for name, table in tables.items()),
+                *(TableLayout(of.declared.name, of.paths.num_rows, of.declared.width) for of in self._paths),
+            ),
             tuple(records),
             tuple(
                 SequenceLayout(of.declared.name, of.declared.length, of.declared.is_ordered, tuple(fields))
@@ -265,9 +308,15 @@ class EventEncoder:
                 LabelLayout(of.name, of.kind, of.transform, learned.label_means[of.name]) for of in declaration.labels
             ),
             numbers,
+            tuple(neighbourhoods),
+            tuple(path.layout() for path in self._paths),
         )
+        slots |= {path.name: path.depth for path in self.layout.paths}
         stops = np.cumsum([*slots.values()], dtype=int).tolist()
         self._slots = {name: (stop - slots[name], stop) for name, stop in zip(slots, stops, strict=True)}
+        self._neighbour_columns = [
+            (self._slots[of.table][0] + of.start, self._slots[of.table][0] + of.stop) for of in neighbourhoods
+        ]
         self._num_ints = sum(slots.values()) + 2  # and users and rows
         self._num_floats = numbers + len(declaration.labels)
         self._num_masks = sum(of.declared.length for of in self._sequences)

@@ -14,6 +14,7 @@ RELATION_COLUMNS = ("source_ids", "target_ids", "time", "weight", "split")
 CANDIDATE_COLUMNS = ("source_ids", "target_ids", "labels")
 EVENT_COLUMNS = ("time", "group", "split")
 HISTORY_COLUMNS = ("starts", "items", "times", "rows")
+VIEW_COLUMNS = ("starts", "neighbours")
 OPTIONAL = ("time", "weight", "split")  # of relations
 OPTIONAL_OF_EVENTS = ("group", "split")
 
@@ -57,6 +58,8 @@ def check_source(manifest: Any, path: Path) -> None:
     for task in source.at("tasks").items():
         task.text()
     source.at("histories").items()
+    if "views" in source.entries():
+        source.at("views").items()
     source.at("quarantine").flag()
 
 
@@ -153,6 +156,10 @@ def _columns(data: _Place) -> Iterator[tuple[str, bool]]:
         yield from ((f"relations/{name}/{column}", column not in OPTIONAL) for column in RELATION_COLUMNS)
     yield from _event_columns(data.at("events"), nodes)
     yield from _history_columns(data.at("histories"), nodes, data.at("events").entries())
+    if "views" in data.entries():
+        for name, node_type in data.at("views").named().items():
+            node_type.one_of(nodes)
+            yield from ((f"views/{name}/{column}", True) for column in VIEW_COLUMNS)
     for kind, columns in (("trees", ("parents",)), ("availability", ("start", "end"))):
         for name in data.at(kind).names():
             yield from ((f"{kind}/{name}/{column}", True) for column in columns)

@@ -18,6 +18,7 @@ from lsec_jax.data.files import expand_path
 from lsec_jax.data.sequences import add_histories, check_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits, check_tasks
+from lsec_jax.data.views import add_views, check_views
 from lsec_jax.data.writer import Writer, check_directory
 from lsec_jax.schema import LiveCommerceData
 
@@ -29,10 +30,10 @@ def run(
     freeze_candidates: bool = False,
     memory_bytes: int = 2**30,
 ) -> str:
-    """Writes a config's data, split as its runs would split it, with its histories.
+    """Writes a config's data, split as its runs would split it, with its histories and views.
 
     Args:
-        config: its source, its split, its histories and its model's tasks count.
+        config: its source, its split, its histories, its views and its model's tasks count.
         directory: new, empty, interrupted, or of the same source and settings.
         quarantine: leave out and count wrong rows instead of refusing them.
         freeze_candidates: draw the candidate lists of the config's evaluation and keep them with the data.
@@ -52,6 +53,7 @@ def run(
     if getattr(config.data, "path", ""):
         settings["data"]["path"] = str(expand_path(config.data.path).resolve())
     source = {name: settings[name] for name in ("data", "split", "histories")}
+    source |= {"views": settings["views"]} if config.views else {}
     source |= {"tasks": list(tasks), "quarantine": quarantine, "frozen_candidates": None}
     if freeze_candidates:
         source["frozen_candidates"] = {
@@ -79,6 +81,7 @@ def run(
             data = candidates.freeze_candidates(data, tasks[0], config.evaluation)
         progress.show("histories", 0.0)
         data = add_histories(data, config.histories, writer.new_column)
+        data = add_views(data, config.views, tasks[0], writer.new_column)
         progress.show("statistics", 0.0)
         statistics = event_statistics.describe(data)
         size = sum(values.nbytes for values in store.columns_of(data).values())
@@ -92,6 +95,7 @@ def _check_settings(data: LiveCommerceData, config: RunConfig) -> None:
     check_needs(data, config.model.needs)
     check_tasks(data, config.model.task_tables)
     check_histories(data, config.histories)
+    check_views(data, config.views, config.model.task_tables[0])
 
 
 class _Progress:
@@ -138,6 +142,8 @@ def summary(data: LiveCommerceData) -> str:
         lines.append(_line(f"events {name}", len(events), events.split, columns))
     for name, of in data.histories.items():
         lines.append(_line(f"histories {name}: {of.owner} - {of.item}", len(of.items), None, {**of.ends, **of.last}))
+    for name, view in data.views.items():
+        lines.append(_line(f"view {name}: {view.node_type} - {view.node_type}", len(view.neighbours), None, {}))
     for name, tree in data.trees.items():
         lines.append(_line(f"tree of {name}", len(tree.parents), None, {}))
     for name, availability in data.availability.items():

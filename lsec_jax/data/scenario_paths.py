@@ -74,3 +74,22 @@ def scenario_paths(tree: Tree, trained: np.ndarray) -> ScenarioPaths:
     early = np.flatnonzero(ends_early)
     rows[early, first_unknown[early]] = unknown[first_unknown[early]]
     return ScenarioPaths(rows, unknown, int((tree.parents < 0).sum()) > 1)
+
+
+def hide_children(rows: np.ndarray, unknown: np.ndarray, is_drawn: np.ndarray) -> np.ndarray:
+    """Ends some paths early with the unknown child of a level, so that its embedding is learned.
+
+    A path is cut at the first level that is drawn: below an unknown node nothing is known.
+
+    Args:
+        rows: of the paths, [b, depth], PADDING at the end.
+        unknown: row of the unknown child of each level, [depth].
+        is_drawn: where a path is cut, [b, depth] bool; the padding does not count.
+
+    Returns:
+        [b, depth] int32.
+    """
+    is_hidden = is_drawn & (rows != PADDING)
+    so_far = np.cumsum(is_hidden, axis=1)
+    first = is_hidden & (so_far == 1)
+    return np.where(first, unknown[None], np.where(so_far > 0, np.int32(PADDING), rows)).astype(np.int32)

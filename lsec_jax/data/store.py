@@ -25,6 +25,7 @@ from lsec_jax.data.manifest import (
     EVENT_COLUMNS,
     HISTORY_COLUMNS,
     RELATION_COLUMNS,
+    VIEW_COLUMNS,
     check_manifest,
 )
 from lsec_jax.schema import (
@@ -40,12 +41,13 @@ from lsec_jax.schema import (
     NodeTable,
     Relation,
     Tree,
+    View,
 )
 
 SCHEMA_VERSION = 1
 FORMAT = "lsec_jax prepared data"
 MANIFEST, INCOMPLETE = "manifest.json", "INCOMPLETE"
-FOLDERS = ("nodes", "relations", "events", "histories", "trees", "availability", "candidates")
+FOLDERS = ("nodes", "relations", "events", "histories", "views", "trees", "availability", "candidates")
 _HASHED_BYTES = 2**24
 # What numpy raises for a file that is no array, or whose header was damaged.
 _UNREADABLE = (ValueError, EOFError, OSError, OverflowError, MemoryError, TypeError, SyntaxError, tokenize.TokenError)
@@ -74,6 +76,8 @@ def _columns(data: LiveCommerceData) -> Iterator[tuple[str, np.ndarray | None]]:
         yield from ((f"{at}/{column}", getattr(of, column)) for column in HISTORY_COLUMNS)
         yield from ((f"{at}/ends/{moments}", ends) for moments, ends in of.ends.items())
         yield from ((f"{at}/last/{moments}", last) for moments, last in of.last.items())
+    for name, view in data.views.items():
+        yield from ((f"views/{name}/{column}", getattr(view, column)) for column in VIEW_COLUMNS)
     for name, tree in data.trees.items():
         yield f"trees/{name}/parents", tree.parents
     for name, availability in data.availability.items():
@@ -113,6 +117,8 @@ def description_of(data: LiveCommerceData) -> dict[str, Any]:
             }
             for name, of in data.histories.items()
         },
+        # Only where there are some: data prepared before there were views have no such key.
+        **({"views": {name: of.node_type for name, of in data.views.items()}} if data.views else {}),
         "trees": list(data.trees),
         "availability": list(data.availability),
         "candidates": [[name, split, lists.origin] for (name, split), lists in data.candidates.items()],
@@ -235,6 +241,10 @@ def _assemble(data: Mapping[str, Any], columns: Mapping[str, Any]) -> LiveCommer
         counts=data["counts"],
         events={name: _read_events(name, of, columns) for name, of in data["events"].items()},
         histories={name: _read_histories(name, of, columns) for name, of in data["histories"].items()},
+        views={
+            name: View(name, node_type, *(columns[f"views/{name}/{column}"] for column in VIEW_COLUMNS))
+            for name, node_type in data.get("views", {}).items()
+        },
         trees={name: Tree(columns[f"trees/{name}/parents"]) for name in data["trees"]},
     )
 

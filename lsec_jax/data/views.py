@@ -1,38 +1,27 @@
-"""Views of a user-user graph in compressed rows, and neighbours drawn from them for batches. No jax.
+"""Views of a user-user graph: links from before the training window, in compressed rows. No jax."""
 
-The arrays may be memory-mapped: drawing reads two numbers and as many neighbours as are drawn for each node. What is
-drawn for a row of a batch depends on the seed, the step, the hop and the row's place in the whole batch alone, so that
-processes draw for their own rows and the result does not depend on how many there are.
-"""
-
-import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from lsec_jax.schema import DataError
+from lsec_jax.config import ConfigError, ViewConfig
+from lsec_jax.config_json import differences, to_json
+from lsec_jax.data.columns import NewColumn, blocks, in_memory
+from lsec_jax.data.splits import event_rows
+from lsec_jax.schema import NAME_RULE, TRAIN, DataError, LiveCommerceData, View, is_name
 
-NOBODY = -1  # in places without a neighbour
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Who is linked to whom in one view.
-
-    Attributes:
-        name: of the view.
-        starts: where each node's neighbours start, [n + 1] int64.
-        neighbours: of node after node, ascending, each once, [e] int32.
-    """
-
-    name: str
-    starts: np.ndarray
-    neighbours: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+_FEWEST_LABELS = 10  # linked pairs among the positives that are no coincidence where no negative is linked
 
 
-def view_of(name: str, source_ids: np.ndarray, target_ids: np.ndarray, num_nodes: int, both_ways: bool = True) -> View:
+def view_of(
+    name: str,
+    source_ids: np.ndarray,
+    target_ids: np.ndarray,
+    num_nodes: int,
+    is_both_ways: bool = True,
+    node_type: str = "user",
+    new_column: NewColumn = in_memory,
+) -> View:
     """Builds a view from its links.
 
     Args:
@@ -40,7 +29,9 @@ def view_of(name: str, source_ids: np.ndarray, target_ids: np.ndarray, num_nodes
         source_ids: indices, [e].
         target_ids: indices, [e]; repeated links count once, links of a node to itself not at all.
         num_nodes: n.
-        both_ways: whether a link makes each end the other's neighbour; else the targets are the sources'.
+        is_both_ways: whether a link makes each end the other's neighbour; else the targets are the sources'.
+        node_type: of both ends.
+        new_column: gives the arrays to fill.
 
     Raises:
         DataError: an index out of range.
@@ -50,124 +41,177 @@ def view_of(name: str, source_ids: np.ndarray, target_ids: np.ndarray, num_nodes
         if len(bad):
             raise DataError(f"view '{name}', link {bad[0]}: node {ids[bad[0]]} is none of the {num_nodes} nodes")
     source_ids, target_ids = source_ids.astype(np.int64), target_ids.astype(np.int64)
-    if both_ways:
+    if is_both_ways:
         source_ids, target_ids = np.concatenate([source_ids, target_ids]), np.concatenate([target_ids, source_ids])
     linked = source_ids != target_ids
     keys = np.unique(source_ids[linked] * num_nodes + target_ids[linked])
-    counts = np.bincount(keys // max(num_nodes, 1), minlength=num_nodes)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return View(name, starts, (keys % max(num_nodes, 1)).astype(np.int32))
+    starts = new_column(f"views/{name}/starts", (num_nodes + 1,), np.int64)
+    neighbours = new_column(f"views/{name}/neighbours", (len(keys),), np.int32)
+    starts[0] = 0
+    np.cumsum(np.bincount(keys // max(num_nodes, 1), minlength=num_nodes), out=starts[1:])
+    neighbours[:] = keys % max(num_nodes, 1)
+    return View(name, node_type, starts, neighbours)
 
 
-def draw_neighbours(view: View, nodes: np.ndarray, fanout: int, uniforms: np.ndarray) -> np.ndarray:
-    """Draws neighbours of nodes without replacement; all of those with at most `fanout`.
+def add_views(
+    data: LiveCommerceData, configs: Sequence[ViewConfig], events: str, new_column: NewColumn = in_memory
+) -> LiveCommerceData:
+    """Returns the data with `views` as the configs say.
 
-    Of d > k neighbours in k equal parts of their row, one is drawn from each part, all at the same place of it
-    (systematic sampling): each neighbour is as likely, no two are the same, and one number is enough for a node.
+    Prepared data have their views; others are derived from their relations. Links from the first training event on are
+    left out and counted.
 
     Args:
-        view: of the graph.
-        nodes: indices, [b]; NOBODY has no neighbours.
-        fanout: k, at most so many.
-        uniforms: one number in [0, 1) for each node, [b].
+        data: split.
+        configs: validated.
+        events: the table whose training rows begin the training window.
+        new_column: gives the arrays to fill.
+
+    Raises:
+        ConfigError: as `check_views`, or settings other than those that a view of this name was prepared with; a
+            relation without times of which the config does not say that it is from before, or one with times of which
+            it says so.
+        DataError: as `check_views`; no training events; no link from before them.
+    """
+    if not configs:
+        return data
+    check_views(data, configs, events)
+    stored = {of["name"]: of for of in (data.prepared_with or {}).get("views", ())}
+    views, counts = dict(data.views), dict(data.counts)
+    for i, config in enumerate(configs):
+        key = f"config.views[{i}]"
+        if config.name not in stored:
+            views[config.name] = _from_config(data, config, key, window_start(data, events), counts, new_column)
+        elif changed := differences(stored[config.name], to_json(config), key):
+            raise ConfigError(
+                f"view '{config.name}' of data set '{data.name}' was prepared otherwise (prepared -> given):\n"
+                + "".join(f"  {line}\n" for line in changed)
+                + "Give the prepared values or another name, or prepare the data again into another directory."
+            )
+    return data.replace(views=views, counts=counts)
+
+
+def check_views(data: LiveCommerceData, configs: Sequence[ViewConfig], events: str) -> None:
+    """Checks that views can be derived; the tables' rows do not count.
+
+    Args:
+        data: with the relations.
+        configs: validated.
+        events: the table whose training rows begin the training window.
+
+    Raises:
+        ConfigError: a name that cannot be one of a file, or a relation between nodes of two types.
+        DataError: a relation or the events are missing.
+    """
+    for i, config in enumerate(configs):
+        key = f"config.views[{i}]"
+        if not is_name(config.name):
+            raise ConfigError(f"{key}.name = {config.name!r}: {NAME_RULE}")
+        data.events_of(events)
+        relation = data.relation(config.relation)
+        if relation.source != relation.target:
+            raise ConfigError(
+                f"{key}.relation = '{config.relation}' is between '{relation.source}' and '{relation.target}'; a view "
+                "is of nodes of one type: choose another relation"
+            )
+
+
+def window_start(data: LiveCommerceData, events: str) -> float:
+    """Returns the time of the first training event of a split table; raises DataError where there is none."""
+    table = data.events_of(events)
+    rows = event_rows(data, table, TRAIN)
+    first = range(*rows.indices(len(table)))[:1] if isinstance(rows, slice) else rows[:1]
+    if not len(first):
+        raise DataError(f"events '{events}' have no training rows; give another split (config.split)")
+    return float(table.time[first[0]])
+
+
+def _from_config(
+    data: LiveCommerceData,
+    config: ViewConfig,
+    key: str,
+    start: float,
+    counts: dict[str, int],
+    new_column: NewColumn,
+) -> View:
+    relation = data.relation(config.relation)
+    sources, targets = relation.source_ids, relation.target_ids
+    if relation.time is None:
+        if not config.is_timeless:
+            raise ConfigError(
+                f"{key}.relation = '{config.relation}' has no times, so nothing says that its links are from before "
+                "the training window and no labels; set is_timeless if they are"
+            )
+    elif config.is_timeless:
+        raise ConfigError(f"{key}.is_timeless: relation '{config.relation}' has times, which decide; leave it out")
+    else:
+        is_before = np.asarray(relation.time) < start
+        sources, targets = sources[is_before], targets[is_before]
+        if late := len(is_before) - len(sources):
+            counts[f"view {config.name}: links of the training window or later left out"] = late
+        if not len(sources) and len(is_before):
+            raise DataError(
+                f"view '{config.name}': none of the {len(is_before)} links of relation '{config.relation}' is from "
+                f"before the first training event ({start:g}); leave the view out, or train on later events"
+            )
+    nodes = data.nodes[relation.source]
+    return view_of(config.name, sources, targets, len(nodes), config.is_both_ways, relation.source, new_column)
+
+
+def audit_views(data: LiveCommerceData, events: str, roles: tuple[str, str], label: str) -> list[str]:
+    """Looks for views that hold what is to be predicted.
+
+    A link that was there before says that a pair is likelier; one that is made of the labels says the label. So a view
+    leaks where pairs that are shown together are linked among the positives, and never among the negatives.
+
+    Args:
+        data: split, with views.
+        events: the table of records.
+        roles: of the one who answers and of what is ranked; views of other nodes' types hold no such pair.
+        label: value of the events that is positive where it is true or above 0.
 
     Returns:
-        [b, k] int32, NOBODY after the last one.
+        What is wrong, a line for each view.
     """
-    there = nodes >= 0
-    own = np.where(there, nodes, 0)
-    starts = view.starts[own]
-    degrees = np.where(there, view.starts[own + 1] - starts, 0)
-    places = np.broadcast_to(np.arange(fanout), (len(nodes), fanout))
-    spread = np.floor((places + uniforms[:, None]) * (degrees[:, None] / fanout)).astype(np.int64)
-    offsets = np.where(degrees[:, None] > fanout, np.minimum(spread, degrees[:, None] - 1), places)
-    is_there = places < degrees[:, None]
-    if not len(view.neighbours):
-        return np.full((len(nodes), fanout), NOBODY, np.int32)
-    rows = np.where(is_there, starts[:, None] + offsets, 0)
-    return np.where(is_there, view.neighbours[rows], np.int32(NOBODY))
-
-
-@dataclasses.dataclass(frozen=True)
-class NeighbourSampler:
-    """Draws the hops of all views for rows of a batch.
-
-    Attributes:
-        views: of one graph.
-        fanouts: k of each hop, nearest first.
-        seed: of all draws.
-    """
-
-    views: tuple[View, ...]
-    fanouts: tuple[int, ...]
-    seed: int
-
-    def __call__(
-        self, nodes: np.ndarray, step: int, places: np.ndarray, batch_size: int
-    ) -> list[tuple[np.ndarray, ...]]:
-        """Returns for each view the hops' nodes, [b, k1], [b, k1, k2] and so on, NOBODY where there is none.
-
-        Args:
-            nodes: of the rows, [b].
-            step: of training.
-            places: where in the whole batch each row is, [b].
-            batch_size: rows of the whole batch.
-        """
-        found = []
-        for number, view in enumerate(self.views):
-            hops: list[np.ndarray] = []
-            shape: tuple[int, ...] = ()
-            at = nodes
-            for hop, fanout in enumerate(self.fanouts):
-                rng = np.random.default_rng([self.seed, step, number, hop])
-                uniforms = rng.random((batch_size, *shape))[places]
-                drawn = draw_neighbours(view, at.ravel(), fanout, uniforms.ravel())
-                shape = (*shape, fanout)
-                at = drawn.reshape(len(nodes), *shape)
-                hops.append(at)
-            found.append(tuple(hops))
-        return found
-
-
-def require_earlier(view: str, times: np.ndarray, before: float) -> None:
-    """Refuses a view with links that are not from before the training window: they may be what is to be predicted.
-
-    Args:
-        view: its name.
-        times: of its links, [e].
-        before: when the training window begins.
-
-    Raises:
-        DataError: a link at that time or later.
-    """
-    late = np.flatnonzero(~(times < before))
-    if len(late):
-        raise DataError(
-            f"view '{view}': {len(late)} of {len(times)} links are not from before the training window ({before:g}), "
-            f"link {late[0]} is of {times[late[0]]:g}; leave them out"
-        )
-
-
-def check_no_labels(view: View, source_ids: np.ndarray, target_ids: np.ndarray) -> None:
-    """Refuses a view that holds what is to be predicted.
-
-    Args:
-        view: of the graph.
-        source_ids: of the pairs with a positive label, [m].
-        target_ids: likewise.
-
-    Raises:
-        DataError: the first of these pairs that is a link of the view, in either direction.
-    """
-    size = len(view)
-    owners = np.repeat(np.arange(size), np.diff(view.starts))
-    links = owners * size + view.neighbours
-    sources, targets = np.asarray(source_ids, np.int64), np.asarray(target_ids, np.int64)
-    for first, second in ((sources, targets), (targets, sources)):
-        hits = np.flatnonzero(np.isin(first * size + second, links))
-        if len(hits):
-            pair = f"({sources[hits[0]]}, {targets[hits[0]]})"
-            raise DataError(
-                f"view '{view.name}' holds {len(hits)} pairs that are labels, such as {pair}: build views from links "
-                "before the training window, without those that labels are made of"
+    table = data.events_of(events)
+    first, second = (table.nodes[role] for role in roles)
+    answers = table.value(label)
+    problems = []
+    for view in data.views.values():
+        if not first.node_type == second.node_type == view.node_type:
+            continue
+        counts, has_unlinked_negative, example = np.zeros(2, np.int64), False, -1
+        for block in blocks(len(table)):
+            positive = np.nan_to_num(np.asarray(answers[block], np.float32)) > 0
+            linked = are_linked(view, np.asarray(first.ids[block]), np.asarray(second.ids[block]))
+            counts += (int((linked & ~positive).sum()), int((linked & positive).sum()))
+            has_unlinked_negative |= bool((~positive).any())
+            if example < 0 and (linked & positive).any():
+                example = block.start + int(np.flatnonzero(linked & positive)[0])
+        if counts[1] >= _FEWEST_LABELS and not counts[0] and has_unlinked_negative:
+            pair = tuple(data.nodes[view.node_type].ids[of.ids[example]] for of in (first, second))
+            problems.append(
+                f"view '{view.name}' holds labels: {counts[1]} pairs of events '{events}' that are positive in "
+                f"'{label}' are linked in it and no negative one is, e.g. ({pair[0]}, {pair[1]}) of row {example}. "
+                "Build it from links before the training window, without those that labels are made of"
             )
+    return problems
+
+
+def are_linked(view: View, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether each pair of nodes [n] is a link in either direction, [n] bool; False where one of them is nobody."""
+    there = (sources >= 0) & (targets >= 0)
+    found = np.zeros(len(sources), bool)
+    for one, other in ((sources, targets), (targets, sources)):
+        own = np.where(there, one, 0)
+        low, high = view.starts[own].astype(np.int64), view.starts[own + 1].astype(np.int64)
+        end = high.copy()
+        while (low < high).any():  # a binary search in all rows at once
+            middle = (low + high) // 2
+            is_open = low < high
+            at = np.where(is_open, middle, 0)
+            is_below = is_open & (view.neighbours[at] < other)
+            low, high = np.where(is_below, middle + 1, low), np.where(is_open & ~is_below, middle, high)
+        at = np.where(low < end, low, 0)
+        found |= there & (low < end) & (view.neighbours[at] == other if len(view.neighbours) else False)
+    return found

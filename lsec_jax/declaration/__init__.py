@@ -30,6 +30,8 @@ class Table:
             do that it never shows. A field shows an id once for each training row, a sequence once for each behaviour
             that a training row could see; of several fields, the one that shows it most often counts.
         max_size: of a vocabulary: the most frequent ids only, of equals those that come first in the data; 0 = all.
+        has_all: of a vocabulary: every id of the data has a row, whether training shows it or not, such as that of a
+            user whom training shows as a neighbour only.
     """
 
     name: str = ""
@@ -37,6 +39,7 @@ class Table:
     buckets: int = 0
     min_count: int = 0
     max_size: int = 0
+    has_all: bool = False
 
 
 @dataclasses.dataclass
@@ -92,6 +95,48 @@ class SequenceFields:
 
 
 @dataclasses.dataclass
+class Neighbourhood:
+    """Neighbours of one of a record's nodes in a view, a fixed number drawn for each hop.
+
+    A training step draws anew; rows that are only scored always get the same. Neighbours without a row in the table
+    count as if they were not there.
+
+    Attributes:
+        name: one of its own.
+        view: name of one of config.views.
+        role: of the node, of the view's type; one of the fields shows its id in `table`.
+        table: of the neighbours' ids.
+        fanouts: neighbours drawn of a node, then of each of these, and so on.
+    """
+
+    name: str = ""
+    view: str = ""
+    role: str = "user"
+    table: str = "user"
+    fanouts: tuple[int, ...] = (8, 4)
+
+
+@dataclasses.dataclass
+class Path:
+    """The path from the root of a tree to a record's node. Each node of it has a row in a table of the path's name.
+
+    Below the deepest node that training knows, the path ends with the unknown child of that level.
+
+    Attributes:
+        name: one of its own, and of its table.
+        role: of the node; the data have a tree over its type.
+        hide_rate: chance of each level, below the root, that a training step takes its node for unknown; so that the
+            unknown children learn. 0 leaves them as they are drawn.
+        width: of the table's rows; 0 = the model's embedding_dim.
+    """
+
+    name: str = "path"
+    role: str = "scenario"
+    hide_rate: float = 0.1
+    width: int = 0
+
+
+@dataclasses.dataclass
 class Label:
     """A task and what its answer is. The answer is NaN where it is not defined.
 
@@ -129,6 +174,8 @@ class Declaration:
         tables: that several fields share, or that are not as by default.
         fields: of the record.
         sequences: of its histories.
+        neighbourhoods: of its nodes.
+        paths: of its nodes in trees.
         labels: the first one is the primary task.
         day_length: a day in the data set's unit of time, for the clock: 1 where times are days, 86400 where seconds.
     """
@@ -139,6 +186,8 @@ class Declaration:
     tables: tuple[Table, ...] = ()
     fields: tuple[Field, ...] = ()
     sequences: tuple[SequenceFields, ...] = ()
+    neighbourhoods: tuple[Neighbourhood, ...] = ()
+    paths: tuple[Path, ...] = ()
     labels: tuple[Label, ...] = ()
     day_length: float = 1.0
 
@@ -153,6 +202,12 @@ class Declaration:
         _check_names(f"{key}.sequences", self.sequences)
         for i, sequence in enumerate(self.sequences):
             _check_sequence(f"{key}.sequences[{i}]", sequence, self.tables)
+        _check_names(f"{key}.neighbourhoods", self.neighbourhoods)
+        for i, neighbourhood in enumerate(self.neighbourhoods):
+            _check_neighbourhood(f"{key}.neighbourhoods[{i}]", neighbourhood, self)
+        _check_names(f"{key}.paths", self.paths)
+        for i, path in enumerate(self.paths):
+            _check_path(f"{key}.paths[{i}]", path, self)
         if not self.labels:
             raise ConfigError(f"{key}.labels is empty; declare the primary task's label")
         _check_names(f"{key}.labels", self.labels)
@@ -191,7 +246,7 @@ class Declaration:
                 )
 
 
-def _check_names(key: str, of: Iterable[Table | Field | SequenceFields | Label]) -> None:
+def _check_names(key: str, of: Iterable[Table | Field | SequenceFields | Neighbourhood | Path | Label]) -> None:
     taken: set[str] = set()
     for i, entry in enumerate(of):
         if not entry.name or entry.name in taken or "." in entry.name:
@@ -208,6 +263,10 @@ def _check_table(key: str, table: Table) -> None:
     if table.buckets and (table.min_count or table.max_size):
         raise ConfigError(
             f"{key}.buckets = {table.buckets}: hashed ids have no vocabulary; leave min_count and max_size at 0"
+        )
+    if table.has_all and (table.buckets or table.min_count or table.max_size):
+        raise ConfigError(
+            f"{key}.has_all: every id has a row of its own then; leave buckets, min_count and max_size at 0"
         )
 
 
@@ -235,6 +294,30 @@ def _check_sequence(key: str, sequence: SequenceFields, tables: tuple[Table, ...
     require_choice(f"{key}.hides", sequence.hides, HIDES)
     if sequence.hides == "behaviours" and not sequence.known_after:
         raise ConfigError(f"{key}.hides = 'behaviours': nothing is hidden without known_after; name it")
+
+
+def _check_neighbourhood(key: str, of: Neighbourhood, declaration: Declaration) -> None:
+    if not of.view:
+        raise ConfigError(f"{key}.view is empty; name one of config.views")
+    if not of.fanouts or min(of.fanouts) < 1:
+        raise ConfigError(f"{key}.fanouts = {of.fanouts}: give at least one number of neighbours of at least 1")
+    if not any(field.source == of.role and (field.table or field.name) == of.table for field in declaration.fields):
+        raise ConfigError(
+            f"{key}.table = '{of.table}': no field shows the id of '{of.role}' in this table; declare one, such as "
+            f"Field('{of.role}_id', '{of.role}', 'context', table='{of.table}')"
+        )
+
+
+def _check_path(key: str, path: Path, declaration: Declaration) -> None:
+    if not path.role:
+        raise ConfigError(f"{key}.role is empty; name the role of the node, e.g. 'scenario'")
+    if not 0 <= path.hide_rate < 1:
+        raise ConfigError(f"{key}.hide_rate = {path.hide_rate}; give a chance in [0, 1)")
+    require_at_least(f"{key}.width", path.width, 0)
+    tables = {*(table.name for table in declaration.tables)}
+    tables |= {field.table or default for default, field in declaration.all_fields()}
+    if path.name in tables:
+        raise ConfigError(f"{key}.name = '{path.name}' is a table already, and a path has its own; rename it")
 
 
 def _check_label(key: str, label: Label) -> None:

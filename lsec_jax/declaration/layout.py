@@ -1,6 +1,7 @@
 """What a model is built from: where each declared field lies in a batch. Hashable, no data, no jax."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,55 @@ class SequenceLayout:
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighbourhoodLayout:
+    """Where a neighbourhood lies in a batch: columns [start, stop) of `batch["ids"][table]`, 0 = nobody.
+
+    Hop after hop, the neighbours of a node together: the first hop has k1 columns, the second k1 k2, and so on.
+
+    Attributes:
+        name: of the neighbourhood.
+        view: of the graph.
+        role: of the node.
+        table: of the ids.
+        fanouts: k of each hop.
+        own: column of the node itself.
+        start: first column.
+        stop: exclusive.
+    """
+
+    name: str
+    view: str
+    role: str
+    table: str
+    fanouts: tuple[int, ...]
+    own: int
+    start: int
+    stop: int
+
+    @property
+    def hops(self) -> tuple[tuple[int, int], ...]:
+        """First column of each hop, and one past its last."""
+        sizes = [math.prod(self.fanouts[: i + 1]) for i in range(len(self.fanouts))]
+        stops = [self.start + sum(sizes[: i + 1]) for i in range(len(sizes))]
+        return tuple((stop - size, stop) for stop, size in zip(stops, sizes, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class PathLayout:
+    """A path, `batch["ids"][name]`, [b, depth]: root first, 0 after its end.
+
+    Attributes:
+        name: of the path and of its table.
+        role: of the node.
+        depth: levels of the tree.
+    """
+
+    name: str
+    role: str
+    depth: int
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelLayout:
     """A label, one column of `batch["labels"]` in the order of the layout.
 
@@ -89,6 +139,8 @@ class Layout:
         sequences: of its histories.
         labels: in the order of `batch["labels"]`.
         num_numbers: columns of `batch["numbers"]`.
+        neighbourhoods: of the record's nodes.
+        paths: of the record's nodes.
     """
 
     tables: tuple[TableLayout, ...]
@@ -96,6 +148,8 @@ class Layout:
     sequences: tuple[SequenceLayout, ...]
     labels: tuple[LabelLayout, ...]
     num_numbers: int
+    neighbourhoods: tuple[NeighbourhoodLayout, ...] = ()
+    paths: tuple[PathLayout, ...] = ()
 
     def table(self, name: str) -> TableLayout:
         """Returns a table; KeyError for a name that is none."""
@@ -104,4 +158,6 @@ class Layout:
     def num_slots(self, table: str) -> int:
         """Returns the columns of `batch["ids"][table]`."""
         fields = [*self.fields, *(field for sequence in self.sequences for field in sequence.fields)]
-        return sum(field.size for field in fields if field.kind == "ids" and field.table == table)
+        found = sum(field.size for field in fields if field.kind == "ids" and field.table == table)
+        found += sum(of.stop - of.start for of in self.neighbourhoods if of.table == table)
+        return found + sum(path.depth for path in self.paths if path.name == table)

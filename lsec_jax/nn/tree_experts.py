@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lsec_jax.nn.experts import Experts
 
-Reader = Literal["lstm", "sum"]
+Reader = Literal["lstm", "sum", "leaf"]
 
 
 class GuidedExperts(NamedTuple):
@@ -36,8 +36,10 @@ class PathReader(nnx.Module):
         Args:
             width: d, of the embeddings and of the states.
             rngs: stream "params".
-            reader: "lstm", or "sum": the sum of the embeddings so far, an ablation without order.
+            reader: "lstm"; or, as ablations, "sum": the sum of the embeddings so far, without order; "leaf": the last
+                node's embedding at every level, without a tree.
         """
+        self.reader = reader
         self.cell = nnx.OptimizedLSTMCell(width, width, rngs=rngs) if reader == "lstm" else None
 
     def __call__(self, path: Float[Array, "b h d"], mask: Bool[Array, "b h"]) -> Float[Array, "b h d"]:
@@ -48,6 +50,9 @@ class PathReader(nnx.Module):
             mask: True = a node; the padding stands at the end.
         """
         path = jnp.where(mask[:, :, None], path, 0.0)
+        if self.reader == "leaf":
+            last = jnp.maximum(mask.sum(axis=1) - 1, 0)
+            return jnp.broadcast_to(jnp.take_along_axis(path, last[:, None, None], axis=1), path.shape)
         if self.cell is None:
             return jnp.cumsum(path, axis=1)
         carry = (jnp.zeros_like(path[:, 0]), jnp.zeros_like(path[:, 0]))
@@ -112,9 +117,13 @@ class TreeGuidedExperts(nnx.Module):
         if path.shape[1] != num_layers:
             raise ValueError(f"{num_layers} layers, but paths of {path.shape[1]} levels: give each level its layer")
         states = self.reader(path, mask)
-        weights = jax.nn.softmax(jnp.einsum("bhd,hdn->bhn", states, self.gates[...]), axis=-1)
+        weights = self.gates_of(states)
         mixed = [jnp.einsum("bn,bnf->bf", weights[:, i], of) for i, of in enumerate(self.experts(x))]
         return GuidedExperts(jnp.concatenate(mixed, axis=1), weights, states)
+
+    def gates_of(self, states: Float[Array, "b h d"]) -> Float[Array, "b h n"]:
+        """The gate of each layer, softmax(W_i h_i) (Eq. 6), from the states of the levels."""
+        return jax.nn.softmax(jnp.einsum("bhd,hdn->bhn", states, self.gates[...]), axis=-1)
 
 
 def inconsistency(gates: Float[Array, "b h n"]) -> Float[Array, ""]:
@@ -123,24 +132,3 @@ def inconsistency(gates: Float[Array, "b h n"]) -> Float[Array, ""]:
     Gates sum to 1, so that the double sum is (1 - sum_k g_k^2) / 2.
     """
     return -((1.0 - jnp.square(gates).sum(axis=-1)) / 2).sum(axis=1).mean()
-
-
-def hide_children(
-    rows: Int[Array, "b h"], unknown: Int[Array, " h"], rate: float, key: Array, row_ids: Int[Array, " b"]
-) -> Int[Array, "b h"]:
-    """Ends some paths early with the unknown child of a level, so that its embedding is learned.
-
-    A path is cut at the first level that is drawn: below an unknown node nothing is known.
-
-    Args:
-        rows: of the paths, 0 = padding, which stands at the end.
-        unknown: row of the unknown child of each level; -1 where none is drawn, such as at a single root's.
-        rate: chance of each level.
-        key: of this use in this step.
-        row_ids: the rows' places in the batch of all devices, which alone decide what is drawn.
-    """
-    drawn = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (rows.shape[1],)))(row_ids)
-    is_hidden = (drawn < rate) & (rows > 0) & (unknown >= 0)[None]
-    so_far = jnp.cumsum(is_hidden, axis=1)
-    first = is_hidden & (so_far == 1)
-    return jnp.where(first, unknown[None], jnp.where(so_far > 0, 0, rows))

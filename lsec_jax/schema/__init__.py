@@ -31,6 +31,7 @@ from lsec_jax.schema.tables import (
 )
 from lsec_jax.schema.validation import find_problems
 from lsec_jax.schema.validation.quarantine import quarantine
+from lsec_jax.schema.views import View
 
 __all__ = [
     "FEATURE_KINDS",
@@ -53,6 +54,7 @@ __all__ = [
     "Relation",
     "Tree",
     "Truth",
+    "View",
     "is_name",
     "split_name",
 ]
@@ -71,6 +73,7 @@ class LiveCommerceData:
         events: tables of events by name, e.g. "impression", "gift", "response".
         trees: over the nodes of a type, by type, e.g. "scenario".
         histories: behaviour sequences by name, derived from events (`sequences.add_histories`).
+        views: views of graphs by name, derived from relations (`views.add_views`).
         candidates: published candidate lists by (relation, split code); generated ones are not stored here.
         cut_times: (start of validation, start of test) where the split is chronological.
         end_time: end of the observed period (exclusive), where there is time.
@@ -78,8 +81,9 @@ class LiveCommerceData:
         truth: true probabilities, for simulated worlds only.
         availability: when nodes can be bought, by node type, where it is known; counts for relations' targets.
         counts: what reading found and did, e.g. {"buy: duplicate rows dropped": 12}; printed and stored in reports.
-        prepared_with: of prepared data: the settings that its splits, histories and frozen candidates come from, JSON:
-            {"split": ..., "tasks": [...], "histories": [...], "frozen_candidates": ...}; other ones are refused.
+        prepared_with: of prepared data: the settings that its splits, histories, views and frozen candidates come
+            from, JSON: {"split": ..., "tasks": [...], "histories": [...], "views": [...], "frozen_candidates": ...},
+            "views" only where there are some; other ones are refused.
     """
 
     name: str
@@ -95,6 +99,7 @@ class LiveCommerceData:
     events: Mapping[str, Events] = dataclasses.field(default_factory=dict)
     trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
     histories: Mapping[str, Histories] = dataclasses.field(default_factory=dict)
+    views: Mapping[str, View] = dataclasses.field(default_factory=dict)
     prepared_with: Mapping[str, Any] | None = None
 
     def relation(self, name: str) -> Relation:
@@ -126,6 +131,26 @@ class LiveCommerceData:
                 "histories, and prepare the data again if it was prepared."
             )
         return self.histories[name]
+
+    def view_of(self, name: str) -> View:
+        """Returns a view of a graph, or raises DataError naming the ones there are."""
+        if name not in self.views:
+            there = ", ".join(sorted(self.views)) or "none"
+            raise DataError(
+                f"data set '{self.name}' has no view '{name}'; it has: {there}. Add it to the config's views, and "
+                "prepare the data again if it was prepared."
+            )
+        return self.views[name]
+
+    def tree_of(self, node_type: str) -> Tree:
+        """Returns the tree over the nodes of a type, or raises DataError naming the ones there are."""
+        if node_type not in self.trees:
+            there = ", ".join(sorted(self.trees)) or "none"
+            raise DataError(
+                f"data set '{self.name}' has no tree over '{node_type}'; it has: {there}. Choose a source that has one "
+                "(docs/data-formats.md, 'What each source has')."
+            )
+        return self.trees[node_type]
 
     def split_window(self, split: int) -> tuple[float, float] | None:
         """Returns (start, end) of the validation or test period, or None where the split is not chronological."""

@@ -15,10 +15,12 @@ from lsec_jax.data.batches import EventBatches
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.event_columns import EventColumns
 from lsec_jax.data.history_audits import audit_all_histories
+from lsec_jax.data.neighbours import Draw
 from lsec_jax.data.splits import event_rows, live_event_rows
+from lsec_jax.data.views import audit_views
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
-from lsec_jax.schema import SPLITS, TRAIN, LiveCommerceData, NodeTable
+from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, NodeTable
 from lsec_jax.training import event_cases, event_parts
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.event_evaluation import RowScorer
@@ -50,6 +52,10 @@ class EventRun(Run):
         """Looks for leaks between training and evaluation; raises DataError with all that it finds."""
         audits.audit_splits(self.data)
         audit_all_histories(self.data)
+        declaration = self.encoder.declaration
+        roles = declaration.user, declaration.target
+        if problems := audit_views(self.data, self.task, roles, declaration.labels[0].column):
+            raise DataError("\n".join(problems))
 
     def embedded_nodes(self) -> list[NodeTable]:
         """What the rows of the embedding tables after the first stand for."""
@@ -63,7 +69,7 @@ class EventRun(Run):
         """Returns step -> the declared features of its rows, and where in the batch each is."""
         batches = self.streams()[self.task]
         places = np.arange(batches.batch_size, dtype=np.int32)
-        return lambda step: {**self.encoder.encode(batches.rows(step)), "places": places}
+        return lambda step: {**self.encoder.encode(batches.rows(step), Draw(step, places)), "places": places}
 
     def scorer_function(self) -> Callable[[TrainState], RowScorer]:
         """Returns the function from a state to one from rows, [b] int64, to outputs by task, [b] float32.

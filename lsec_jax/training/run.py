@@ -21,6 +21,7 @@ from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.sequences import add_histories
 from lsec_jax.data.sources.offers import check_needs
 from lsec_jax.data.splits import assign_splits
+from lsec_jax.data.views import add_views
 from lsec_jax.metrics import metric_names
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.parallel import platforms, strategies
@@ -58,6 +59,7 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     data.validate()
     data = assign_splits(data, config.split, config.model.task_tables)
     data = add_histories(data, config.histories)
+    data = add_views(data, config.views, config.model.task_tables[0])
     if learns_events(config):
         _check_metric(config, data.events_of(config.model.task_tables[0]).group is not None)
     vocabulary.check_categories(data, config.new_ids)
@@ -112,7 +114,7 @@ def _event_run(config: RunConfig, data: LiveCommerceData, strategy: Strategy, tr
             f"'{model_config.name}' hold declared ids, whose new ones start from the mean of the known; leave it empty"
         )
     _check_history_lengths(config, data)
-    encoder = EventEncoder(data, model_config.declaration)
+    encoder = EventEncoder(data, model_config.declaration, seed=config.seed)
     model = TrainableModel(model_config.build(encoder.layout, nnx.Rngs(Keys.from_seed(config.seed).dense)))
     if trains:
         size = event_batches(config, data).batch_size

@@ -34,6 +34,7 @@ class Config:
         check_source(manifest, root / store.MANIFEST)
         source = manifest["source"]
         settings = {key: source[key] for key in ("split", "tasks", "histories")}
+        settings |= {"views": source["views"]} if "views" in source else {}
         settings["frozen_candidates"] = source.get("frozen_candidates")
         data = store.read(root, self.verify).replace(prepared_with=settings)
         relations = tuple(manifest["data"]["truth"])

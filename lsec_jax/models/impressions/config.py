@@ -171,7 +171,22 @@ class ImpressionConfig:
             labels=tuple(next(of for of in self.features.labels if of.name == name) for name in labels),
         )
         used = {field.table for _, field in found.all_fields()}
-        return dataclasses.replace(found, tables=tuple(of for of in found.tables if of.name in used))
+        return dataclasses.replace(
+            found,
+            tables=tuple(of for of in found.tables if of.name in used),
+            neighbourhoods=found.neighbourhoods if self.reads_neighbours else (),
+            paths=found.paths if self.reads_paths else (),
+        )
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether the model reads the declared neighbourhoods; what it does not read is not drawn."""
+        return False
+
+    @property
+    def reads_paths(self) -> bool:
+        """Whether the model reads the declared paths."""
+        return False
 
     @property
     def task_tables(self) -> tuple[str, ...]:
@@ -186,6 +201,7 @@ class ImpressionConfig:
         for field in used.fields:
             role, _, column = field.source.partition(".")
             columns += [column] if not role else [role] if role != "time" else []
+        columns += [of.role for of in (*used.neighbourhoods, *used.paths)]
         for label in used.labels:
             columns += [label.column, label.only_if, label.measured]
         return Needs(events={features.events: tuple(dict.fromkeys(name for name in columns if name))})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from lsec_jax.declaration.layout import FieldLayout, Layout, SequenceLayout
+from lsec_jax.declaration.layout import FieldLayout, Layout, NeighbourhoodLayout, SequenceLayout
 from lsec_jax.nn.attention import masked_mean
 from lsec_jax.nn.dense import dense
 
@@ -42,6 +42,30 @@ class Behaviours(NamedTuple):
         return jnp.where(self.mask.any(axis=1)[:, None], found, 0.0)
 
 
+class Hops(NamedTuple):
+    """A node of each row and the neighbours that were drawn for it in one view.
+
+    Attributes:
+        vectors: of the node [b, d], of its neighbours [b, k1, d], of theirs [b, k1, k2, d] and so on.
+        masks: True = a neighbour, [b, k1], [b, k1, k2] and so on.
+    """
+
+    vectors: tuple[Float[Array, "b *k d"], ...]
+    masks: tuple[Bool[Array, "b *k"], ...]
+
+
+class TreePath(NamedTuple):
+    """The path from a tree's root to a node of each row.
+
+    Attributes:
+        vectors: of the nodes on it, root first, [b, h, d]; anything where the mask is False.
+        mask: True = a node, [b, h]; the padding stands at the end.
+    """
+
+    vectors: Float[Array, "b h d"]
+    mask: Bool[Array, "b h"]
+
+
 class Projection(NamedTuple):
     """x W + b.
 
@@ -69,6 +93,8 @@ class Fields(NamedTuple):
         target_vector: e_vt, the projection of `target` to d.
         dynamic: e_d, the fields of this part side by side.
         sequences: by name.
+        neighbours: by name of the neighbourhood.
+        paths: by name.
     """
 
     context: Float[Array, "b c"]
@@ -76,6 +102,8 @@ class Fields(NamedTuple):
     target_vector: Float[Array, "b d"]
     dynamic: Float[Array, "b e"]
     sequences: Mapping[str, Behaviours]
+    neighbours: Mapping[str, Hops] = {}
+    paths: Mapping[str, TreePath] = {}
 
 
 def history_products(fields: Fields) -> list[Float[Array, "b d"]]:
@@ -148,7 +176,9 @@ class FieldEncoder(nnx.Module):
             for of in self.layout.sequences
         }
         vector = self.projection(_TARGET)(parts["target"])
-        return Fields(parts["context"], parts["target"], vector, parts["dynamic"], sequences)
+        neighbours = {of.name: _hops(of, rows, batch) for of in self.layout.neighbourhoods}
+        paths = {of.name: TreePath(rows[of.name], batch["ids"][of.name] > 0) for of in self.layout.paths}
+        return Fields(parts["context"], parts["target"], vector, parts["dynamic"], sequences, neighbours, paths)
 
     def _part(self, part: str, rows: Rows, batch: Batch) -> Float[Array, "b _"]:
         values = [_values(of, rows, batch) for of in self.layout.fields if of.part == part]
@@ -170,6 +200,16 @@ def _values(field: FieldLayout, rows: Rows, batch: Batch) -> Float[Array, "b _"]
         return batch["numbers"][:, field.start : field.stop]
     found = rows[field.table][:, field.start : field.stop]
     return found.reshape(len(found), -1)
+
+
+def _hops(of: NeighbourhoodLayout, rows: Rows, batch: Batch) -> Hops:
+    table, ids = rows[of.table], batch["ids"][of.table]
+    vectors, masks, shape = [table[:, of.own]], list[Array](), (len(table),)
+    for (start, stop), fanout in zip(of.hops, of.fanouts, strict=True):
+        shape = (*shape, fanout)
+        vectors.append(table[:, start:stop].reshape(*shape, table.shape[-1]))
+        masks.append(ids[:, start:stop].reshape(shape) > 0)
+    return Hops(tuple(vectors), tuple(masks))
 
 
 def side_by_side(parts: Sequence[Float[Array, "b _"]]) -> Float[Array, "b _"]:

@@ -172,12 +172,17 @@ class ImpressionRanker(nnx.Module):
         return trained, {"loss": total, **metrics, **represented.metrics}
 
     def _is_there(self, table: str, rows: Float[Array, "b s d"], batch: Batch) -> Bool[Array, "b s"]:
-        """Which of the rows of a table stand for a field or a behaviour, and not for a sequence's padding."""
+        """Which of the rows of a table stand for a field, a behaviour, a neighbour or a node, and not for padding."""
         found = jnp.ones(rows.shape[:2], bool)
         for sequence in self.layout.sequences:
             for of in sequence.fields:
                 if of.kind == "ids" and of.table == table:
                     found = found.at[:, of.start : of.stop].set(batch["masks"][sequence.name])
+        for near in self.layout.neighbourhoods:
+            if near.table == table:
+                found = found.at[:, near.start : near.stop].set(batch["ids"][table][:, near.start : near.stop] > 0)
+        if table in [path.name for path in self.layout.paths]:
+            found = batch["ids"][table] > 0
         return found
 
     def trained_part(self, loss: Float[Array, ""], penalty: Float[Array, ""] | float, batch: Batch) -> Float[Array, ""]:
