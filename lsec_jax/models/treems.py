@@ -30,7 +30,7 @@ from lsec_jax.models.impressions.fields import Batch, Fields
 from lsec_jax.models.impressions.ranker import Represented
 from lsec_jax.models.sharing import SharingRanker, context_width, neighbour_width, roles_of
 from lsec_jax.nn.tree_experts import TreeGuidedExperts, inconsistency
-from lsec_jax.nn.view_attention import MultiViewAttention
+from lsec_jax.nn.view_attention import AttentionKind, MultiViewAttention
 
 READERS = ("lstm", "sum", "leaf")
 ATTENTIONS = ("published", "dynamic")
@@ -125,7 +125,8 @@ class Treems(SharingRanker):
 
     def build_graph(self, rngs: nnx.Rngs) -> int:
         """One attention for each set of views: both ends of a share have the same weights where they have the same."""
-        config, layout, self.graphs = self.config, self.layout, nnx.Dict()
+        config, layout = self.config, self.layout
+        self.graphs: nnx.Dict = nnx.Dict()
         if not config.has_graph:
             return 0
         added = 0
@@ -139,10 +140,11 @@ class Treems(SharingRanker):
                 )
             name = "+".join(of.view for of in neighbourhoods)
             if name not in self.graphs:
+                kind: AttentionKind = config.attention  # type: ignore[assignment]
                 self.graphs[name] = MultiViewAttention(
-                    *(*widths, context_width(self), len(neighbourhoods), *depths), rngs, config.attention
+                    min(widths), context_width(self), len(neighbourhoods), min(depths), rngs, kind
                 )
-            added += len(neighbourhoods) * next(iter(widths))
+            added += len(neighbourhoods) * min(widths)
         return added
 
     def build_head(self, rngs: nnx.Rngs) -> None:

@@ -201,7 +201,7 @@ class ImpressionConfig:
         for field in used.fields:
             role, _, column = field.source.partition(".")
             columns += [column] if not role else [role] if role != "time" else []
-        columns += [of.role for of in (*used.neighbourhoods, *used.paths)]
+        columns += [of.role for of in used.neighbourhoods] + [of.role for of in used.paths]
         for label in used.labels:
             columns += [label.column, label.only_if, label.measured]
         return Needs(events={features.events: tuple(dict.fromkeys(name for name in columns if name))})

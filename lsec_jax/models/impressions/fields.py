@@ -204,7 +204,7 @@ def _values(field: FieldLayout, rows: Rows, batch: Batch) -> Float[Array, "b _"]
 
 def _hops(of: NeighbourhoodLayout, rows: Rows, batch: Batch) -> Hops:
     table, ids = rows[of.table], batch["ids"][of.table]
-    vectors, masks, shape = [table[:, of.own]], list[Array](), (len(table),)
+    vectors, masks, shape = [table[:, of.own]], list[Array](), tuple[int, ...]((len(table),))
     for (start, stop), fanout in zip(of.hops, of.fanouts, strict=True):
         shape = (*shape, fanout)
         vectors.append(table[:, start:stop].reshape(*shape, table.shape[-1]))
