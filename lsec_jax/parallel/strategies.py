@@ -78,6 +78,10 @@ class Strategy(abc.ABC):
             donates: whether the first argument's buffers may be used again.
         """
 
+    def own_rows(self, num_rows: int) -> slice:
+        """Which of the rows that `place` divides this process's devices read; it needs not make the others."""
+        return slice(0, num_rows)
+
     def whole(self, tree: Any) -> Any:
         """Arrays of which every device has all, on the first device of this process."""
         return jax.tree.map(lambda of: of.addressable_data(0), tree)
@@ -129,6 +133,10 @@ class Pmap(Strategy):
         rows = jax.tree.map(lambda of: np.reshape(of, (devices, -1, *np.shape(of)[1:])), tree)
         return _place(rows, jax.tree.map(lambda _: P(DATA), rows), self._mesh)
 
+    def own_rows(self, num_rows: int) -> slice:
+        """Those of the devices of this process."""
+        return _own_rows(self._mesh, num_rows)
+
     def compile(
         self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
     ) -> Callable[..., Any]:
@@ -171,6 +179,10 @@ class Sharded(Strategy):
     def place(self, tree: Any, part: Part) -> Any:
         """Divides arrays along their first axis, as far as `part` says so."""
         return _place(tree, _specs(tree, part), self._mesh)
+
+    def own_rows(self, num_rows: int) -> slice:
+        """Those of the devices of this process."""
+        return _own_rows(self._mesh, num_rows)
 
     def compile(
         self, function: Callable[..., Any], arguments: Sequence[Part], results: Sequence[Part], donates: bool = False
@@ -243,6 +255,13 @@ def _place(tree: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
         return jax.tree.map(put, values)
 
     return jax.tree.map(one, specs, tree, is_leaf=lambda node: isinstance(node, P))
+
+
+def _own_rows(mesh: jax.sharding.Mesh, num_rows: int) -> slice:
+    """From the first to the last row of this process's devices, each of which has as many as the others."""
+    own = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    size = num_rows // mesh.size
+    return slice(min(own) * size, (max(own) + 1) * size)
 
 
 class _Bound:

@@ -15,7 +15,7 @@ from lsec_jax.data.batches import EventBatches
 from lsec_jax.data.encoding import EventEncoder
 from lsec_jax.data.event_columns import EventColumns
 from lsec_jax.data.history_audits import audit_all_histories
-from lsec_jax.data.neighbours import Draw
+from lsec_jax.data.neighbours import NO_STEP, Draw
 from lsec_jax.data.splits import event_rows, live_event_rows
 from lsec_jax.data.views import audit_views
 from lsec_jax.nn import replicas
@@ -69,7 +69,24 @@ class EventRun(Run):
         """Returns step -> the declared features of its rows, and where in the batch each is."""
         batches = self.streams()[self.task]
         places = np.arange(batches.batch_size, dtype=np.int32)
-        return lambda step: {**self.encoder.encode(batches.rows(step), Draw(step, places)), "places": places}
+        return lambda step: {
+            **self._encode_own(self.encoder, batches.rows(step), Draw(step, places)),
+            "places": places,
+        }
+
+    def _encode_own(self, encoder: EventEncoder, rows: np.ndarray, draw: Draw) -> Mapping[str, Any]:
+        """Encodes rows [b] that `place` divides; other processes' rows, which it does not read, are left empty."""
+        own = self.strategy.own_rows(len(rows))
+        found = encoder.encode(rows[own], Draw(draw.step, draw.places[own]))
+        if own == slice(0, len(rows)):
+            return found
+
+        def among_others(values: np.ndarray) -> np.ndarray:
+            whole = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+            whole[own] = values
+            return whole
+
+        return jax.tree.map(among_others, found)
 
     def scorer_function(self) -> Callable[[TrainState], RowScorer]:
         """Returns the function from a state to one from rows, [b] int64, to outputs by task, [b] float32.
@@ -80,7 +97,7 @@ class EventRun(Run):
 
     def score(self, params: Params, rows: np.ndarray, encoder: EventEncoder | None = None) -> dict[str, np.ndarray]:
         """Outputs by task of rows [b] of the run's table, or of the table that another encoder reads."""
-        encode = (self.encoder if encoder is None else encoder).encode
+        encoder = self.encoder if encoder is None else encoder
         size = -(-SCORED_ROWS // self.strategy.num_replicas) * self.strategy.num_replicas
         found: list[dict[str, np.ndarray]] = []
         pending: list[tuple[Any, int]] = []  # the device works on these while the host encodes the next ones
@@ -93,7 +110,7 @@ class EventRun(Run):
         for start in range(0, len(rows), size):
             own = rows[start : start + size]
             padded = np.concatenate([own, np.full(size - len(own), own[-1])])
-            batch = self.strategy.place(encode(padded), Part.ROWS)
+            batch = self.strategy.place(self._encode_own(encoder, padded, Draw(NO_STEP, padded)), Part.ROWS)
             if pending:
                 finish()
             pending.append((self._predict(params, batch), len(own)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsec_jax.data.scenario_paths import PADDING, scenario_paths
+from lsec_jax.data.scenario_paths import PADDING, hide_children, scenario_paths
 from lsec_jax.schema import DataError, Tree
 
 #      0
@@ -60,3 +60,17 @@ def test_scenarios_that_are_not_in_the_tree_are_refused(trained):
         scenario_paths(TREE, np.array(trained))
     with pytest.raises(DataError, match="without nodes"):
         scenario_paths(Tree(np.zeros(0, np.int32)), np.zeros(0, np.int64))
+
+
+def test_hidden_children_cut_the_path_where_they_are():
+    rng, rows = np.random.default_rng(0), np.tile(np.array([[1, 3, 5, 0]], np.int32), (4000, 1))
+    unknown = np.array([10, 11, 12, 13], np.int32)
+    is_drawn = rng.random(rows.shape) < 0.1
+    is_drawn[:, 0] = False
+    found = hide_children(rows, unknown, is_drawn)
+    assert found.dtype == np.int32
+    for path, row, drawn in zip(found, rows, is_drawn, strict=True):
+        cut = next((level for level in range(4) if drawn[level] and row[level]), None)
+        wanted = row if cut is None else [*row[:cut], unknown[cut], *[PADDING] * (3 - cut)]
+        assert path.tolist() == list(wanted)
+    np.testing.assert_array_equal(hide_children(rows, unknown, np.zeros_like(is_drawn)), rows)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lsec_jax.nn.tree_experts import PathReader, TreeGuidedExperts, hide_children, inconsistency
+from lsec_jax.nn.tree_experts import PathReader, TreeGuidedExperts, inconsistency
 
 ROWS, IN_WIDTH, NUM_EXPERTS, WIDTHS, PATH_WIDTH = 6, 5, 3, (7, 4, 2), 4
 
@@ -131,16 +131,11 @@ def test_layers_and_levels_have_to_be_as_many():
         module(x, path, mask)
 
 
-def test_hidden_children_cut_the_path_where_they_are():
-    rows = jnp.tile(jnp.array([[1, 3, 5, 0]], jnp.int32), (4000, 1))
-    unknown = jnp.array([-1, 11, 12, 13], jnp.int32)
-    found = np.asarray(hide_children(rows, unknown, 0.1, jax.random.key(0), jnp.arange(4000)))
-    kinds, counts = np.unique(found, axis=0, return_counts=True)
-    shares = dict(zip(map(tuple, kinds.tolist()), counts / 4000, strict=True))
-    assert set(shares) == {(1, 3, 5, 0), (1, 11, 0, 0), (1, 3, 12, 0)}
-    assert shares[1, 11, 0, 0] == pytest.approx(0.1, abs=0.02)
-    assert shares[1, 3, 12, 0] == pytest.approx(0.09, abs=0.02)
-    np.testing.assert_array_equal(hide_children(rows, unknown, 0.0, jax.random.key(0), jnp.arange(4000)), rows)
-    half = hide_children(rows[:9], unknown, 0.5, jax.random.key(0), jnp.arange(9) + 7)
-    whole = hide_children(rows[:16], unknown, 0.5, jax.random.key(0), jnp.arange(16))
-    np.testing.assert_array_equal(half, whole[7:16])
+def test_a_leaf_is_all_that_a_reader_without_a_tree_reads():
+    x, path, mask = inputs()
+    states = np.asarray(PathReader(PATH_WIDTH, nnx.Rngs(0), "leaf")(path, mask))
+    for row, levels, kept in zip(states, np.asarray(path), np.asarray(mask), strict=True):
+        last = levels[kept.sum() - 1] if kept.any() else np.zeros(PATH_WIDTH)
+        np.testing.assert_array_equal(row, np.tile(last, (len(kept), 1)))
+    module = TreeGuidedExperts(IN_WIDTH, NUM_EXPERTS, WIDTHS, PATH_WIDTH, nnx.Rngs(0), "leaf")
+    np.testing.assert_array_equal(module(x, path, mask).states, states)
