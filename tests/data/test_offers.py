@@ -7,7 +7,7 @@ import pytest
 
 from lsec_jax.config import SplitConfig
 from lsec_jax.data.candidates import generate_candidates
-from lsec_jax.data.sources import lsec, offers, synthetic
+from lsec_jax.data.sources import lsec, offers, sharing_world, synthetic
 from lsec_jax.data.sources.offers import SOURCES, Offers, as_markdown, check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, VALIDATION, DataError
@@ -52,7 +52,8 @@ def load(name, folder):
     modules |= {"ciao_domains": test_ciao_domains, "ghcf": test_ghcf}
     if name in modules:
         return modules[name].write(folder).load()
-    return {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny}[name]().load()
+    worlds = {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny, "sharing_world": sharing_world.tiny}
+    return worlds[name]().load()
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("prepared", "period", "tfds")])

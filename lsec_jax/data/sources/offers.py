@@ -159,6 +159,16 @@ SOURCES: Mapping[str, Offers] = {
         availability=("room", "scenario", "item"),
         truth="of `buy`, `follow` and the events",
     ),
+    "sharing_world": Offers(
+        relations=("friend", "pay", "share_view"),
+        weighted=("friend", "pay", "share_view"),
+        events={"suggestion": ("user", "target_user", "scenario", "accepted", "closeness", "paid", "shared")},
+        features={"user": ("city", "gender", "age_band", "log_activity")},
+        trees=("scenario",),
+        availability=("scenario",),
+        time="`pay`, `share_view`, `suggestion`; days",
+        truth="of `suggestion`",
+    ),
 }
 
 
