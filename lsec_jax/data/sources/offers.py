@@ -69,6 +69,26 @@ SOURCES: Mapping[str, Offers] = {
         events={name: ("user", "item", "category", "rating", "helpfulness") for name in ("impression", "other")},
         time="days, in seconds",
     ),
+    "ciao_scenarios": Offers(
+        relations=("co_rate", "trust"),
+        weighted=("co_rate",),
+        events={
+            "suggestion": ("user", "item", "scenario", "taken"),
+            "rating": ("user", "item", "category", "scenario", "rating", "helpfulness"),
+        },
+        trees=("scenario",),
+        time="`co_rate` and the events; days, in seconds",
+    ),
+    "twitch_scenarios": Offers(
+        relations=("co_follow", "co_followed"),
+        weighted=("co_follow", "co_followed"),
+        events={
+            "suggestion": ("user", "streamer", "scenario", "followed"),
+            "follow": ("user", "streamer", "scenario"),
+        },
+        trees=("scenario",),
+        time="a drawn order, no clock",
+    ),
     "ghcf": Offers(
         relations=("buy", "cart"),
         events={"impression": ("user", "item", "bought"), "cart": ("user", "item")},
