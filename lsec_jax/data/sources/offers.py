@@ -44,7 +44,7 @@ _HASHES = tuple(f"onehot_feat{i}" for i in range(7))
 
 SOURCES: Mapping[str, Offers] = {
     "interactions": Offers(
-        configured=("relations", "events", "features", "availability"),
+        configured=("relations", "events", "features", "trees", "availability"),
         time="where configured",
         given_split="where configured",
     ),
