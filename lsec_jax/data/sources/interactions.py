@@ -119,11 +119,10 @@ class Config:
             listed_ids = {node: of.nodes.ids for node, of in trees.items()}
             nodes, indices = ids.build_nodes([*columns, *interactions_events.ids_of(self.events, log)], listed_ids)
             events = interactions_events.write(self.events, nodes, log, workspace)
-        relations = {}
-        for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True)):
-            if row.num_line_breaks:
-                counts[f"{spec.name}: line breaks inside quoted values"] = row.num_line_breaks
-            relations[spec.name] = _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
+        relations = {
+            spec.name: _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
+            for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True))
+        }
         if not events:
             _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
         availability = {
@@ -224,6 +223,8 @@ def _relation(
     spec: RelationSpec, rows: _Rows, source_ids: np.ndarray, target_ids: np.ndarray, counts: dict[str, int]
 ) -> Relation:
     """Builds the relation from its distinct pairs; fills `counts`."""
+    if rows.num_line_breaks:
+        counts[f"{spec.name}: line breaks inside quoted values"] = rows.num_line_breaks
     keep = ids.distinct_pairs(spec.name, source_ids, target_ids, rows.file, rows.time, counts)
     return Relation(
         name=spec.name,
