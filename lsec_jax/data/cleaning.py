@@ -1,7 +1,7 @@
 """Finding every row of a table that cannot be converted, so that all are reported, or left out and counted, at once."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ class WrongRows:
         """Knows of nothing wrong."""
         self._first: dict[tuple[str, str], str] = {}
         self._counts: dict[tuple[str, str], int] = {}
+        self._strangers: dict[tuple[str, str], set[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._first)
@@ -99,6 +100,28 @@ class WrongRows:
         table = table.take(np.flatnonzero(~is_wrong))
         return table, {name: reader.read(table) for name, reader in readers.items()} if len(table) else {}
 
+    def add_strangers(self, table: Table, column: str, rows: np.ndarray, ids: Iterable[str], problem: str) -> None:
+        """Knows of rows whose ids can be read and are none of those that there are.
+
+        Args:
+            table: as it was read from a file.
+            column: with the ids.
+            rows: that have them, rising, [k] int64, k > 0.
+            ids: the different ones, as text.
+            problem: of the first row.
+
+        Raises:
+            DataError: a column has had more than a thousand different ones.
+        """
+        key = str(table.path), column
+        first = f"{table.path}, {table.row_name(int(rows[0]))}, column '{column}': {problem}"
+        self._first.setdefault(key, first)
+        self._counts[key] = self._counts.get(key, 0) + len(rows)
+        found = self._strangers.setdefault(key, set())
+        found.update(ids)
+        if len(found) > _MANY:
+            raise DataError(f"{first}\n  and so are more than {_MANY} others; check that it is the right column")
+
     def refuse(self, name: str, last: str = "") -> None:
         """Raises DataError with everything that is wrong, and what was found last; not if no row is wrong.
 
@@ -110,8 +133,10 @@ class WrongRows:
             return
         lines = []
         for key, message in self._first.items():
-            more = self._counts[key] - 1
-            lines.append(f"  {message}" + (f" ({more} more rows of this column)" if more else ""))
+            more = [f"{self._counts[key] - 1} more rows of this column"] if self._counts[key] > 1 else []
+            if len(strangers := self._strangers.get(key, ())) > 1:
+                more.append(f"{len(strangers)} different ids")
+            lines.append(f"  {message}" + (f" ({', '.join(more)})" if more else ""))
         lines += [f"  {last}"] if last else []
         raise DataError(f"data set '{name}' cannot be used:\n" + "\n".join(lines))
 

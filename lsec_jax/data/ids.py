@@ -1,7 +1,8 @@
 """From external ids and raw pairs to node tables, internal indices and distinct edges: what all sources share."""
 
 import dataclasses
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -71,11 +72,14 @@ def _first_problem(values: pa.Array, patterns: Iterable[tuple[str, str]]) -> tup
     return None
 
 
-def build_nodes(columns: Iterable[tuple[str, IdColumn]]) -> tuple[dict[str, NodeTable], list[np.ndarray]]:
+def build_nodes(
+    columns: Iterable[tuple[str, IdColumn]], listed: Mapping[str, np.ndarray] = types.MappingProxyType({})
+) -> tuple[dict[str, NodeTable], list[np.ndarray]]:
     """Builds node tables from all columns that name nodes, ids sorted, so that row order does not matter.
 
     Args:
         columns: (node type, ids) of every column of every relation.
+        listed: by node type, all ids of its table in their order, which the columns' are among, [n] int64 or str.
 
     Returns:
         Node tables by type, and for every column its internal indices, [rows] int32, in the order given. A type's ids
@@ -84,6 +88,9 @@ def build_nodes(columns: Iterable[tuple[str, IdColumn]]) -> tuple[dict[str, Node
     columns = list(columns)
     nodes = {}
     for name in dict.fromkeys(name for name, _ in columns):
+        if name in listed:
+            nodes[name] = NodeTable(name, listed[name])
+            continue
         column = join_columns([column for other, column in columns if other == name])
         # With return_index np.unique sorts; without, it hashes, which is slower on distinct integers.
         nodes[name] = NodeTable(name, np.unique(column.values, return_index=True)[0])

@@ -60,8 +60,11 @@ class Table:
     def fail(self, row: int, column: str | int, problem: str) -> NoReturn:
         """Raises DataError for a 0-based data row, naming file, line and column."""
         name = f"column '{column}'" if isinstance(column, str) else f"column {column + 1}"
-        row = row if self.rows is None else int(self.rows[row])
-        raise DataError(f"{self.path}, {self.line_word} {self.first_line + row}, {name}: {problem}")
+        raise DataError(f"{self.path}, {self.row_name(row)}, {name}: {problem}")
+
+    def row_name(self, row: int) -> str:
+        """Returns where a 0-based data row is in the file, e.g. "line 3"."""
+        return f"{self.line_word} {self.first_line + (row if self.rows is None else int(self.rows[row]))}"
 
     def fail_column(self, column: str | int, problem: str) -> NoReturn:
         """Raises ColumnError, naming file and column."""

@@ -7,7 +7,7 @@ import pytest
 
 from lsec_jax.config import SplitConfig
 from lsec_jax.data.candidates import generate_candidates
-from lsec_jax.data.sources import lsec, offers, synthetic
+from lsec_jax.data.sources import lsec, offers, sharing_world, synthetic
 from lsec_jax.data.sources.offers import SOURCES, Offers, as_markdown, check_needs
 from lsec_jax.data.splits import assign_splits
 from lsec_jax.schema import TEST, VALIDATION, DataError
@@ -16,12 +16,14 @@ from tests import kuailive_files, runs, stand_ins
 from tests.data import (
     test_ciao,
     test_ciao_domains,
+    test_ciao_scenarios,
     test_ghcf,
     test_interactions,
     test_lightgcn_text,
     test_lsec,
     test_open_bandit,
     test_sequences_source,
+    test_twitch_scenarios,
 )
 from tests.worlds import world
 
@@ -50,9 +52,11 @@ def load(name, folder):
         return kuailive_files.load(kuailive_files.write(folder))
     modules = {"ciao": test_ciao, "sequences": test_sequences_source, "open_bandit": test_open_bandit}
     modules |= {"ciao_domains": test_ciao_domains, "ghcf": test_ghcf}
+    modules |= {"ciao_scenarios": test_ciao_scenarios, "twitch_scenarios": test_twitch_scenarios}
     if name in modules:
         return modules[name].write(folder).load()
-    return {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny}[name]().load()
+    worlds = {"synthetic": synthetic.tiny, "synthetic (live)": synthetic.live_tiny, "sharing_world": sharing_world.tiny}
+    return worlds[name]().load()
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("prepared", "period", "tfds")])
@@ -118,7 +122,7 @@ def test_configured_names_are_told_apart_in_the_documentation():
         (
             Needs(trees=("scenario",)),
             "tree of 'scenario' is",
-            "none; sources that have it: ciao, kuailive, synth",
+            "none; sources that have it: ciao, ciao_scenarios, twitch_scenarios, kuailive, synth",
         ),
         (
             Needs(availability=("room",)),

@@ -4,6 +4,8 @@ import json
 import runpy
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lsec_jax.data.sources import lsec, prepared
@@ -169,6 +171,47 @@ def test_a_prepared_log_has_the_events_splits_and_histories_of_the_source(log):
     assert scene == {"defined": pytest.approx((codes >= 0).mean()), "counts": np.bincount(codes[codes >= 0]).tolist()}
     lengths = one.ends["impression"] - one.starts[shown.ids("user")]
     assert statistics["histories"]["watches"]["moments"]["impression"]["length"] == pytest.approx(lengths.mean())
+
+
+def with_scenarios(log, kind):
+    """Adds a tree of the scenes, as text or Parquet, and its spec."""
+    paths = [["feed", "C2C", "Sharing", "Feed", ""], ["search", "C2C", "Sharing", "Search", "Results"]]
+    header = ["id", "level_1", "level_2", "level_3", "level_4"]
+    if kind == "csv":
+        (log / "log" / "paths.csv").write_text("".join(",".join(row) + "\n" for row in [header, *paths]))
+    else:
+        columns = {name: [row[i] or None for row in paths] for i, name in enumerate(header)}
+        pq.write_table(pa.table(columns), log / "log" / "paths.parquet")
+    tree = f'TreeSpec("scenario", "paths.{kind}", level_columns={tuple(header[1:])})'
+    for name in ("direct", "mapped"):
+        text = (log / f"{name}.py").read_text().replace("RoleSpec\n", "RoleSpec, TreeSpec\n")
+        text = text.replace('RoleSpec("streamer"))', 'RoleSpec("streamer"), RoleSpec("scenario", "", "scene", True))')
+        text = text.replace(', ColumnSpec("scene")', "").replace(
+            "events=(shown,))", f"events=(shown,), trees=({tree},))"
+        )
+        (log / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_prepared_log_has_the_tree_of_the_source(log, kind):
+    with_scenarios(log, kind)
+    result = runs.command("prepare", "--config=direct.py", "--output=prepared")
+    assert result.code == 0 and "| tree of scenario | 5 | - | - |" in result.out, result
+    assert "| nodes scenario | 5 |" in result.out
+    direct, mapped = (run.prepare(runpy.run_path(f"{name}.py")["get_config"]()).data for name in ("direct", "mapped"))
+    assert direct.fingerprint() == mapped.fingerprint()
+    expected = ["C2C", "C2C>Sharing", "C2C>Sharing>Search", "feed", "search"]
+    assert sorted(mapped.nodes["scenario"].ids.tolist()) == sorted(expected)
+
+
+def test_what_is_wrong_with_a_tree_is_refused_before_anything_is_written(log):
+    with_scenarios(log, "csv")
+    with (log / "log" / "paths.csv").open("a") as stream:
+        stream.write("home,C2C,,Home,\n")
+    for flags in ((), ("--quarantine",)):
+        message = runs.refusal("prepare", "--config=direct.py", "--output=prepared", *flags)
+        assert "paths.csv, line 4, column 'level_2': empty value, but the path goes on" in message
+    assert not (log / "prepared").exists()
 
 
 def test_histories_that_were_prepared_otherwise_are_refused(log):

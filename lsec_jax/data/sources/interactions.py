@@ -6,6 +6,7 @@ and test. Ids that occur only in validation or test files are nodes like all oth
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lsec_jax.data.cleaning import Reader, TimeUnit, WrongRows, has_one_unit, ti
 from lsec_jax.data.columns import Workspace
 from lsec_jax.data.event_log import EventLog
 from lsec_jax.data.files import expand_path
-from lsec_jax.data.sources import interactions_events, interactions_nodes
+from lsec_jax.data.sources import interactions_events, interactions_nodes, interactions_trees
 from lsec_jax.data.sources.interactions_outline import outline_of
 from lsec_jax.data.sources.interactions_specs import (
     AvailabilitySpec,
@@ -25,13 +26,16 @@ from lsec_jax.data.sources.interactions_specs import (
     NodeSpec,
     RelationSpec,
     RoleSpec,
+    TreeSpec,
     check_availability,
     check_nodes,
     check_specs,
+    check_trees,
 )
+from lsec_jax.data.sources.interactions_trees import ListedTree
 from lsec_jax.schema import SPLITS, DataError, LiveCommerceData, Relation
 
-__all__ = ["AvailabilitySpec", "ColumnSpec", "Config", "EventSpec", "NodeSpec", "RelationSpec", "RoleSpec"]
+__all__ = ["AvailabilitySpec", "ColumnSpec", "Config", "EventSpec", "NodeSpec", "RelationSpec", "RoleSpec", "TreeSpec"]
 
 
 @dataclasses.dataclass
@@ -48,6 +52,7 @@ class Config:
         availability: one spec per node type that has windows in which it can be bought; () = all always can.
         events: one spec per table of events.
         nodes: one spec per node type that has features.
+        trees: one spec per node type that has a tree over its nodes.
     """
 
     path: str = ""
@@ -56,6 +61,7 @@ class Config:
     availability: tuple[AvailabilitySpec, ...] = ()
     events: tuple[EventSpec, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
+    trees: tuple[TreeSpec, ...] = ()
 
     def load(self) -> LiveCommerceData:
         """Reads everything; raises DataError naming file, line and column, or the config key."""
@@ -64,12 +70,14 @@ class Config:
     def outline(self) -> LiveCommerceData:
         """Returns the tables that `load` will return, without rows; raises DataError naming the config key."""
         self._check()
-        return outline_of(self.name or "interactions", self.relations, self.events, self.nodes, self.availability)
+        name = self.name or "interactions"
+        return outline_of(name, self.relations, self.events, self.nodes, self.availability, self.trees)
 
     def _check(self) -> None:
         check_specs(self.relations, self.events)
         check_availability(self.availability, self.relations, self.events)
         check_nodes(self.nodes, self.relations, self.events)
+        check_trees(self.trees, self.relations, self.events)
 
     def load_into(self, workspace: Workspace) -> LiveCommerceData:
         """The same, with the columns of events where the workspace has them."""
@@ -78,13 +86,15 @@ class Config:
         name = self.name or root.resolve().name
         counts: dict[str, int] = {}
         wrong = WrongRows()
+        trees = self._read_trees(root, counts)
         with EventLog(workspace.scratch, workspace.memory_bytes) as log:
             try:
                 rows = [
-                    _read_relation(root, spec, f"data.relations[{i}]", wrong) for i, spec in enumerate(self.relations)
+                    _read_relation(root, spec, f"data.relations[{i}]", trees, wrong)
+                    for i, spec in enumerate(self.relations)
                 ]
                 units = [unit for row in rows for unit in row.units]
-                units += interactions_events.collect(root, self.events, log, workspace, wrong)
+                units += interactions_events.collect(root, self.events, trees, log, workspace, wrong)
                 windows = [
                     interactions_nodes.read_windows(root, spec, f"data.availability[{i}]", wrong)
                     for i, spec in enumerate(self.availability)
@@ -106,13 +116,13 @@ class Config:
                 for spec, row in zip(self.relations, rows, strict=True)
                 for end, column in ((spec.source, row.source), (spec.target, row.target))
             ]
-            nodes, indices = ids.build_nodes([*columns, *interactions_events.ids_of(self.events, log)])
+            listed_ids = {node: of.nodes.ids for node, of in trees.items()}
+            nodes, indices = ids.build_nodes([*columns, *interactions_events.ids_of(self.events, log)], listed_ids)
             events = interactions_events.write(self.events, nodes, log, workspace)
-        relations = {}
-        for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True)):
-            if row.num_line_breaks:
-                counts[f"{spec.name}: line breaks inside quoted values"] = row.num_line_breaks
-            relations[spec.name] = _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
+        relations = {
+            spec.name: _relation(spec, row, indices[2 * i], indices[2 * i + 1], counts)
+            for i, (spec, row) in enumerate(zip(self.relations, rows, strict=True))
+        }
         if not events:
             _count_cold(relations, {name: len(table) for name, table in nodes.items()}, counts)
         availability = {
@@ -129,7 +139,17 @@ class Config:
             availability=availability,
             counts=counts,
             events=events,
+            trees={node: of.tree for node, of in trees.items()},
         )
+
+    def _read_trees(self, root: Path, counts: dict[str, int]) -> dict[str, ListedTree]:
+        """Reads the trees by node type; counts rows that say what another one says."""
+        trees = {}
+        for i, spec in enumerate(self.trees):
+            found = trees[spec.node] = interactions_trees.read_tree(root, spec, f"data.trees[{i}]")
+            if found.num_repeated:
+                counts[f"tree of {spec.node}: rows that are there twice, dropped"] = found.num_repeated
+        return trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +165,16 @@ class _Rows:
     num_line_breaks: int
 
 
-def _read_relation(root: Path, spec: RelationSpec, place: str, wrong: WrongRows) -> _Rows:
-    """Reads a relation's one to three files; `place` is its config key, `wrong` gains rows that cannot be read."""
+def _read_relation(
+    root: Path, spec: RelationSpec, place: str, trees: Mapping[str, ListedTree], wrong: WrongRows
+) -> _Rows:
+    """Reads a relation's one to three files; `place` is its config key, `wrong` gains rows that cannot be used."""
     parts: list[dict[str, Any]] = []
     units, files, num_line_breaks = [], [], 0
     columns = [spec.source_column, spec.target_column]
     columns += [column for column in (spec.time_column, spec.weight_column) if column]
+    ends = ((spec.source_column, spec.source), (spec.target_column, spec.target))
+    known = [(column, trees[node]) for column, node in ends if node in trees]
     for (_, split), path in zip(SPLITS.items(), (spec.path, spec.validation_path, spec.test_path), strict=True):
         if not path:
             continue
@@ -165,7 +189,8 @@ def _read_relation(root: Path, spec: RelationSpec, place: str, wrong: WrongRows)
         num_line_breaks += table.num_line_breaks
         if spec.time_column:
             units.append(time_unit(f"relation '{spec.name}' has", table, spec.time_column))
-        good, found = wrong.without(table, _readers(spec, bool(units) and units[-1].has_dates))
+        readers = _readers(spec, bool(units) and units[-1].has_dates)
+        good, found = interactions_trees.without_strangers(*wrong.without(table, readers), readers, known, wrong)
         if not len(good):
             raise DataError(f"relation '{spec.name}': no row of {table.path} can be used")
         parts.append(found)
@@ -198,6 +223,8 @@ def _relation(
     spec: RelationSpec, rows: _Rows, source_ids: np.ndarray, target_ids: np.ndarray, counts: dict[str, int]
 ) -> Relation:
     """Builds the relation from its distinct pairs; fills `counts`."""
+    if rows.num_line_breaks:
+        counts[f"{spec.name}: line breaks inside quoted values"] = rows.num_line_breaks
     keep = ids.distinct_pairs(spec.name, source_ids, target_ids, rows.file, rows.time, counts)
     return Relation(
         name=spec.name,
@@ -212,13 +239,14 @@ def _relation(
 
 
 def _count_cold(relations: dict[str, Relation], sizes: dict[str, int], counts: dict[str, int]) -> None:
-    """Counts ids that no training row of any relation has."""
+    """Counts ids that rows of relations have, and no training row of any."""
     for name, size in sizes.items():
-        is_warm = np.zeros(size, bool)
+        is_there, is_warm = np.zeros(size, bool), np.zeros(size, bool)
         for relation in relations.values():
             keep = slice(None) if relation.split is None else relation.split == SPLITS["train"]
             for end, indices in ((relation.source, relation.source_ids), (relation.target, relation.target_ids)):
                 if end == name:
+                    is_there[indices] = True
                     is_warm[indices[keep]] = True
-        if not is_warm.all():
-            counts[f"{name}: ids only in validation or test files"] = int((~is_warm).sum())
+        if (is_there & ~is_warm).any():
+            counts[f"{name}: ids only in validation or test files"] = int((is_there & ~is_warm).sum())

@@ -20,6 +20,7 @@ from lsec_jax.data.event_log import TIME, EventLog
 from lsec_jax.data.files import expand_path
 from lsec_jax.data.ids import IdColumn
 from lsec_jax.data.sources.interactions_specs import ColumnSpec, EventSpec, RoleSpec
+from lsec_jax.data.sources.interactions_trees import ListedTree, without_strangers
 from lsec_jax.data.table import Table
 from lsec_jax.schema import DataError, EventNodes, Events, Feature, NodeTable
 
@@ -34,16 +35,22 @@ _DTYPES = {
 
 
 def collect(
-    root: Path, specs: Sequence[EventSpec], log: EventLog, workspace: Workspace, wrong: WrongRows
+    root: Path,
+    specs: Sequence[EventSpec],
+    trees: Mapping[str, ListedTree],
+    log: EventLog,
+    workspace: Workspace,
+    wrong: WrongRows,
 ) -> list[TimeUnit]:
     """Reads the events' files into the log.
 
     Args:
         root: base directory.
         specs: checked.
+        trees: by node type, which have all nodes of their types.
         log: gains a table for each spec; not completely where rows are wrong that may not be left out.
         workspace: whether wrong rows are left out, and who is told of the progress.
-        wrong: gains the rows that cannot be read.
+        wrong: gains the rows that cannot be read, and those whose nodes a tree lacks.
 
     Returns:
         The unit of every file's times.
@@ -56,13 +63,15 @@ def collect(
     for i, path in files:
         spec = specs[i]
         readers: dict[str, Reader] = {}
+        types = [(role.column or role.role, role.node or role.role) for role in spec.roles]
+        known = [(column, trees[node]) for column, node in types if node in trees]
         for table in _blocks(path, spec, f"data.events[{i}].delimiter"):
             workspace.on_progress("reading", table.share / len(files))
             if not readers:
                 unit = time_unit(f"events '{spec.name}' have", table, spec.time_column)
                 units.append(unit)
                 readers = _readers(spec, unit.has_dates)
-            good, found = wrong.without(table, readers)
+            good, found = without_strangers(*wrong.without(table, readers), readers, known, wrong)
             num_rows[i] += len(good)
             if len(good) and (workspace.is_quarantining or not wrong):
                 log.append(spec.name, {TIME: pa.array(found.pop(TIME)), **found})

@@ -10,8 +10,9 @@ from lsec_jax.data.sources.interactions_specs import (
     EventSpec,
     NodeSpec,
     RelationSpec,
+    TreeSpec,
 )
-from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveCommerceData, NodeTable, Relation
+from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveCommerceData, NodeTable, Relation, Tree
 
 _INDICES = np.zeros(0, np.int32)
 _NUMBERS = np.zeros(0, np.float32)
@@ -24,6 +25,7 @@ def outline_of(
     events: Sequence[EventSpec],
     nodes: Sequence[NodeSpec],
     availability: Sequence[AvailabilitySpec],
+    trees: Sequence[TreeSpec] = (),
 ) -> LiveCommerceData:
     """Returns the tables of checked specs, without rows."""
     types = [end for spec in relations for end in (spec.source, spec.target)]
@@ -35,6 +37,7 @@ def outline_of(
         {spec.name: Relation(spec.name, spec.source, spec.target, _INDICES, _INDICES) for spec in relations},
         availability={spec.node: Availability(np.zeros(0), np.zeros(0)) for spec in availability},
         events={spec.name: _events(spec) for spec in events},
+        trees={spec.node: Tree(_INDICES) for spec in trees},
     )
 
 

@@ -1,6 +1,7 @@
 """What the config says about interaction files, and its checks."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from lsec_jax.schema import NAME_RULE, DataError, is_name
 
@@ -190,7 +191,59 @@ class NodeSpec:
         _check_among_names(self, f"{place}.columns", [column.column or column.name for column in self.columns])
 
 
-FileSpec = RelationSpec | AvailabilitySpec | EventSpec | NodeSpec
+@dataclasses.dataclass
+class TreeSpec:
+    """Where the tree over the nodes of one type is, e.g. of scenarios: a row per node, or a row per path.
+
+    Give `parent_column` where every node has a row that names its parent (empty = a root). Give `path_column` or
+    `level_columns` where a row has a path, root first, of any length: the node at its end has the row's id, a node
+    above that has no row of its own has the joined path to it, e.g. "C2C>Sharing".
+
+    Attributes:
+        node: node type, e.g. "scenario"; its nodes are those of the tree, and no others.
+        path: its file, inside `Config.path`, or absolute.
+        id_column: column with the external ids.
+        parent_column: column with the parents' external ids, or None.
+        path_column: column with whole paths, names between separators, or None.
+        level_columns: columns with the names of each level, empty after a path's end.
+        separator: of the names in `path_column`, and in joined paths.
+        several_roots: whether there may be more than one root.
+        column_names, delimiter, format: as in `RelationSpec`.
+    """
+
+    node: str = ""
+    path: str = ""
+    id_column: str = "id"
+    parent_column: str | None = None
+    path_column: str | None = None
+    level_columns: tuple[str, ...] = ()
+    separator: str = ">"
+    several_roots: bool = False
+    column_names: tuple[str, ...] = ()
+    delimiter: str = ""
+    format: str = ""
+
+    def check(self, place: str) -> None:
+        """Raises DataError for the first field that is missing or cannot be used, with its key and the remedy."""
+        layouts = ("parent_column", "path_column", "level_columns")
+        given = [field for field in layouts if getattr(self, field)]
+        if len(given) != 1:
+            problem = f"{' and '.join(given)} are given" if given else "the file's layout is not known"
+            raise DataError(f"config key {place}: {problem}; give one of: {', '.join(layouts)}")
+        columns = {"id_column": f"the {self.node} ids", "parent_column": "the parents", "path_column": "the paths"}
+        _check_file(self, place, {field: columns[field] for field in ("id_column", *given) if field in columns})
+        _check_among_names(self, f"{place}.level_columns", list(self.level_columns))
+        taken = [self.id_column, *self.level_columns]
+        if repeated := [column for column in taken if not column or taken.count(column) > 1]:
+            raise DataError(
+                f"config key {place}.level_columns: '{repeated[0]}' is empty, there twice, or id_column; name the "
+                "column of each level, root first"
+            )
+        if not self.separator.strip():
+            raise DataError(f"config key {place}.separator = {self.separator!r}: give a character that is no space")
+
+
+FileSpec = RelationSpec | AvailabilitySpec | EventSpec | NodeSpec | TreeSpec
 Spec = FileSpec | RoleSpec | ColumnSpec
 
 
@@ -293,15 +346,32 @@ def check_nodes(
     specs: tuple[NodeSpec, ...], relations: tuple[RelationSpec, ...], events: tuple[EventSpec, ...]
 ) -> None:
     """Raises DataError for the first spec whose nodes are not there, that is there twice or cannot be used."""
+    _check_of_nodes("nodes", "features", specs, relations, events)
+
+
+def check_trees(
+    specs: tuple[TreeSpec, ...], relations: tuple[RelationSpec, ...], events: tuple[EventSpec, ...]
+) -> None:
+    """Raises DataError for the first spec whose nodes are not there, that is there twice or cannot be used."""
+    _check_of_nodes("trees", "nodes", specs, relations, events)
+
+
+def _check_of_nodes(
+    key: str,
+    content: str,
+    specs: Sequence[NodeSpec | TreeSpec],
+    relations: tuple[RelationSpec, ...],
+    events: tuple[EventSpec, ...],
+) -> None:
     there = {end for spec in relations for end in (spec.source, spec.target)}
     there |= {role.node or role.role for spec in events for role in spec.roles}
     for i, spec in enumerate(specs):
-        place = f"data.nodes[{i}]"
+        place = f"data.{key}[{i}]"
         if spec.node not in there:
             listed = ", ".join(sorted(there))
             raise DataError(
                 f"config key {place}.node = '{spec.node}' is in no relation or events; choose one of: {listed}"
             )
         if spec.node in [other.node for other in specs[:i]]:
-            raise DataError(f"config key {place}.node = '{spec.node}' is given twice; put its features into one file")
+            raise DataError(f"config key {place}.node = '{spec.node}' is given twice; put its {content} into one file")
         spec.check(place)

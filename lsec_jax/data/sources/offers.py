@@ -44,7 +44,7 @@ _HASHES = tuple(f"onehot_feat{i}" for i in range(7))
 
 SOURCES: Mapping[str, Offers] = {
     "interactions": Offers(
-        configured=("relations", "events", "features", "availability"),
+        configured=("relations", "events", "features", "trees", "availability"),
         time="where configured",
         given_split="where configured",
     ),
@@ -68,6 +68,26 @@ SOURCES: Mapping[str, Offers] = {
         weighted=("rate",),
         events={name: ("user", "item", "category", "rating", "helpfulness") for name in ("impression", "other")},
         time="days, in seconds",
+    ),
+    "ciao_scenarios": Offers(
+        relations=("co_rate", "trust"),
+        weighted=("co_rate",),
+        events={
+            "suggestion": ("user", "item", "scenario", "taken"),
+            "rating": ("user", "item", "category", "scenario", "rating", "helpfulness"),
+        },
+        trees=("scenario",),
+        time="`co_rate` and the events; days, in seconds",
+    ),
+    "twitch_scenarios": Offers(
+        relations=("co_follow", "co_followed"),
+        weighted=("co_follow", "co_followed"),
+        events={
+            "suggestion": ("user", "streamer", "scenario", "followed"),
+            "follow": ("user", "streamer", "scenario"),
+        },
+        trees=("scenario",),
+        time="a drawn order, no clock",
     ),
     "ghcf": Offers(
         relations=("buy", "cart"),
@@ -158,6 +178,16 @@ SOURCES: Mapping[str, Offers] = {
         trees=("scenario",),
         availability=("room", "scenario", "item"),
         truth="of `buy`, `follow` and the events",
+    ),
+    "sharing_world": Offers(
+        relations=("friend", "pay", "share_view"),
+        weighted=("friend", "pay", "share_view"),
+        events={"suggestion": ("user", "target_user", "scenario", "accepted", "closeness", "paid", "shared")},
+        features={"user": ("city", "gender", "age_band", "log_activity")},
+        trees=("scenario",),
+        availability=("scenario",),
+        time="`pay`, `share_view`, `suggestion`; days",
+        truth="of `suggestion`",
     ),
 }
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from lsec_jax.config import ConfigError
 from lsec_jax.data.sources.live_world import tables as live_tables
 from lsec_jax.data.sources.live_world.config import LiveConfig
+from lsec_jax.data.sources.simulated import Knobs, numbered_nodes, sparse_dirichlet
 from lsec_jax.data.sources.synthetic_sampling import (
     Distinct,
     draw_distinct,
@@ -41,7 +41,7 @@ from lsec_jax.data.sources.synthetic_schedule import (
     first_shown,
 )
 from lsec_jax.data.sources.synthetic_truth import FollowedSessions, SyntheticTruth, influence_mass
-from lsec_jax.schema import LiveCommerceData, NodeTable, Relation
+from lsec_jax.schema import LiveCommerceData, Relation
 
 EARLY_DAYS_SHARE = 0.1
 
@@ -105,8 +105,9 @@ class Config:
 
     def validate(self) -> None:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
+        knobs = Knobs(self)
         for name in ("users", "items", "streamers", "buy", "follow", "sell", "days", "topics"):
-            _require(getattr(self, f"num_{name}") >= 1, self, f"num_{name}", "give a whole number of at least 1")
+            knobs.require(getattr(self, f"num_{name}") >= 1, f"num_{name}", "give a whole number of at least 1")
         for left, right, name in (
             ("user", "item", "buy"),
             ("user", "streamer", "follow"),
@@ -114,11 +115,11 @@ class Config:
         ):
             pairs = getattr(self, f"num_{left}s") * getattr(self, f"num_{right}s")
             remedy = f"there are only {pairs} {left}-{right} pairs; ask for fewer edges or more nodes"
-            _require(getattr(self, f"num_{name}") <= pairs, self, f"num_{name}", remedy)
-        _require(self.num_topics <= self.num_items, self, "num_topics", f"at most num_items={self.num_items}")
+            knobs.require(getattr(self, f"num_{name}") <= pairs, f"num_{name}", remedy)
+        knobs.require(self.num_topics <= self.num_items, "num_topics", f"at most num_items={self.num_items}")
         for name in ("topic_leak", "catalogue_popularity", "influence", "taste_follow", "early_follows"):
-            _require(0 <= getattr(self, name) <= 1, self, name, "give a share in [0, 1]")
-        _require(0 <= self.session_taste < 1, self, "session_taste", "give a number in [0, 1)")
+            knobs.require(0 <= getattr(self, name) <= 1, name, "give a share in [0, 1]")
+        knobs.require(0 <= self.session_taste < 1, "session_taste", "give a number in [0, 1)")
         for name in (
             "popularity_exponent",
             "streamer_exponent",
@@ -126,15 +127,15 @@ class Config:
             "attention_spread",
             "activity_spread",
         ):
-            _require(0 <= getattr(self, name) <= 10, self, name, "give a number in [0, 10]")
+            knobs.require(0 <= getattr(self, name) <= 10, name, "give a number in [0, 10]")
         for name in ("taste_concentration", "streamer_concentration"):
-            _require(1e-3 <= getattr(self, name) < math.inf, self, name, "give a number of at least 0.001")
+            knobs.require(1e-3 <= getattr(self, name) < math.inf, name, "give a number of at least 0.001")
         remedy = f"at most one session a day: give a number in (0, num_days={self.num_days}]"
-        _require(0 < self.sessions_per_streamer <= self.num_days, self, "sessions_per_streamer", remedy)
+        knobs.require(0 < self.sessions_per_streamer <= self.num_days, "sessions_per_streamer", remedy)
         needed = self.num_sell / (self.num_streamers * self.sessions_per_streamer)
         remedy = f"num_sell={self.num_sell} goods need at least {needed:.1f} a session; raise it or lower num_sell"
-        _require(needed <= self.items_per_session < math.inf, self, "items_per_session", remedy)
-        _require(self.seed >= 0, self, "seed", "give a whole number of at least 0")
+        knobs.require(needed <= self.items_per_session < math.inf, "items_per_session", remedy)
+        knobs.require(self.seed >= 0, "seed", "give a whole number of at least 0")
         if self.live is not None:
             self.live.validate()
 
@@ -168,7 +169,7 @@ class Config:
             influenced_events=activity * influenced,
             purchase_sessions=buy[3],
         )
-        tables = {name: _node_table(name, getattr(self, f"num_{name}s")) for name in ("user", "item", "streamer")}
+        tables = {name: numbered_nodes(name, getattr(self, f"num_{name}s")) for name in ("user", "item", "streamer")}
         relations = {
             "buy": Relation("buy", "user", "item", buy[0], buy[1], time=buy[2]),
             "follow": Relation("follow", "user", "streamer", follow[0], follow[1], time=follow[2]),
@@ -231,16 +232,6 @@ class _Traits:
     attention: np.ndarray
 
 
-def _require(holds: bool, config: Config, name: str, remedy: str) -> None:
-    if not holds:
-        raise ConfigError(f"data.{name}={getattr(config, name)!r} cannot be used: {remedy}")
-
-
-def _node_table(name: str, count: int) -> NodeTable:
-    digits = max(5, len(str(count - 1)))
-    return NodeTable(name, np.char.add(f"{name}_", np.char.zfill(np.arange(count).astype(np.str_), digits)))
-
-
 def _draw_traits(config: Config, rng: np.random.Generator) -> _Traits:
     def shares(spread: float, count: int) -> np.ndarray:
         values = rng.lognormal(0.0, spread, count)
@@ -257,8 +248,8 @@ def _draw_traits(config: Config, rng: np.random.Generator) -> _Traits:
         release = live_tables.draw_releases(config.num_items, config.num_days, config.live, config.seed)
     popularity = zipf(config.streamer_exponent, rng.permutation(config.num_streamers))
     return _Traits(
-        tastes=_sparse_dirichlet(rng, config.taste_concentration, config.num_users, topics),
-        streamer_topics=_sparse_dirichlet(rng, config.streamer_concentration, config.num_streamers, topics),
+        tastes=sparse_dirichlet(rng, config.taste_concentration, config.num_users, topics),
+        streamer_topics=sparse_dirichlet(rng, config.streamer_concentration, config.num_streamers, topics),
         item_topics=place % topics,
         item_popularity=zipf(config.popularity_exponent, place // topics),
         item_release=release,
@@ -268,15 +259,6 @@ def _draw_traits(config: Config, rng: np.random.Generator) -> _Traits:
         catalogue_size=shares(0.5, config.num_streamers),
         attention=rng.lognormal(0.0, config.attention_spread, config.num_streamers),
     )
-
-
-def _sparse_dirichlet(rng: np.random.Generator, concentration: float, rows: int, topics: int) -> np.ndarray:
-    """Symmetric Dirichlet rows [rows, topics] that survive small parameters, where all gammas may underflow to 0."""
-    # Gamma(a) = Gamma(a + 1) * U^(1 / a): in logarithms, and relative to the row's largest, nothing underflows.
-    logs = np.log(rng.gamma(concentration + 1.0, size=(rows, topics)))
-    logs += np.log1p(-rng.random((rows, topics))) / concentration
-    values = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
 
 
 def _streamers_by_topic(traits: _Traits) -> np.ndarray:

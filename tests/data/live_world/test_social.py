@@ -138,7 +138,7 @@ def test_scenarios_have_a_long_tail_and_some_open_late(sharing):
 
 
 def test_siblings_in_the_tree_are_more_alike_than_strangers():
-    made = social.draw_scenarios(SocialConfig(scenario_branching=(6, 6, 30)), 50.0, 5, np.random.default_rng(0))
+    made = social.draw_scenarios(SocialConfig(scenario_branching=(6, 6, 30)), 50.0, 5, np.random.default_rng(0)).tree
     bias = made.effects[made.first_leaf :, 0].reshape(6, 6, 30)
     assert bias.var(axis=2).mean() < 0.6 * bias.var()
 

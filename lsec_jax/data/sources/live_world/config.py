@@ -5,9 +5,8 @@ No `from __future__ import annotations`: `--config.data.live.KEY=...` needs real
 
 import dataclasses
 import math
-from typing import Any
 
-from lsec_jax.config import ConfigError
+from lsec_jax.data.sources.simulated import Knobs
 
 
 @dataclasses.dataclass
@@ -52,17 +51,14 @@ class SocialConfig:
 
     def validate(self) -> None:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
-        group = "social."
-        _counts(self, group, 0, "num_friends", "num_streamer_relations")
-        _between(self, group, 0, 1, "circle_strength", "view_share", "pay_share", "new_scenarios")
-        _rates(self, group, "accept_rate")
-        _rates(self, group, "share_rate", allows_zero=True)
-        _between(self, group, 0, 10, "share_taste", "accept_taste", "accept_closeness", "scenario_topic")
-        _between(self, group, 0, 5, "scenario_exponent", "scenario_spread")
-        levels = self.scenario_branching
-        remedy = "give a whole number of at least 1 for each level, and at most 100000 leaves"
-        ok = len(levels) >= 1 and min(levels) >= 1 and math.prod(levels) <= 100_000
-        _require(ok, self, group, "scenario_branching", remedy)
+        knobs = Knobs(self, "live.social.")
+        knobs.counts(0, "num_friends", "num_streamer_relations")
+        knobs.between(0, 1, "circle_strength", "view_share", "pay_share", "new_scenarios")
+        knobs.rates("accept_rate")
+        knobs.rates("share_rate", allows_zero=True)
+        knobs.between(0, 10, "share_taste", "accept_taste", "accept_closeness", "scenario_topic")
+        knobs.between(0, 5, "scenario_exponent", "scenario_spread")
+        knobs.branching("scenario_branching")
 
 
 @dataclasses.dataclass
@@ -112,16 +108,16 @@ class GiftConfig:
 
     def validate(self) -> None:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
-        group = "gifts."
-        _counts(self, group, 0, "rate", "message_dim")
+        knobs = Knobs(self, "live.gifts.")
+        knobs.counts(0, "rate", "message_dim")
         effects = ("taste", "repeat", "rival_loss", "friend_pull", "response_affinity", "response_amount")
-        _between(self, group, 0, 10, *effects, "response_message", "response_saturation")
-        _between(self, group, 0, 5, "wealth_spread", "price_exponent")
-        _positive(self, group, "decay_seconds", "window_seconds", "response_concentration", "response_delay_seconds")
-        _rates(self, group, "excitation", allows_zero=True)
-        _rates(self, group, "response_rate")
+        knobs.between(0, 10, *effects, "response_message", "response_saturation")
+        knobs.between(0, 5, "wealth_spread", "price_exponent")
+        knobs.positive("decay_seconds", "window_seconds", "response_concentration", "response_delay_seconds")
+        knobs.rates("excitation", allows_zero=True)
+        knobs.rates("response_rate")
         ok = len(self.prices) >= 1 and all(0 < price < math.inf for price in self.prices)
-        _require(ok, self, group, "prices", "give at least one price, all above 0")
+        knobs.require(ok, "prices", "give at least one price, all above 0")
 
 
 @dataclasses.dataclass
@@ -197,44 +193,16 @@ class LiveConfig:
 
     def validate(self) -> None:
         """Raises ConfigError naming the first unusable knob, its value and the remedy."""
-        _counts(self, "", 1, "num_impressions")
-        _between(self, "", 1, 1000, "slate_size")
-        _between(self, "", 0, 1, "new_items", "exploration", "label_noise", "specific_tastes")
-        _rates(self, "", "enter_rate")
-        _rates(self, "", "bag_rate", "product_rate", "purchase_rate", allows_zero=True)
+        knobs = Knobs(self, "live.")
+        knobs.counts(1, "num_impressions")
+        knobs.between(1, 1000, "slate_size")
+        knobs.between(0, 1, "new_items", "exploration", "label_noise", "specific_tastes")
+        knobs.rates("enter_rate")
+        knobs.rates("bag_rate", "product_rate", "purchase_rate", allows_zero=True)
         effects = [f.name for f in dataclasses.fields(self) if f.name.startswith(("policy_", "enter_", "stay_"))]
         effects = [name for name in effects if name not in ("enter_rate", "stay_seconds")]
-        _between(self, "", 0, 10, *effects, "room_spread", "position_decay", "click_taste")
-        _between(self, "", 0, 5, "activity_spread")
-        _positive(self, "", "stay_seconds")
+        knobs.between(0, 10, *effects, "room_spread", "position_decay", "click_taste")
+        knobs.between(0, 5, "activity_spread")
+        knobs.positive("stay_seconds")
         self.social.validate()
         self.gifts.validate()
-
-
-def _require(holds: bool, config: Any, group: str, name: str, remedy: str) -> None:
-    if not holds:
-        raise ConfigError(f"data.live.{group}{name}={getattr(config, name)!r} cannot be used: {remedy}")
-
-
-def _counts(config: Any, group: str, lowest: int, *names: str) -> None:
-    for name in names:
-        remedy = f"give a finite number of at least {lowest}"
-        _require(lowest <= getattr(config, name) < math.inf, config, group, name, remedy)
-
-
-def _between(config: Any, group: str, low: float, high: float, *names: str) -> None:
-    for name in names:
-        _require(low <= getattr(config, name) <= high, config, group, name, f"give a number in [{low}, {high}]")
-
-
-def _positive(config: Any, group: str, *names: str) -> None:
-    for name in names:
-        _require(0 < getattr(config, name) < math.inf, config, group, name, "give a finite number above 0")
-
-
-def _rates(config: Any, group: str, *names: str, allows_zero: bool = False) -> None:
-    """Checks chances; those that log-odds need cannot be 0."""
-    for name in names:
-        rate = getattr(config, name)
-        bounds = "[0, 1)" if allows_zero else "(0, 1)"
-        _require(0 < rate < 1 or (rate == 0 and allows_zero), config, group, name, f"give a chance in {bounds}")

@@ -49,13 +49,8 @@ def node_features(world: World, wealth: np.ndarray, rng: np.random.Generator) ->
     base, num_topics = world.base, world.mix.shape[1]
     num_users, num_items, num_streamers = len(world.tastes), len(base.item_topics), len(world.popularity)
     topics = tuple(f"topic_{topic:02d}" for topic in range(num_topics))
-    # Each topic leans to a gender and an age; users take after their tastes.
-    leaning = rng.normal(0.0, 1.0, (num_topics, 2))
-    lean = base.tastes @ leaning
-    gender = (rng.random(num_users) < 1.0 / (1.0 + np.exp(-2.0 * lean[:, 0]))).astype(np.int32)
     users = {
-        "gender": categorical(gender, GENDERS),
-        "age_band": ordinal(lean[:, 1] + rng.normal(0.0, 0.7, num_users), AGES),
+        **taste_features(base.tastes, rng),
         "device_price_band": ordinal(np.log(wealth) + rng.normal(0.0, 0.7, num_users), DEVICES),
         "log_activity": numeric(np.log(world.activity * num_users) + rng.normal(0.0, 0.3, num_users)),
     }
@@ -77,6 +72,15 @@ def node_features(world: World, wealth: np.ndarray, rng: np.random.Generator) ->
         "num_goods": numeric(np.diff(base.schedule.display.indptr)),
     }
     return {"user": users, "item": items, "streamer": streamers, "room": rooms}
+
+
+def taste_features(tastes: np.ndarray, rng: np.random.Generator) -> dict[str, Feature]:
+    """Gender and age of users with tastes [u, c]: each topic leans to both, and users take after their tastes."""
+    leaning = rng.normal(0.0, 1.0, (tastes.shape[1], 2))
+    lean = tastes @ leaning
+    gender = (rng.random(len(tastes)) < 1.0 / (1.0 + np.exp(-2.0 * lean[:, 0]))).astype(np.int32)
+    ages = ordinal(lean[:, 1] + rng.normal(0.0, 0.7, len(tastes)), AGES)
+    return {"gender": categorical(gender, GENDERS), "age_band": ages}
 
 
 def impression_features(world: World, shown: Impressions, visited: Inside, given: Gifts) -> Mapping[str, Feature]:

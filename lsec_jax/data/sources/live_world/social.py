@@ -8,6 +8,7 @@ feed shows them rather, and she enters rather.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
@@ -17,8 +18,9 @@ from lsec_jax.data.sources.live_world.config import SocialConfig
 from lsec_jax.data.sources.live_world.feed import Impressions
 from lsec_jax.data.sources.live_world.inside import SECONDS_PER_DAY, Inside, between
 from lsec_jax.data.sources.live_world.rooms import World, chance
+from lsec_jax.data.sources.simulated import make_relation
 from lsec_jax.data.sources.synthetic_sampling import draw_row, exclusive_sum, sample_segments
-from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
+from lsec_jax.schema import Relation
 
 OPENING_WAVES = 5  # moments of the last quarter at which new scenarios open
 
@@ -42,17 +44,24 @@ class Friends:
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
-def draw_friends(base: SyntheticTruth, social: SocialConfig, rng: np.random.Generator) -> Friends:
-    """Draws friendships, mostly inside circles; fewer than wanted where a circle is too small for them."""
-    num_users = len(base.tastes)
-    wanted = min(round(num_users * social.num_friends / 2), num_users * (num_users - 1) // 2)
+def draw_friends(tastes: np.ndarray, num_friends: float, circle_strength: float, rng: np.random.Generator) -> Friends:
+    """Draws friendships, mostly inside circles; fewer than wanted where a circle is too small for them.
+
+    Args:
+        tastes: of the users, [u, c] float64; a circle is the users of one favourite topic.
+        num_friends: wanted mean friends of a user.
+        circle_strength: share of friendships inside a circle.
+        rng: of the draws.
+    """
+    num_users = len(tastes)
+    wanted = min(round(num_users * num_friends / 2), num_users * (num_users - 1) // 2)
     count = 2 * wanted
-    circles = base.tastes.argmax(axis=1)
-    order, starts = np.argsort(circles, kind="stable"), row_starts(circles, base.tastes.shape[1])
+    circles = tastes.argmax(axis=1)
+    order, starts = np.argsort(circles, kind="stable"), row_starts(circles, tastes.shape[1])
     users = rng.integers(num_users, size=count)
     sizes = np.diff(starts)[circles[users]]
     inside = order[starts[circles[users]] + (rng.random(count) * sizes).astype(np.int64)]
-    others = np.where(rng.random(count) < social.circle_strength, inside, rng.integers(num_users, size=count))
+    others = np.where(rng.random(count) < circle_strength, inside, rng.integers(num_users, size=count))
     low, high = np.minimum(users, others), np.maximum(users, others)
     pairs = np.unique((low * num_users + high)[low != high])
     pairs = np.sort(rng.permutation(pairs)[:wanted])
@@ -63,6 +72,14 @@ def _both_ways(low: np.ndarray, high: np.ndarray, values: np.ndarray, num_nodes:
     sources, targets = np.concatenate([low, high]), np.concatenate([high, low])
     order = np.lexsort((targets, sources))
     return Friends(row_starts(sources, num_nodes), targets[order], np.concatenate([values, values])[order])
+
+
+def draw_payments(friends: Friends, pay_share: float, view_end: float, rng: np.random.Generator) -> Relation:
+    """The view `pay`: which friends paid each other before a time, close ones more often, with the sums as weights."""
+    owners = friends.owners()
+    paid = rng.random(len(owners)) < 2.0 * pay_share * friends.closeness
+    times, sums = rng.random(len(owners)) * view_end, rng.lognormal(0.0, 1.0, len(owners))
+    return make_relation("pay", ("user", "user"), owners[paid], friends.ids[paid], times[paid], sums[paid])
 
 
 def draw_streamer_relations(world: World, social: SocialConfig, rng: np.random.Generator) -> Friends:
@@ -91,24 +108,61 @@ def draw_streamer_relations(world: World, social: SocialConfig, rng: np.random.G
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenarios:
+class ScenarioTree:
     """A tree whose leaves are the scenarios; n nodes, root first, level by level.
 
     Attributes:
         parents: [n] int32, -1 for the root.
         names: of the nodes: the path of child numbers from the root, [n] str.
         first_leaf: index of the first leaf; all later nodes are leaves.
-        opening: when a node opens, in days, -inf = before the period, [n] float64.
-        effects: what is added to the log-odds of accepting, to the effect of taste and of closeness, [n, 3] float64.
-        chances: of leaves by wave of openings and topic of the room, [waves + 1, topics, leaves] float64, unnormalised.
-        waves: moments at which scenarios open, rising, [waves] float64.
+        effects: what the nodes from the root to each one add, in sum, [n, k] float64.
     """
 
     parents: np.ndarray
     names: np.ndarray
     first_leaf: int
-    opening: np.ndarray
     effects: np.ndarray
+
+
+def grow_tree(branching: Sequence[int], spreads: np.ndarray, rng: np.random.Generator) -> ScenarioTree:
+    """Draws a tree, each node of which adds normal effects to those of its parent; the root's are 0.
+
+    Args:
+        branching: children of the nodes, by level below the root.
+        spreads: standard deviations of what a node adds, by level below the root, [levels, k] float64.
+        rng: of the draws.
+    """
+    parents, names, level = [np.array([-1])], [np.array(["C2C"])], np.array([0])
+    effects = [np.zeros((1, spreads.shape[1]))]
+    for children, spread in zip(branching, spreads, strict=True):
+        above = np.repeat(level, children)
+        child = np.tile(np.arange(children), len(level)).astype(np.str_)
+        names.append(np.char.add(np.char.add(np.repeat(names[-1], children), "."), child))
+        added = rng.normal(0.0, 1.0, (len(above), spreads.shape[1])) * spread
+        effects.append(np.repeat(effects[-1], children, axis=0) + added)
+        level = level[-1] + 1 + np.arange(len(above))
+        parents.append(above)
+    return ScenarioTree(
+        parents=np.concatenate(parents).astype(np.int32),
+        names=np.concatenate(names),
+        first_leaf=int(level[0]),
+        effects=np.concatenate(effects),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenarios:
+    """Scenarios, which open one after the other.
+
+    Attributes:
+        tree: over them, n nodes.
+        opening: when a node opens, in days, -inf = before the period, [n] float64.
+        chances: of leaves by wave of openings and topic of the room, [waves + 1, topics, leaves] float64, unnormalised.
+        waves: moments at which scenarios open, rising, [waves] float64.
+    """
+
+    tree: ScenarioTree
+    opening: np.ndarray
     chances: np.ndarray
     waves: np.ndarray
 
@@ -116,40 +170,27 @@ class Scenarios:
         """Draws a scenario (node) that is open, for each topic and time [m], [m] int64."""
         table = exclusive_sum(self.chances.ravel())
         rows = np.searchsorted(self.waves, times, side="right") * self.chances.shape[1] + topics
-        return self.first_leaf + draw_row(rng, table, rows, self.chances.shape[2])
+        return self.tree.first_leaf + draw_row(rng, table, rows, self.chances.shape[2])
 
 
 def draw_scenarios(social: SocialConfig, num_days: float, num_topics: int, rng: np.random.Generator) -> Scenarios:
-    """Draws the tree's effects, the leaves' popularity, topics and openings."""
-    parents, names, level = [np.array([-1])], [np.array(["C2C"])], np.array([0])
-    effects = [np.zeros((1, 3))]
-    for branching in social.scenario_branching:
-        above = np.repeat(level, branching)
-        child = np.tile(np.arange(branching), len(level)).astype(np.str_)
-        names.append(np.char.add(np.char.add(np.repeat(names[-1], branching), "."), child))
-        effects.append(
-            np.repeat(effects[-1], branching, axis=0) + rng.normal(0.0, 1.0, (len(above), 3)) * social.scenario_spread
-        )
-        level = level[-1] + 1 + np.arange(len(above))
-        parents.append(above)
-    num_leaves = len(level)
+    """Draws the tree, whose effects are on the log-odds of accepting, and on the effects of taste and of closeness.
+
+    Then the leaves' popularity, topics and openings.
+    """
+    spreads = np.full((len(social.scenario_branching), 3), social.scenario_spread)
+    tree = grow_tree(social.scenario_branching, spreads, rng)
+    num_leaves = len(tree.parents) - tree.first_leaf
+    leaves = tree.first_leaf + np.arange(num_leaves)
     popularity = (rng.permutation(num_leaves) + 1.0) ** -social.scenario_exponent
     likes = rng.integers(num_topics, size=num_leaves)[None, :] == np.arange(num_topics)[:, None]  # [topics, leaves]
     num_new = min(int(social.new_scenarios * num_leaves), num_leaves - 1)
     waves = num_days * (0.75 + 0.25 * np.arange(OPENING_WAVES) / OPENING_WAVES)
-    opening = np.full(level[-1] + 1, -np.inf)
-    opening[rng.permutation(level)[:num_new]] = waves[rng.integers(OPENING_WAVES, size=num_new)]
-    is_open = opening[level][None, :] <= np.append(-np.inf, waves)[:, None]  # [waves + 1, leaves]
+    opening = np.full(len(tree.parents), -np.inf)
+    opening[rng.permutation(leaves)[:num_new]] = waves[rng.integers(OPENING_WAVES, size=num_new)]
+    is_open = opening[leaves][None, :] <= np.append(-np.inf, waves)[:, None]  # [waves + 1, leaves]
     chances = is_open[:, None, :] * (popularity * np.exp(social.scenario_topic * likes))
-    return Scenarios(
-        parents=np.concatenate(parents).astype(np.int32),
-        names=np.concatenate(names),
-        first_leaf=int(level[0]),
-        opening=opening,
-        effects=np.concatenate(effects),
-        chances=chances,
-        waves=waves,
-    )
+    return Scenarios(tree, opening, chances, waves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +246,7 @@ def simulate(
     edges = _draw_targets(world, friends, shown.users[rows], rooms, rng)
     targets, closeness = friends.ids[edges], friends.closeness[edges]
     nodes = scenarios.draw(rng, world.category[rooms], times)
-    bias, taste_effect, closeness_effect = scenarios.effects[nodes].T
+    bias, taste_effect, closeness_effect = scenarios.tree.effects[nodes].T
     effect = bias + (social.accept_taste + taste_effect) * world.taste_for(targets, rooms)
     accept = chance(social.accept_rate, effect + (social.accept_closeness + closeness_effect) * closeness)
     return Shares(

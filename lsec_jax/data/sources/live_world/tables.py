@@ -14,6 +14,7 @@ from lsec_jax.data.sources.live_world.inside import Inside
 from lsec_jax.data.sources.live_world.rooms import World, build_world
 from lsec_jax.data.sources.live_world.social import Friends, Scenarios, Shares
 from lsec_jax.data.sources.live_world.truth import LiveTruth
+from lsec_jax.data.sources.simulated import make_relation, numbered_nodes
 from lsec_jax.data.sources.synthetic_truth import SyntheticTruth
 from lsec_jax.schema import Availability, EventNodes, Events, Feature, LiveCommerceData, NodeTable, Relation, Tree
 
@@ -92,7 +93,7 @@ def extend(data: LiveCommerceData, base: SyntheticTruth, live: LiveConfig, seed:
             "scenario": Availability(scenarios.opening, open_ended),
         },
         events=events,
-        trees={"scenario": Tree(scenarios.parents)},
+        trees={"scenario": Tree(scenarios.tree.parents)},
         truth=_truth(base, live, made),
         counts=counts,
     )
@@ -113,7 +114,7 @@ def _streams(seed: int) -> dict[str, np.random.Generator]:
 
 
 def _simulate(base: SyntheticTruth, live: LiveConfig, streams: dict[str, np.random.Generator]) -> Simulated:
-    friends = social.draw_friends(base, live.social, streams["friends"])
+    friends = social.draw_friends(base.tastes, live.social.num_friends, live.social.circle_strength, streams["friends"])
     world = build_world(base, live, (friends.starts, friends.ids), streams["traits"], streams["specific"])
     requests = feed.draw_requests(world, live, streams["requests"])
     num_days, num_topics = base.schedule.num_days, base.tastes.shape[1]
@@ -150,46 +151,27 @@ def _truth(base: SyntheticTruth, live: LiveConfig, made: Simulated) -> LiveTruth
 
 def _node_tables(data: LiveCommerceData, made: Simulated, rng: np.random.Generator) -> dict[str, NodeTable]:
     columns = features.node_features(made.world, made.wealth, rng)
-    tables = {**data.nodes, "room": _room_table(len(made.world.start))}
+    tables = {**data.nodes, "room": numbered_nodes("room", len(made.world.start))}
     tables = {name: dataclasses.replace(table, features=columns[name]) for name, table in tables.items()}
-    return {**tables, "scenario": NodeTable("scenario", made.scenarios.names)}
-
-
-def _room_table(count: int) -> NodeTable:
-    digits = max(5, len(str(count - 1)))
-    return NodeTable("room", np.char.add("room_", np.char.zfill(np.arange(count).astype(np.str_), digits)))
+    return {**tables, "scenario": NodeTable("scenario", made.scenarios.tree.names)}
 
 
 def _relations(made: Simulated, live: LiveConfig, rng: np.random.Generator) -> Iterator[Relation]:
     """Who hosts, who is friends, who paid and shared with whom in the time of the views, who works with whom."""
     world, friends, rivals = made.world, made.friends, made.rivals
     rooms = np.arange(len(world.start))
-    yield _relation("hosts", ("streamer", "room"), world.streamer_of, rooms, time=world.start)
+    yield make_relation("hosts", ("streamer", "room"), world.streamer_of, rooms, time=world.start)
     owners = friends.owners()
-    yield _relation("friend", ("user", "user"), owners, friends.ids, weight=friends.closeness)
+    yield make_relation("friend", ("user", "user"), owners, friends.ids, weight=friends.closeness)
     view_end = live.social.view_share * world.base.schedule.num_days
-    paid = rng.random(len(owners)) < 2.0 * live.social.pay_share * friends.closeness
-    times, sums = rng.random(len(owners)) * view_end, rng.lognormal(0.0, 1.0, len(owners))
-    yield _relation("pay", ("user", "user"), owners[paid], friends.ids[paid], times[paid], sums[paid])
+    yield social.draw_payments(friends, live.social.pay_share, view_end, rng)
     rows = np.flatnonzero(made.shares.times < view_end)
     sources, targets = made.shown.users[made.shares.impressions[rows]], made.shares.targets[rows]
     first, counts = np.unique(sources * len(world.tastes) + targets, return_index=True, return_counts=True)[1:]
     times = made.shares.times[rows][first]
-    yield _relation("share_view", ("user", "user"), sources[first], targets[first], times, counts)
+    yield make_relation("share_view", ("user", "user"), sources[first], targets[first], times, counts)
     signs = rivals.closeness
-    yield _relation("streamer_relation", ("streamer", "streamer"), rivals.owners(), rivals.ids, weight=signs)
-
-
-def _relation(
-    name: str,
-    ends: tuple[str, str],
-    source_ids: np.ndarray,
-    target_ids: np.ndarray,
-    time: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
-) -> Relation:
-    sources, targets = source_ids.astype(np.int32), target_ids.astype(np.int32)
-    return Relation(name, *ends, sources, targets, time, None if weight is None else weight.astype(np.float32))
+    yield make_relation("streamer_relation", ("streamer", "streamer"), rivals.owners(), rivals.ids, weight=signs)
 
 
 def _nodes(**ids: np.ndarray) -> dict[str, EventNodes]:
