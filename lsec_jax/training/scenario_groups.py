@@ -197,7 +197,8 @@ def measure(evaluator: ImpressionEvaluator, collected: Mapping[str, Collector], 
     Raises:
         ConfigError: the impressions have no role `config.evaluation.scenario`.
     """
-    scenarios, found = scenarios_of(evaluator), {}
+    scenarios = scenarios_of(evaluator)
+    found: dict[str, ByScenario] = {}
     first: dict[str, np.ndarray] = {}
     for name, collector in collected.items():
         positions, rows = collector.rows()
