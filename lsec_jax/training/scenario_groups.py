@@ -100,7 +100,7 @@ class ByScenario:
 
 
 class Collector:
-    """Keeps of one scorer's blocks what resampling needs: about 20 bytes a row."""
+    """Keeps of one scorer's blocks what resampling needs: about 25 bytes a row."""
 
     def __init__(self, evaluator: ImpressionEvaluator) -> None:
         self._task = evaluator.labels[0].name
