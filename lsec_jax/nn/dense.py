@@ -1,5 +1,7 @@
 """x W + b, the way that is fast in both directions."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,7 +19,7 @@ def dense(
         weights: cast to the inputs' type.
         bias: likewise; None = 0.
     """
-    flat = inputs.reshape(-1, inputs.shape[-1]) @ weights.astype(inputs.dtype)
+    flat = inputs.reshape(math.prod(inputs.shape[:-1]), inputs.shape[-1]) @ weights.astype(inputs.dtype)
     if bias is not None:
         flat = flat + jnp.broadcast_to(bias.astype(inputs.dtype), flat.shape)
     return flat.reshape(*inputs.shape[:-1], flat.shape[-1])
