@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -19,7 +18,7 @@ from lsec_jax.declaration.layout import FieldLayout, Layout, NeighbourhoodLayout
 from lsec_jax.models.impressions.config import ImpressionConfig
 from lsec_jax.models.impressions.fields import Batch, Fields, Hops, history_products, side_by_side, table_width
 from lsec_jax.models.impressions.ranker import Draws, ImpressionRanker, Represented
-from lsec_jax.nn.dense import dense
+from lsec_jax.nn.dense import dense, glorot
 
 
 @dataclasses.dataclass
@@ -205,9 +204,8 @@ class PairRanker(GraphRanker):
         target = self.config.features.target
         of_target = sum(of.width for of in self.roles if of.role == target)
         of_source = sum(of.width for of in self.roles) - of_target
-        init = jax.nn.initializers.glorot_uniform()
         widths = (sum(parts["context"]) + of_source, sum(parts["target"]) + of_target)
-        self.maps = nnx.List([nnx.Param(init(rngs.params(), (of, width), jnp.float32)) for of in widths])
+        self.maps = nnx.List([nnx.Param(glorot(rngs.params(), of, width)) for of in widths])
         self.bias_weights = nnx.Param(jnp.zeros((sum(map(sum, parts.values())), 1)))
         self.build_towers(2 * width, rngs)
 

@@ -1,9 +1,17 @@
-"""x W + b, the way that is fast in both directions."""
+"""x W + b, the way that is fast in both directions, and its weights."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+def glorot(key: Array, in_width: int, out_width: int) -> Float[Array, "d f"]:
+    """Draws weights (Glorot uniform); a layer may read nothing, and then has none."""
+    if not in_width:
+        return jnp.zeros((0, out_width))
+    return jax.nn.initializers.glorot_uniform()(key, (in_width, out_width), jnp.float32)
 
 
 def dense(

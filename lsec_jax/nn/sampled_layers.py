@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from lsec_jax.nn.attention import masked_mean
-from lsec_jax.nn.dense import dense
+from lsec_jax.nn.dense import dense, glorot
 
 Aggregator = Literal["mean", "max", "lstm"]
 SLOPE = 0.2  # of GAT's LeakyReLU below 0
@@ -27,11 +27,10 @@ class SageLayer(nnx.Module):
                 depends on their order.
             rngs: stream "params".
         """
-        init = jax.nn.initializers.glorot_uniform()
         self.aggregator = aggregator
-        self.update = nnx.Param(init(rngs.params(), (2 * width, width), jnp.float32))
+        self.update = nnx.Param(glorot(rngs.params(), 2 * width, width))
         if aggregator == "max":
-            self.pool = nnx.Param(init(rngs.params(), (width, width), jnp.float32))
+            self.pool = nnx.Param(glorot(rngs.params(), width, width))
             self.pool_bias = nnx.Param(jnp.zeros(width))
         elif aggregator == "lstm":
             self.cell = nnx.OptimizedLSTMCell(width, width, rngs=rngs)
@@ -83,10 +82,9 @@ class GatLayer(nnx.Module):
             width: d, of the vectors before and after.
             rngs: stream "params".
         """
-        init = jax.nn.initializers.glorot_uniform()
-        self.weights = nnx.Param(init(rngs.params(), (width, width), jnp.float32))
-        self.own = nnx.Param(init(rngs.params(), (width, 1), jnp.float32))
-        self.neighbour = nnx.Param(init(rngs.params(), (width, 1), jnp.float32))
+        self.weights = nnx.Param(glorot(rngs.params(), width, width))
+        self.own = nnx.Param(glorot(rngs.params(), width, 1))
+        self.neighbour = nnx.Param(glorot(rngs.params(), width, 1))
 
     def __call__(
         self, own: Float[Array, "*b d"], neighbours: Float[Array, "*b k d"], mask: Bool[Array, "*b k"]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from lsec_jax.nn.dense import dense
+from lsec_jax.nn.dense import dense, glorot
 from lsec_jax.nn.hops import read_hops
 
 AttentionKind = Literal["published", "dynamic"]
@@ -33,17 +33,16 @@ class ViewLayer(nnx.Module):
 
         Args:
             width: d, of the users' vectors; the update keeps it.
-            context_width: of c.
+            context_width: of c; 0 = there is none.
             rngs: stream "params".
             attention: see the module.
         """
-        init = jax.nn.initializers.glorot_uniform()
         columns = 1 if attention == "published" else width
-        self.own = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
-        self.neighbour = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
-        self.context = nnx.Param(init(rngs.params(), (context_width, columns), jnp.float32))
-        self.scores = nnx.Param(init(rngs.params(), (width, 1), jnp.float32)) if attention == "dynamic" else None
-        self.update = nnx.Param(init(rngs.params(), (2 * width, width), jnp.float32))
+        self.own = nnx.Param(glorot(rngs.params(), width, columns))
+        self.neighbour = nnx.Param(glorot(rngs.params(), width, columns))
+        self.context = nnx.Param(glorot(rngs.params(), context_width, columns))
+        self.scores = nnx.Param(glorot(rngs.params(), width, 1)) if attention == "dynamic" else None
+        self.update = nnx.Param(glorot(rngs.params(), 2 * width, width))
 
     def __call__(
         self,
