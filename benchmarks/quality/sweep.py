@@ -6,7 +6,8 @@ Example:
 Sweeps: models (Tables 5 and 6 of LSEC-GNN's paper), relations (Table 7), layers, alpha, quantile (of sampled training),
 exclusion; sweep_rows.py says what their rows are and what a base needs. On a base of eLiveRec: ladder, sequences (Table
 II of its paper), disentangling (Table III), multi_task (Table IV), task_weights (Table V), encoders (Figure 5), lengths
-(Figure 6), regularisers, precision; impression_rows.py says the same of these. A seed is that of the model, and of the
+(Figure 6), regularisers, precision; impression_rows.py says the same of these. On a base of TREEMS: sharing (Table 2 of
+its paper), sharing_ladder, sharing_ablations, inconsistency; sharing_rows.py. A seed is that of the model, and of the
 data source where it has one, so that differences between rows are paired. With several --rate_factors, each row's
 learning rate is the base's times the factor that is best on validation with the first seed (an aggregator on all
 relations has that of its one-relation row, so that the two differ in relations and tasks alone). Finished cells are not
@@ -27,7 +28,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from benchmarks import runs, statistics
-from benchmarks.quality import impression_rows, sweep_rows
+from benchmarks.quality import impression_rows, sharing_rows, sweep_rows
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig, require_choice
 from lsec_jax.data.files import write_json
@@ -38,6 +39,8 @@ from lsec_jax.training.run import prepare
 from lsec_jax.training.writers import make_directory
 
 TRAINING = ("best_step", "last_step", "train_seconds")
+ROWS: tuple[Any, ...] = (sweep_rows, impression_rows, sharing_rows)
+SWEEPS = tuple(name for module in ROWS for name in module.SWEEPS)
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -195,8 +198,8 @@ def collect_groups(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def _rows_of(sweep: str) -> Any:
     """The module of a sweep's rows; raises ConfigError for an unknown one."""
-    require_choice("--sweep", sweep, (*sweep_rows.SWEEPS, *impression_rows.SWEEPS))
-    return sweep_rows if sweep in sweep_rows.SWEEPS else impression_rows
+    require_choice("--sweep", sweep, SWEEPS)
+    return next(module for module in ROWS if sweep in module.SWEEPS)
 
 
 def main() -> None:
@@ -270,9 +273,8 @@ def _parse_factors(values: Sequence[str]) -> list[float]:
 
 def _define_flags() -> None:
     """Defines the flags; in a function, so that tests can import several commands with flags of one name."""
-    names = ", ".join((*sweep_rows.SWEEPS, *impression_rows.SWEEPS))
-    flags.DEFINE_string("sweep", None, f"One of: {names}.", required=True)
-    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN or eLiveRec.")
+    flags.DEFINE_string("sweep", None, f"One of: {', '.join(SWEEPS)}.", required=True)
+    config_flags.DEFINE_config_file("config", None, "Base config: FILE.py[:VARIANT] of LSEC-GNN, eLiveRec or TREEMS.")
     flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds of the models, and of simulated worlds.")
     flags.DEFINE_multi_string("row", [], "Only this row of the sweep (repeatable); none = all.")
     flags.DEFINE_list("rate_factors", ["1"], "Factors of the learning rate; each row gets the best of the first seed.")

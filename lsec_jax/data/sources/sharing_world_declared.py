@@ -12,8 +12,8 @@ ROLES = ("user", "target_user")
 LENGTH = 20
 
 
-def declared(length: int = LENGTH, fanouts: tuple[int, ...] = (8, 4), hide_rate: float = 0.1) -> Declaration:
-    """What is shown of a suggestion: both users, whom the source shared with before, the scenario and its path."""
+def declared(length: int = LENGTH, fanouts: tuple[int, ...] = (6, 3), hide_rate: float = 0.1) -> Declaration:
+    """What is shown of a suggestion: both users and their ties, whom the source shared with before, the scenario."""
     features = ("gender", "age_band", "city", "log_activity")
     of_users = tuple(
         Field(f"{role}_{name}", f"{role}.{name}", part)
@@ -29,6 +29,9 @@ def declared(length: int = LENGTH, fanouts: tuple[int, ...] = (8, 4), hide_rate:
             Field("user_id", "user", "context", table="user"),
             Field("target_id", "target_user", "target", table="user"),
             *of_users,
+            Field("closeness", ".closeness", "target"),
+            Field("paid", ".paid", "target"),
+            Field("shared", ".shared", "target"),
             Field("scenario_id", "scenario", "dynamic"),
             Field("hour", "time.hour", "dynamic"),
         ),
