@@ -30,6 +30,7 @@ from lsec_jax.models.impressions.config import ImpressionConfig, require_finite
 from lsec_jax.models.impressions.fields import Batch, Fields, Hops
 from lsec_jax.models.impressions.ranker import Represented
 from lsec_jax.models.sharing import GraphRanker, RoleGraph
+from lsec_jax.nn import replicas
 from lsec_jax.nn.tree_experts import TreeGuidedExperts, inconsistency
 from lsec_jax.nn.view_attention import AttentionKind, MultiViewAttention
 
@@ -174,7 +175,7 @@ def gate_metrics(gates: Float[Array, "b h n"]) -> dict[str, Float[Array, ""]]:
 
     An entropy of 1 says that all experts are used alike, over all scenarios; one of 0 that one expert is used alone.
     """
-    mean = gates.mean(axis=0)
+    mean = replicas.mean(gates.mean(axis=0))
     entropy = -(mean * jnp.log(jnp.maximum(mean, 1e-12))).sum(axis=1) / jnp.log(max(gates.shape[2], 2))
     largest = mean.max(axis=1)
     found = {f"gates/layer{i + 1}/entropy": entropy[i] for i in range(gates.shape[1])}

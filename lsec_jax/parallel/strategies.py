@@ -130,7 +130,7 @@ class Pmap(Strategy):
         if part is not Part.ROWS:
             return _place(tree, jax.tree.map(lambda _: P(), tree), self._mesh)
         devices = self.num_replicas
-        rows = jax.tree.map(lambda of: np.reshape(of, (devices, -1, *np.shape(of)[1:])), tree)
+        rows = jax.tree.map(lambda of: np.reshape(of, (devices, len(of) // devices, *np.shape(of)[1:])), tree)
         return _place(rows, jax.tree.map(lambda _: P(DATA), rows), self._mesh)
 
     def own_rows(self, num_rows: int) -> slice:
