@@ -68,7 +68,14 @@ def slow_metrics(scores, answers, users, requests):
         aucs = np.array([slow_auc(values[groups == group], labels[groups == group]) for group in np.unique(groups)])
         kept = ~np.isnan(aucs)
         found[name] = np.sum(sizes[kept] * aucs[kept]) / np.sum(sizes[kept])
+    first = []
+    for request in np.unique(requests[labels]):
+        rows = requests == request
+        best, negatives = max(values[rows & labels]), values[rows & ~labels]
+        first.append(1 + sum(1 for value in negatives if value >= best))
+    found["mrr"] = np.mean([1 / rank for rank in first])
     for k in CUTOFFS:
+        found[f"hr@{k}"] = np.mean([rank <= k for rank in first])
         precisions, ndcgs = [], []
         for request in np.unique(requests[labels]):
             rows = requests == request

@@ -1,7 +1,7 @@
 """Metrics of scored impressions, exact for any number of them; numpy only.
 
-`streaming` collects rows and says what is measured, `top_share` what is ranked first, `ranked` measures sorted rows,
-`sorted_keys` sorts them.
+`streaming` collects rows and says what is measured, `user_parts` adds it up by user, `top_share` what is ranked first,
+`resampled` measures parts of the rows in bootstrap samples, `ranked` measures sorted rows, `sorted_keys` sorts them.
 """
 
 from lsec_jax.event_metrics.sorted_keys import GROUP_SHIFT, ROWS_IN_MEMORY, SortedKeys, pack

@@ -41,6 +41,13 @@ class Groups:
         pairs = self.num_positives * (self.sizes - self.num_positives)
         return np.where(pairs > 0, self.wins_twice / np.maximum(2 * pairs, 1), np.nan)
 
+    def first_ranks(self) -> Float[np.ndarray, " g"]:
+        """Rank of the first positive of each group; NaN for groups without one."""
+        ranks = np.full(len(self.ids), np.nan)
+        with_positive, first = np.unique(self.of_positives, return_index=True)
+        ranks[with_positive] = self.ranks[first]
+        return ranks
+
     def precision(self, k: int) -> Float[np.ndarray, " g"]:
         """Positives among the first K / min(K, rows of the group)."""
         return self._sums(self.ranks <= k, np.ones(len(self.ranks))) / np.minimum(self.sizes, k)

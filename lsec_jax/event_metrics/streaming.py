@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from lsec_jax.event_metrics import ranked
 from lsec_jax.event_metrics.sorted_keys import GROUP_SHIFT, MAX_GROUPS, ROWS_IN_MEMORY, SortedKeys, pack
+from lsec_jax.event_metrics.user_parts import UserParts
 
 OUTPUTS = ("logits", "probabilities", "scores")
 
@@ -85,7 +86,7 @@ def metric_names(
     """
     names = ["auc", "gauc"]
     if has_requests:
-        names += ["gauc_request", *(f"{name}@{k}" for k in cutoffs for name in ("precision", "ndcg"))]
+        names += ["gauc_request", "mrr", *(f"{name}@{k}" for k in cutoffs for name in ("hr", "precision", "ndcg"))]
     if output != "scores":
         names += ["logloss", "calibration_error", "calibration_ratio"]
     for label in labels[1:]:
@@ -109,9 +110,10 @@ class EventMetrics:
     - `auc` of all rows, ties counting 1/2;
     - `gauc` and `gauc_request`: AUC of each user, and of each request, weighted by its rows. Groups of one class have
       no AUC: they are left out and counted;
-    - `precision@K` = hits / min(K, rows shown) and `ndcg@K`, means over the requests with a positive; requests without
-      one cannot be ranked well or badly: they are left out of both and counted. Where requests have at most K rows
-      `precision@K` is the same for every ranking;
+    - `mrr` = 1 / rank of the first positive, `hr@K` = 1 where a positive is among the first K, `precision@K` = hits /
+      min(K, rows shown), and `ndcg@K`: means over the requests with a positive. Requests without one cannot be ranked
+      well or badly: they are left out and counted. Where requests have at most K rows, `hr@K` is 1 and `precision@K`
+      the same for every ranking;
     - `logloss`, `calibration_error` and `calibration_ratio` (`ranked.Whole`), where scores are logits or probabilities;
       a label of probability 0 costs as much as one of 1e-38.
     Of each other task, over the rows that define it: `auc_TASK`; or `rmse_TASK` in the unit of the label, and with a
@@ -205,7 +207,7 @@ class EventMetrics:
     def result(self) -> EventResult:
         """Measures all rows that were added; more may be added afterwards."""
         primary = self._labels[0].name
-        parts = _Parts(self._num_users)
+        parts = UserParts(self._num_users)
         found = ranked.whole(self._by_score[primary].blocks(), len(self._by_score[primary]), self._probability())
         counts = {"impressions": found.num_rows, "positives": found.num_positives}
         counts["impressions without a label, left out"] = self._num_undefined
@@ -290,14 +292,14 @@ class EventMetrics:
                 in_units = np.square(np.expm1(values) - np.expm1(truth)).sum()
         self._errors[label.name] += (len(truth), in_units, transformed)
 
-    def _measure_users(self, parts: "_Parts") -> int:
+    def _measure_users(self, parts: UserParts) -> int:
         left_out = 0
         for keys in self._by_user.blocks(GROUP_SHIFT):
             groups = ranked.group(keys)
             left_out += parts.add_groups("gauc", groups.ids, groups.auc(), groups.sizes)
         return left_out
 
-    def _measure_requests(self, parts: "_Parts") -> dict[str, int]:
+    def _measure_requests(self, parts: UserParts) -> dict[str, int]:
         requests = one_class = without = 0
         for keys in self._by_request.blocks(GROUP_SHIFT):
             groups = ranked.group(keys)
@@ -305,12 +307,15 @@ class EventMetrics:
             requests += len(users)
             without += int((~is_ranked).sum())
             one_class += parts.add_groups("gauc_request", users, groups.auc(), groups.sizes)
+            first, of_ranks = groups.first_ranks(), {}
+            of_ranks["mrr"] = 1 / first
             for k in self._cutoffs:
-                for name, values in ((f"precision@{k}", groups.precision(k)), (f"ndcg@{k}", groups.ndcg(k))):
-                    parts.add_groups(name, users, np.where(is_ranked, values, np.nan), np.ones(len(users)))
+                of_ranks |= {f"hr@{k}": first <= k, f"precision@{k}": groups.precision(k), f"ndcg@{k}": groups.ndcg(k)}
+            for name, values in of_ranks.items():
+                parts.add_groups(name, users, np.where(is_ranked, values, np.nan), np.ones(len(users)))
         return {
             "requests": requests,
-            "requests without a positive, left out of precision and ndcg": without,
+            "requests without a positive, left out of metrics of ranks": without,
             "requests of one class, left out of gauc_request": one_class,
         }
 
@@ -325,43 +330,6 @@ class EventMetrics:
                 found[f"rmse_{label.name}"] = np.sqrt(in_units / count)
                 found[f"rmse_{label.transform}_{label.name}"] = np.sqrt(transformed / count)
         return found
-
-
-class _Parts:
-    """Sums of metrics by user, and their weights."""
-
-    def __init__(self, num_users: int) -> None:
-        self._sums: dict[str, np.ndarray] = {}
-        self._weights: dict[str, np.ndarray] = {}
-        self._num_users = num_users
-
-    def add_groups(self, name: str, users: np.ndarray, values: np.ndarray, weights: np.ndarray) -> int:
-        """Adds values [g] of users with weights, NaN ones left out; returns how many these are."""
-        kept = np.flatnonzero(~np.isnan(values))
-        self.add(name, users[kept], values[kept] * weights[kept], weights[kept])
-        return len(values) - len(kept)
-
-    def add(self, name: str, users: np.ndarray, sums: np.ndarray, weights: np.ndarray) -> None:
-        """Adds sums [g] of users, which may repeat, and their weights."""
-        for totals, values in ((self._sums, sums), (self._weights, weights)):
-            found = np.bincount(users, values, self._num_users).astype(np.float64)  # of nothing it would be int64
-            totals[name] = totals[name] + found if name in totals else found
-
-    def mean(self, name: str) -> float:
-        weight = self._weights[name].sum()
-        return float(self._sums[name].sum() / weight) if weight else np.nan
-
-    def means(self) -> dict[str, float]:
-        return {name: self.mean(name) for name in self._sums}
-
-    def of(self, user_ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The users' parts [u], NaN where there is none, and their weights."""
-        weights = {name: of[user_ids] for name, of in self._weights.items()}
-        parts = {
-            name: np.where(weights[name] > 0, self._sums[name][user_ids] / np.maximum(weights[name], 1), np.nan)
-            for name in weights
-        }
-        return parts, weights
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

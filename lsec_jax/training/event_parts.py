@@ -18,7 +18,7 @@ from lsec_jax.event_past import Exposure, ImpressionPast, Known
 from lsec_jax.schema import TRAIN
 from lsec_jax.schema.blocks import blocks
 from lsec_jax.training.evaluation import EvaluationRow, split_code
-from lsec_jax.training.event_evaluation import ImpressionEvaluator, RowScorer
+from lsec_jax.training.event_evaluation import ImpressionEvaluator, RowScorer, ScoredBlock
 
 EXPOSURE_DAYS = (7.0, 14.0, 30.0)  # Table V's text: rooms without exposure in so many days
 
@@ -98,7 +98,11 @@ class Examination:
 
 
 def examine(
-    evaluator: ImpressionEvaluator, scorer: RowScorer, split: str, exposure_days: Sequence[float] = EXPOSURE_DAYS
+    evaluator: ImpressionEvaluator,
+    scorer: RowScorer,
+    split: str,
+    exposure_days: Sequence[float] = EXPOSURE_DAYS,
+    observe: Callable[[ScoredBlock], None] | None = None,
 ) -> Examination:
     """Scores the impressions of a split once, and measures them whole and in parts.
 
@@ -107,6 +111,7 @@ def examine(
         scorer: as `ImpressionEvaluator.evaluate` takes it.
         split: "validation" or "test".
         exposure_days: windows of discoverability.
+        observe: called with each block, for what else is to be measured of the same scores.
 
     Raises:
         ConfigError, DataError, ranking.NanScoreError: as `ImpressionEvaluator.evaluate`.
@@ -119,6 +124,8 @@ def examine(
     primary = evaluator.declaration.labels[0].name
     for block in evaluator.scored(scorer, split):
         block.add_to(whole)
+        if observe is not None:
+            observe(block)
         known = past.known(block.rows)
         for belongs, metrics in zip(members.values(), of_parts, strict=True):
             kept = np.flatnonzero(belongs(block.rows, known))

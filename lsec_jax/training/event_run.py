@@ -21,9 +21,10 @@ from lsec_jax.data.views import audit_views
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, NodeTable
-from lsec_jax.training import event_cases, event_parts
+from lsec_jax.training import event_cases, event_parts, scenario_groups
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.event_evaluation import RowScorer
+from lsec_jax.training.scenario_groups import Collector
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
 
@@ -115,7 +116,7 @@ class EventRun(Run):
         return self.evaluator.baseline_scorers()
 
     def examined(self, scorers: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
-        """Parts of the impressions, and how much of what is ranked first had not been shown lately.
+        """Parts and scenarios of the impressions, and how much of what is ranked first had not been shown lately.
 
         Of the scorers, of the best baseline and of the oracle, on the last held-out split.
         """
@@ -123,15 +124,27 @@ class EventRun(Run):
         scores = {row["model"]: row["metrics"]["auc"] for row in rows if row["split"] == split}
         best = max(baselines.keys() - {"oracle"}, key=lambda name: scores.get(name, 0.0), default="")
         chosen = {**scorers, **{name: of for name, of in baselines.items() if name in (best, "oracle")}}
-        found = {name: event_parts.examine(self.evaluator, scorer, split) for name, scorer in chosen.items()}
+        collected = {name: Collector(self.evaluator) for name in chosen if self.config.evaluation.scenario}
+        found = {
+            name: event_parts.examine(
+                self.evaluator, scorer, split, observe=collected[name].add if name in collected else None
+            )
+            for name, scorer in chosen.items()
+        }
+        content = {name: of.to_json() for name, of in found.items()}
         cutoffs = [f"ndcg@{k}" for k in self.config.evaluation.cutoffs]
         text = event_parts.markdown(found, ("auc", "gauc", *cutoffs))
         unknown = next(iter(found.values())).unknown  # of the rows, whoever scores them
         text += "".join(f"\n- {line}" for line in unknown_lines(unknown, split, len(_split_rows(self, split))))
         text = f"### {split}, impressions in parts\n\n{text}\n"
+        if collected:
+            by_scenario = scenario_groups.measure(self.evaluator, collected, split)
+            text += f"\n### {split}, impressions by scenario\n\n{scenario_groups.markdown(by_scenario)}\n"
+            for name, of in by_scenario.items():
+                content[name]["scenarios"] = of.to_json()
         if cases := event_cases.find(self.evaluator, self.encoder, chosen, split):
             text += f"\n### {split}, {len(cases)} requests at full length\n\n{event_cases.markdown(cases)}\n"
-        return text, {name: of.to_json() for name, of in found.items()}
+        return text, content
 
 
 def event_batches(config: RunConfig, data: LiveCommerceData) -> EventBatches:

@@ -37,7 +37,7 @@ def leaderboard_metrics(protocol: str, metrics: Iterable[str]) -> list[str]:
 
 def _of_impressions(measured: Iterable[str]) -> list[str]:
     """Those of the primary task by kind and K, then those of the others; without calibration and transformed errors."""
-    kinds = ("auc", "gauc", "gauc_request", "ndcg", "precision", "logloss")
+    kinds = ("auc", "gauc", "gauc_request", "mrr", "hr", "ndcg", "precision", "logloss")
     ranked = []
     for name in measured:
         kind, _, cutoff = name.partition("@")

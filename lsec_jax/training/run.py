@@ -28,7 +28,7 @@ from lsec_jax.parallel import platforms, strategies
 from lsec_jax.parallel.mesh import check_batches
 from lsec_jax.parallel.strategies import Part, Strategy
 from lsec_jax.schema import DataError, LiveCommerceData
-from lsec_jax.training import event_evaluation, vocabulary
+from lsec_jax.training import event_evaluation, scenario_groups, vocabulary
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.evaluation import Evaluator
 from lsec_jax.training.event_run import EventRun, event_batches
@@ -61,7 +61,9 @@ def prepare(config: RunConfig, data: LiveCommerceData | None = None, trains: boo
     data = add_histories(data, config.histories)
     data = add_views(data, config.views, config.model.task_tables[0])
     if learns_events(config):
-        _check_metric(config, data.events_of(config.model.task_tables[0]).group is not None)
+        events = data.events_of(config.model.task_tables[0])
+        _check_metric(config, events.group is not None)
+        scenario_groups.check_role(events, config.evaluation.scenario)
     vocabulary.check_categories(data, config.new_ids)
     make = _event_run if learns_events(config) else _relation_run
     run = make(config, data, strategy, trains)
@@ -181,6 +183,11 @@ def _check_protocols(config: RunConfig) -> None:
                 f"config.evaluation.{key} = {tuple(given)}: '{wrong[0]}' is not for models of {kind}, as "
                 f"'{config.model.name}' is; choose from: {', '.join(known)}"
             )
+    if config.evaluation.scenario and not learns_events(config):
+        raise ConfigError(
+            f"config.evaluation.scenario = '{config.evaluation.scenario}': scenarios are of impressions, and "
+            f"'{config.model.name}' is a model of relations; leave it empty"
+        )
 
 
 def _check_metric(config: RunConfig, has_requests: bool = True) -> None:

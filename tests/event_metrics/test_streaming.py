@@ -20,7 +20,8 @@ def test_metrics_of_two_requests_by_hand():
     expected = {"auc": 4.5 / 9}
     expected["gauc"] = 2.5 / 6  # user 0: .5 beats .2 and .1, .1 ties with .1; user 1 has one class
     expected["gauc_request"] = (1 + 0.5) / 4
-    # Ranks of the positives of request 0: 2 and 4; request 2 has none and does not count.
+    # Ranks of the positives of request 0: 2 and 4, of request 1: 1; request 2 has none and does not count.
+    expected |= {"mrr": (1 / 2 + 1) / 2, "hr@1": (0 + 1) / 2, "hr@3": 1.0, "hr@10": 1.0}
     expected |= {"precision@1": (0 + 1) / 2, "precision@3": (1 / 3 + 1) / 2, "precision@10": (2 / 4 + 1) / 2}
     ideal, gain = 1 + 1 / np.log2(3), 1 / np.log2(3)
     expected |= {"ndcg@1": (0 + 1) / 2, "ndcg@3": (gain / ideal + 1) / 2}
@@ -34,7 +35,7 @@ def test_metrics_of_two_requests_by_hand():
         "impressions without a label, left out": 0,
         "users of one class, left out of gauc": 1,
         "requests": 3,
-        "requests without a positive, left out of precision and ndcg": 1,
+        "requests without a positive, left out of metrics of ranks": 1,
         "requests of one class, left out of gauc_request": 2,
     }
     np.testing.assert_array_equal(found.user_ids, [0, 1])
@@ -42,6 +43,9 @@ def test_metrics_of_two_requests_by_hand():
     np.testing.assert_allclose(found.weights["gauc"], [5, 0])
     np.testing.assert_allclose(found.per_user["precision@3"], [1 / 3, 1])
     np.testing.assert_allclose(found.weights["precision@3"], [1, 1])
+    np.testing.assert_allclose(found.per_user["mrr"], [1 / 2, 1])
+    np.testing.assert_allclose(found.per_user["hr@1"], [0, 1])
+    np.testing.assert_allclose(found.weights["hr@1"], [1, 1])
 
 
 @pytest.mark.parametrize("num_levels", [0, 1, 4])
@@ -138,7 +142,8 @@ def test_rows_on_disk_and_in_any_order_give_the_very_same_metrics(rows_in_memory
 
 def test_metrics_of_groups_are_the_weighted_means_of_the_users_parts():
     found = measured(*random_rows())
-    names = {"gauc", "gauc_request", "logloss", *(f"{name}@{k}" for k in CUTOFFS for name in ("ndcg", "precision"))}
+    of_ranks = {"mrr", *(f"{name}@{k}" for k in CUTOFFS for name in ("hr", "ndcg", "precision"))}
+    names = {"gauc", "gauc_request", "logloss", *of_ranks}
     assert found.per_user.keys() == found.weights.keys() == names
     for name in names:
         kept = found.weights[name] > 0
@@ -159,6 +164,7 @@ def test_names_are_those_of_what_is_measured():
     assert tuple(only_primary) == event_metrics.metric_names(LABELS[:1], CUTOFFS)
     assert not event_metrics.is_higher_better("rmse_stay") and not event_metrics.is_higher_better("logloss")
     assert event_metrics.is_higher_better("auc_bag") and event_metrics.is_higher_better("ndcg@3")
+    assert event_metrics.is_higher_better("mrr") and event_metrics.is_higher_better("hr@3")
 
 
 def test_rows_without_a_label_count_nowhere_but_in_their_number():
@@ -177,14 +183,15 @@ def test_constant_scores_have_an_auc_of_one_half_and_find_nothing_above_a_negati
     found = measured({"watched": np.zeros(len(users))}, answers, users, requests, output="scores").metrics
     assert found["auc"] == found["gauc"] == found["gauc_request"] == 0.5
     slow = slow_metrics({"watched": np.zeros(len(users))}, answers, users, requests)
-    assert found["ndcg@3"] == pytest.approx(slow["ndcg@3"])
+    for name in ("mrr", "hr@1", "ndcg@3"):
+        assert found[name] == pytest.approx(slow[name]), name
 
 
 def test_metrics_that_the_rows_do_not_define_are_left_out():
     rows = {"watched": np.array([1.0, 2.0])}
     found = measured(rows, np.array([[1.0], [1.0]], np.float32), np.zeros(2, int), np.zeros(2, int), LABELS[:1])
     assert not {"auc", "gauc", "gauc_request"} & found.metrics.keys()
-    assert found.metrics["ndcg@1"] == 1
+    assert found.metrics["ndcg@1"] == found.metrics["mrr"] == found.metrics["hr@1"] == 1
     nothing = EventMetrics(LABELS, CUTOFFS, 3, 2).result()
     assert nothing.metrics == {} and nothing.counts["impressions"] == 0 and len(nothing.user_ids) == 0
 
@@ -230,3 +237,9 @@ def test_wrong_input_is_refused_with_what_is_wrong():
     found.add({"watched": np.zeros(2)}, answers, zeros, zeros)
     with pytest.raises(ValueError, match="but before of"):
         found.add({"watched": np.zeros(2), "bag": np.zeros(2)}, answers, zeros, zeros)
+
+
+def test_a_first_positive_that_ties_with_negatives_ranks_below_all_of_them():
+    answers, nobody = np.array([[1], [0], [0], [1], [0]], np.float32), np.zeros(5, int)
+    found = measured({"watched": np.array([0.5, 0.5, 0.5, 0.1, 0.7])}, answers, nobody, nobody, LABELS[:1]).metrics
+    assert found["mrr"] == 1 / 4 and found["hr@3"] == 0 and found["hr@10"] == 1

@@ -8,19 +8,40 @@ import dataclasses
 import math
 from typing import Any
 
+from lsec_jax.config.errors import ConfigError, require_at_least, require_choice
+from lsec_jax.config.parallel import ParallelConfig, check_parallel
+
+__all__ = [
+    "BASELINES",
+    "EVENT_PROTOCOLS",
+    "LIVE_BASELINES",
+    "OPTIMIZERS",
+    "PROTOCOLS",
+    "RELATION_PROTOCOLS",
+    "CheckpointConfig",
+    "ConfigError",
+    "EvaluationConfig",
+    "HistoryConfig",
+    "NewIdsConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "ReplayConfig",
+    "RunConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "check_parallel",
+    "require_at_least",
+    "require_choice",
+    "validate",
+]
+
 RELATION_PROTOCOLS = ("candidates", "full_ranking")
 EVENT_PROTOCOLS = ("impressions",)
 PROTOCOLS = RELATION_PROTOCOLS + EVENT_PROTOCOLS
 BASELINES = ("popularity", "item_knn")
 LIVE_BASELINES = ("popularity", "recent_popularity", "watch_rate", "last_watched", "own_counts")
-STRATEGIES = ("pmap", "sharded")
-LOOKUPS = ("all_gather", "all_to_all")
 # The optimizers, and which keys of theirs the others do not have.
 OPTIMIZERS = {"adam": ("b1", "b2", "eps"), "adagrad": ("eps", "initial_accumulator", "accumulator_decay"), "sgd": ()}
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key, the value and the remedy."""
 
 
 @dataclasses.dataclass
@@ -175,6 +196,12 @@ class EvaluationConfig:
         knn_shrinkage: added to the denominator of its cosine; large values prefer neighbours that many users support.
         recent_days: window of "recent_popularity".
         rate_shrinkage: impressions of the mean rate that "watch_rate" adds to those of each streamer.
+        scenario: of models of impressions, the role whose nodes are scenarios, e.g. "scenario" or "streamer": the
+            report measures each of them, and the head, tail and cold ones together (`training/scenario_groups.py`);
+            "" = no such report.
+        head_share: head scenarios are the fewest that have at least this share of the training impressions, in (0, 1];
+            the others that training shows are the tail, those that it never shows are cold.
+        bootstrap_samples: of each interval of scenarios; 0 = no intervals.
     """
 
     protocols: tuple[str, ...] = ("candidates", "full_ranking")
@@ -188,6 +215,9 @@ class EvaluationConfig:
     knn_shrinkage: float = 30.0
     recent_days: float = 1.0
     rate_shrinkage: float = 20.0
+    scenario: str = ""
+    head_share: float = 0.8
+    bootstrap_samples: int = 1000
 
 
 @dataclasses.dataclass
@@ -205,36 +235,6 @@ class CheckpointConfig:
     keep_last: int = 2
     keep_best: int = 1
     save_seconds: int = 1200
-
-
-@dataclasses.dataclass
-class ParallelConfig:
-    """The devices and processes of a run. What is trained depends on them only in the order of floating-point sums.
-
-    Attributes:
-        strategy: "pmap" (every device has a copy of all parameters and graphs and computes its part of each batch) or
-            "sharded" (embedding tables with their moments, and graphs that are trained whole, are divided over the
-            axis `model` as well).
-        data: devices along the mesh axis `data`; 0 = all there are, divided by `model`. Of a CPU, whose devices share
-            its cores, 0 takes one where the run has one process.
-        model: devices along the axis `model`; 1 for "pmap".
-        lookup: how rows of divided tables get to the devices that need them: "all_gather" (every device gets all ids
-            and answers all others) or "all_to_all" (each asks the devices that have the rows, for each row once: fewer
-            bytes where `lookup_capacity` is below `model`). Results are the same.
-        lookup_capacity: of "all_to_all", room for the different ids of a lookup that one device asks of one other, as
-            a multiple of an even share of its ids. Bytes grow with it. Where ids do not fit, that lookup goes by
-            "all_gather"; the metric "lookup_overflow" counts them, and a larger value helps (docs/performance.md).
-        initialization_seconds: how long processes wait for each other at the start.
-        heartbeat_seconds: a process that was not heard of for so long counts as dead, and ends the others.
-    """
-
-    strategy: str = "pmap"
-    data: int = 0
-    model: int = 1
-    lookup: str = "all_gather"
-    lookup_capacity: float = 2.0
-    initialization_seconds: int = 300
-    heartbeat_seconds: int = 100
 
 
 @dataclasses.dataclass
@@ -290,18 +290,6 @@ class RunConfig:
     seed: int = 0
 
 
-def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ConfigError unless value is one of choices."""
-    if value not in choices:
-        raise ConfigError(f"{key} = {value!r} is not known; choose one of: {', '.join(choices)}")
-
-
-def require_at_least(key: str, value: float, minimum: float) -> None:
-    """Raises ConfigError unless value >= minimum (NaN fails)."""
-    if not value >= minimum:
-        raise ConfigError(f"{key} = {value!r} must be at least {minimum}")
-
-
 def validate(config: RunConfig) -> None:
     """Checks everything that can be checked without data.
 
@@ -315,20 +303,7 @@ def validate(config: RunConfig) -> None:
         require_at_least(f"config.training.{name}", getattr(training, name), 0)
     require_choice("config.training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
     _check_optimizer(optimizer)
-    if not evaluation.protocols:
-        raise ConfigError(f"config.evaluation.protocols is empty; name at least one of: {', '.join(PROTOCOLS)}")
-    for name in evaluation.protocols:
-        require_choice("config.evaluation.protocols", name, PROTOCOLS)
-    for name in evaluation.baselines:
-        require_choice("config.evaluation.baselines", name, tuple(dict.fromkeys(BASELINES + LIVE_BASELINES)))
-    for name in ("num_candidates", "block_size", "knn_neighbors"):
-        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
-    for name in ("validation_users", "knn_shrinkage", "rate_shrinkage"):
-        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
-    if not evaluation.recent_days > 0:
-        raise ConfigError(f"config.evaluation.recent_days = {evaluation.recent_days} must be above 0")
-    if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
-        raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
+    _check_evaluation(evaluation)
     for name, minimum in (("save_every", 0), ("keep_last", 1), ("keep_best", 1), ("save_seconds", 1)):
         require_at_least(f"config.checkpoint.{name}", getattr(config.checkpoint, name), minimum)
     check_parallel(config.parallel)
@@ -347,36 +322,23 @@ def validate(config: RunConfig) -> None:
             part.validate()
 
 
-def check_parallel(parallel: ParallelConfig) -> None:
-    """Checks the devices and processes, which start-up needs before anything else; raises ConfigError."""
-    for name in ("initialization_seconds", "heartbeat_seconds"):
-        require_at_least(f"config.parallel.{name}", getattr(parallel, name), 1)
-    require_choice("config.parallel.strategy", parallel.strategy, STRATEGIES)
-    require_at_least("config.parallel.data", parallel.data, 0)
-    require_at_least("config.parallel.model", parallel.model, 1)
-    if parallel.strategy == "pmap" and parallel.model > 1:
-        raise ConfigError(
-            f"config.parallel.model = {parallel.model}: strategy 'pmap' divides nothing along that axis; set it to 1, "
-            "or config.parallel.strategy to 'sharded'"
-        )
-    _check_lookup(parallel)
-
-
-def _check_lookup(parallel: ParallelConfig) -> None:
-    require_choice("config.parallel.lookup", parallel.lookup, LOOKUPS)
-    if not 0 < parallel.lookup_capacity < math.inf:
-        raise ConfigError(f"config.parallel.lookup_capacity = {parallel.lookup_capacity} must be positive and finite")
-    if parallel.lookup == "all_to_all" and parallel.model == 1:
-        raise ConfigError(
-            "config.parallel.lookup = 'all_to_all': with config.parallel.model = 1 every device has whole tables; "
-            "leave it at 'all_gather', or divide them (config.parallel.strategy = 'sharded' and model > 1)"
-        )
-    default = ParallelConfig().lookup_capacity
-    if parallel.lookup != "all_to_all" and parallel.lookup_capacity != default:
-        raise ConfigError(
-            f"config.parallel.lookup_capacity = {parallel.lookup_capacity}: lookup '{parallel.lookup}' has no such "
-            f"key; leave it at {default}, or set config.parallel.lookup to 'all_to_all'"
-        )
+def _check_evaluation(evaluation: EvaluationConfig) -> None:
+    if not evaluation.protocols:
+        raise ConfigError(f"config.evaluation.protocols is empty; name at least one of: {', '.join(PROTOCOLS)}")
+    for name in evaluation.protocols:
+        require_choice("config.evaluation.protocols", name, PROTOCOLS)
+    for name in evaluation.baselines:
+        require_choice("config.evaluation.baselines", name, tuple(dict.fromkeys(BASELINES + LIVE_BASELINES)))
+    for name in ("num_candidates", "block_size", "knn_neighbors"):
+        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 1)
+    for name in ("validation_users", "knn_shrinkage", "rate_shrinkage", "bootstrap_samples"):
+        require_at_least(f"config.evaluation.{name}", getattr(evaluation, name), 0)
+    if not evaluation.recent_days > 0:
+        raise ConfigError(f"config.evaluation.recent_days = {evaluation.recent_days} must be above 0")
+    if not evaluation.cutoffs or min(evaluation.cutoffs) < 1:
+        raise ConfigError(f"config.evaluation.cutoffs = {evaluation.cutoffs} must hold at least one K >= 1")
+    if not 0 < evaluation.head_share <= 1:
+        raise ConfigError(f"config.evaluation.head_share = {evaluation.head_share} must be above 0 and at most 1")
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
