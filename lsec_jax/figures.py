@@ -22,7 +22,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory: new, empty or of earli
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "Which held-out part Figures 5 and 6 are of.")
 _SCENARIO = flags.DEFINE_string("scenario", "", "Whose gates Figures 7 and 8 show alone; default: the most frequent.")
 _MIN_REQUESTS = flags.DEFINE_integer(
-    "min_requests", 30, "Requests that a scenario of Figures 5 and 6 must have in the split.", lower_bound=1
+    "min_requests", 10, "Requests that a scenario of Figures 5 and 6 must have in the split.", lower_bound=1
 )
 _DATA = cli.define_data()
 _PLUGINS = cli.define_plugins()

@@ -44,7 +44,7 @@ class Settings:
 
     split: str = "test"
     scenario: str = ""
-    min_requests: int = 30
+    min_requests: int = 10
 
 
 @dataclasses.dataclass
@@ -169,8 +169,8 @@ def _read_configs(
             )
         if (other := config.model.declaration.labels[0]) != label:
             raise ConfigError(
-                f"--beside={path}: its first label is {other}, and that of {workdir} is {label}; leave it out, or train "
-                "it on the same answers"
+                f"--beside={path}: its first label is {other}, and that of {workdir} is {label}; leave it out, or "
+                "train it on the same answers"
             )
     return configs
 

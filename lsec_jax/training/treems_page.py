@@ -66,9 +66,9 @@ def _bars(section: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
 def _experts(section: Mapping[str, Any]) -> list[str]:
     """Of each layer, how evenly the mean gate is spread, and its largest weight."""
     lines = [
-        "Percent of each expert in the gate of each layer: of one scenario, and mean over groups of scenarios, head and "
-        "tail ones weighted by their training impressions, cold ones alike. Below, of each layer: entropy of the mean "
-        "gate as a share of an even one's; in brackets the mean over the scenarios of each one's own entropy.",
+        "Percent of each expert in the gate of each layer: of one scenario, and mean over groups of scenarios, head "
+        "and tail ones weighted by their training impressions, cold ones alike. Below, of each layer: entropy of the "
+        "mean gate as a share of an even one's; in brackets the mean over the scenarios of each one's own entropy.",
         "",
     ]
     layers = max(len(part["entropy"]) for of in section["runs"].values() for part in of["parts"])
@@ -87,10 +87,10 @@ def _representations(section: Mapping[str, Any], models: Mapping[str, Any]) -> l
     drawn = "" if len(section["scenarios"]) == section["of"] else f", {len(section['scenarios'])} of {section['of']}"
     lines = [
         f"Vectors of scenarios{drawn}, projected on {section['projection']}; colours are ancestors at the second level "
-        "of the tree. Numbers are of the vectors themselves, of trained scenarios: the silhouette by that ancestor, and "
-        "how many have a sibling (of the same parent) nearest. A state of the path's reader is made of the ancestors' "
-        "embeddings, so that siblings are alike in part by construction. Scenarios that a rival was not trained on "
-        "share one vector there.",
+        "of the tree. Numbers are of the vectors themselves, of trained scenarios: the silhouette by that ancestor, "
+        "and how many have a sibling (of the same parent) nearest. A state of the path's reader is made of the "
+        "ancestors' embeddings, so that siblings are alike in part by construction. Scenarios that a rival was not "
+        "trained on share one vector there.",
         "",
         *_header("model", "vectors", "silhouette", "sibling nearest", "by chance"),
     ]

@@ -45,19 +45,20 @@ def bars(section: Mapping[str, Any], kind: str, measured: Mapping[str, Any]) -> 
             at = np.arange(len(values)) + (k - (len(models) - 1) / 2) * width
             style = {"color": COLORS[k % len(COLORS)], "hatch": "//" if k >= len(COLORS) else None}
             panel.bar(at, heights, 0.92 * width, yerr=errors, label=model, error_kw=_ERRORS, **style)
-            for x, of in zip(at, values, strict=True):
-                panel.text(x, 0.02, f"{of['value']:.3f}", rotation=90, ha="center", va="bottom", fontsize=7, **_INSIDE)
+            for x, high, value in zip(at, ends[1], heights, strict=True):
+                panel.text(x, high + 0.03, f"{value:.3f}", rotation=90, ha="center", va="bottom", fontsize=7)
         if metric == "auc":
             panel.axhline(0.5, color="#777777", linewidth=0.8, linestyle="--", zorder=3)
         panel.set_ylabel(NAMES.get(metric, metric))
-        panel.set_ylim(0, 1)
+        panel.set(ylim=(0, 1.2), yticks=np.arange(0.0, 1.1, 0.2))  # above 1 there is room for the numbers
         _clean(panel)
+    panels[0].set_xlim(-0.6, len(scenarios) - 0.4)
     labels = [f"{of['label']}\n{_wrapped(of['name'])}\n{of[unit]} {unit}" for of in scenarios]
     panels[-1].set_xticks(np.arange(len(scenarios)), labels, fontsize=8)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(models), 4), frameon=False)
     interval = f"; lines: 95% of {measured['samples']} bootstrap samples" if measured["samples"] else ""
-    figure.suptitle(f"{kind}, {measured['split']}{interval}", fontsize=11)
+    panels[0].set_title(f"{kind}, {measured['split']}{interval}", fontsize=11)
     return figure
 
 
@@ -89,8 +90,8 @@ def experts(section: Mapping[str, Any]) -> Figure:
 def _heat_map(panel: Axes, part: Mapping[str, Any], high: float, is_first: bool) -> Any:
     gates = np.array(part["gates"])
     image = panel.imshow(gates, cmap="cividis", vmin=0, vmax=high, aspect="auto")
-    panel.set_xticks(range(gates.shape[1]), range(1, gates.shape[1] + 1), fontsize=8)
-    panel.set_yticks(range(len(gates)), range(1, len(gates) + 1), fontsize=8)
+    panel.set_xticks(range(gates.shape[1]), [str(i + 1) for i in range(gates.shape[1])], fontsize=8)
+    panel.set_yticks(range(len(gates)), [str(i + 1) for i in range(len(gates))], fontsize=8)
     panel.tick_params(length=0)
     panel.set_xlabel("expert", fontsize=9)
     if is_first:
@@ -112,7 +113,7 @@ def representations(section: Mapping[str, Any]) -> Figure:
     ordered = [str(name) for name in names[np.argsort(-counts, kind="stable")]]
     named = ordered if len(ordered) <= len(COLORS) else ordered[: len(COLORS) - 1]
     colors = {name: COLORS[k] for k, name in enumerate(sorted(named))}
-    columns = min(len(panels), 3)
+    columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(4.3 * columns, 6.0), 4.3 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -148,7 +149,7 @@ def _legend(figure: Figure, axis: Axes, colors: Mapping[str, str], num_others: i
     for group, (marker, size) in MARKERS.items():
         if group in groups:
             handles.append(axis.scatter([], [], s=size, marker=marker, color="#444444", label=f"{group} scenarios"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9)
 
 
 def _number(value: float | None, style: str) -> str:
@@ -167,5 +168,4 @@ def _clean(panel: Axes) -> None:
 
 
 _ERRORS = {"capsize": 2, "elinewidth": 0.9, "ecolor": "#222222"}
-_INSIDE: dict[str, Any] = {"color": "white", "zorder": 4}
 _SMALL: dict[str, Any] = {"fontsize": 10}
