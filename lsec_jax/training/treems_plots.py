@@ -149,7 +149,10 @@ def _legend(figure: Figure, axis: Axes, colors: Mapping[str, str], num_others: i
     for group, (marker, size) in MARKERS.items():
         if group in groups:
             handles.append(axis.scatter([], [], s=size, marker=marker, color="#444444", label=f"{group} scenarios"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9)
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    columns = int(figure.get_figwidth() / (0.6 + 0.085 * longest))  # inches that a column of the legend takes
+    columns = max(min(columns, len(handles)), 1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _number(value: float | None, style: str) -> str:
