@@ -34,7 +34,10 @@ def page(content: Mapping[str, Any], pictures: Sequence[str]) -> str:
 
 def _groups(measured: Mapping[str, Any]) -> list[str]:
     """A table of the groups of scenarios."""
-    samples = f" In brackets: 95% of {measured['samples']} samples of the {measured['resampled']}."
+    samples = (
+        f" In brackets: 95% of {measured['samples']} samples of the {measured['resampled']}, where nearly all of them "
+        "define the metric."
+    )
     parts = [part for of in measured["groups"].values() for part in of.values()]
     names = list(dict.fromkeys(name for part in parts for name in part["metrics"]))
     lines = [

@@ -40,12 +40,13 @@ def bars(section: Mapping[str, Any], kind: str, measured: Mapping[str, Any]) -> 
         for k, model in enumerate(models):
             values = [of["models"][model][metric] for of in scenarios]
             heights = np.array([of["value"] for of in values])
-            ends = np.array([[of.get(end, of["value"]) for of in values] for end in ("low", "high")])
-            errors = np.abs(ends - heights) if any("low" in of for of in values) else None
+            ends = np.array([[of.get(end, np.nan) for of in values] for end in ("low", "high")])
             at = np.arange(len(values)) + (k - (len(models) - 1) / 2) * width
             style = {"color": COLORS[k % len(COLORS)], "hatch": "//" if k >= len(COLORS) else None}
-            panel.bar(at, heights, 0.92 * width, yerr=errors, label=model, error_kw=_ERRORS, **style)
-            for x, high, value in zip(at, ends[1], heights, strict=True):
+            panel.bar(at, heights, 0.92 * width, label=model, **style)
+            # Between its ends, which need not enclose the value; none where they are NaN.
+            panel.errorbar(at, ends.mean(axis=0), (ends[1] - ends[0]) / 2, fmt="none", **_ERRORS)
+            for x, high, value in zip(at, np.fmax(ends[1], heights), heights, strict=True):
                 panel.text(x, high + 0.03, f"{value:.3f}", rotation=90, ha="center", va="bottom", fontsize=7)
         if metric == "auc":
             panel.axhline(0.5, color="#777777", linewidth=0.8, linestyle="--", zorder=3)
@@ -57,7 +58,9 @@ def bars(section: Mapping[str, Any], kind: str, measured: Mapping[str, Any]) -> 
     panels[-1].set_xticks(np.arange(len(scenarios)), labels, fontsize=8)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(models), 4), frameon=False)
-    interval = f"; lines: 95% of {measured['samples']} bootstrap samples" if measured["samples"] else ""
+    interval = (
+        f"; lines: 95% of {measured['samples']} samples of the {measured['resampled']}" if measured["samples"] else ""
+    )
     panels[0].set_title(f"{kind}, {measured['split']}{interval}", fontsize=11)
     return figure
 
@@ -170,5 +173,5 @@ def _clean(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-_ERRORS = {"capsize": 2, "elinewidth": 0.9, "ecolor": "#222222"}
+_ERRORS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9, "ecolor": "#222222"}
 _SMALL: dict[str, Any] = {"fontsize": 10}
