@@ -22,6 +22,7 @@ QUALITY = ROOT / "benchmarks" / "quality" / "results"
 THROUGHPUT = ROOT / "benchmarks" / "throughput" / "results"
 SCALING = ROOT / "benchmarks" / "scaling" / "results"
 RESULTS = (QUALITY, THROUGHPUT, SCALING)
+SCENARIO_KEYS = ("scenario", "head_share", "bootstrap_samples")  # of config.evaluation
 _VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "OMP_NUM_THREADS")  # that change how fast things are
 
 
@@ -35,8 +36,16 @@ def load_config(name: str, variant: str = "") -> RunConfig:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """The JSON form of a config, as a workdir stores it."""
-    return config_json.to_json(config)
+    """The JSON form of a config, as a workdir stores it.
+
+    Without the keys of scenarios where none are measured: pieces of work that were stored before there were such keys
+    are found by this form.
+    """
+    stored = config_json.to_json(config)
+    if isinstance(config, RunConfig) and not config.evaluation.scenario:
+        for name in SCENARIO_KEYS:
+            del stored["evaluation"][name]
+    return stored
 
 
 def finished_or(path: Path, settings: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

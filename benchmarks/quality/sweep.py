@@ -76,16 +76,22 @@ def measure(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """Trains (or resumes) one cell.
 
     Returns:
-        The test "rows" of its report, its TRAINING, and the "validation" metric of its checkpoint (None without
-        validation edges).
+        The test "rows" of its report, its TRAINING, the "validation" metric of its checkpoint (None without
+        validation edges), and where scenarios are measured, their "groups": metrics and counts by model and group.
     """
     fit.run(config, workdir)
     report = reports.read(workdir)
     protocol, metric = config.evaluation.protocols[0], config.training.metric
     validation = [row for row in report["rows"] if (row["split"], row["protocol"]) == ("validation", protocol)]
+    examined = {model: of["scenarios"] for model, of in report.get("examined", {}).items() if "scenarios" in of}
+    groups = {
+        model: {group: {key: part[key] for key in ("metrics", "counts")} for group, part in of["groups"].items()}
+        for model, of in examined.items()
+    }
     return {
         "rows": [row for row in report["rows"] if row["split"] == "test"],
         "validation": validation[0]["metrics"][metric] if validation else None,
+        **({"groups": groups} if groups else {}),
         **{key: report[key] for key in TRAINING},
     }
 
@@ -140,7 +146,8 @@ def collect(
                 values = [rows[i]["metrics"] for rows in of_seeds]
                 assert all(rows[i]["model"] == model for rows in of_seeds)
                 label = name if i == 0 else model
-                metrics.setdefault(label, {key: statistics.summary([v[key] for v in values]) for key in values[0]})
+                common = [key for key in values[0] if all(key in of for of in values)]  # older cells have fewer
+                metrics.setdefault(label, {key: statistics.summary([v[key] for v in values]) for key in common})
         first = outcomes[next(iter(outcomes))][0]["rows"]
         shown = of_sweep.shown(reports.leaderboard_metrics(protocol, {key: 0 for of in metrics.values() for key in of}))
         result[protocol] = {
@@ -157,6 +164,33 @@ def collect(
             },
         }
     return result
+
+
+def collect_groups(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Means and spreads over seeds of the groups of scenarios, as `collect` labels models.
+
+    Args:
+        outcomes: of each row, by seed.
+
+    Returns:
+        By group, then by model: "counts" of the first seed, and "metrics", those that all seeds define; empty where a
+        row was measured without groups.
+    """
+    found: dict[str, Any] = {}
+    if not all("groups" in outcome for of in outcomes.values() for outcome in of):
+        return found
+    for name, by_seed in outcomes.items():
+        for i, model in enumerate(by_seed[0]["groups"]):
+            of_seeds = [outcome["groups"][model] for outcome in by_seed if model in outcome["groups"]]
+            if len(of_seeds) < len(by_seed):  # of the baselines the best one is measured, in each seed
+                continue
+            for group, first in of_seeds[0].items():
+                values = [of[group]["metrics"] for of in of_seeds]
+                common = [key for key in values[0] if all(key in of for of in values)]
+                metrics = {key: statistics.summary([of[key] for of in values]) for key in common}
+                label = name if i == 0 else model
+                found.setdefault(group, {}).setdefault(label, {"counts": first["counts"], "metrics": metrics})
+    return found
 
 
 def _rows_of(sweep: str) -> Any:
@@ -199,6 +233,7 @@ def main() -> None:
             "config": f"{file}:{variant}" if variant else file,
             "seeds": seeds,
             "protocols": collect(outcomes, base.evaluation.protocols, of_sweep),
+            **({"groups": groups} if (groups := collect_groups(outcomes)) else {}),
             "training": {
                 name: {key: statistics.summary([o[key] for o in of]) for key in TRAINING}
                 for name, of in outcomes.items()

@@ -307,10 +307,11 @@ class EventMetrics:
             requests += len(users)
             without += int((~is_ranked).sum())
             one_class += parts.add_groups("gauc_request", users, groups.auc(), groups.sizes)
-            first, of_ranks = groups.first_ranks(), {}
-            of_ranks["mrr"] = 1 / first
+            first = groups.first_ranks()
+            of_ranks = {"mrr": 1 / first}
             for k in self._cutoffs:
-                of_ranks |= {f"hr@{k}": first <= k, f"precision@{k}": groups.precision(k), f"ndcg@{k}": groups.ndcg(k)}
+                of_ranks |= {f"hr@{k}": (first <= k).astype(np.float64)}
+                of_ranks |= {f"precision@{k}": groups.precision(k), f"ndcg@{k}": groups.ndcg(k)}
             for name, values in of_ranks.items():
                 parts.add_groups(name, users, np.where(is_ranked, values, np.nan), np.ones(len(users)))
         return {

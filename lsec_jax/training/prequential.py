@@ -99,6 +99,8 @@ def run(config: RunConfig, settings: Settings, workdir: Path) -> str:
     if settings.day_length is not None:
         given["day_length"] = settings.day_length
     stored = _stored_settings(workdir)
+    if "config" in stored:  # by a version that may have lacked some keys
+        stored["config"] = config_json.with_defaults(stored["config"], config)
     _require_stored(workdir, stored, given)
     outcomes = []
     for seed in settings.seeds:

@@ -100,7 +100,7 @@ class ByScenario:
 
 
 class Collector:
-    """Keeps of one scorer's blocks what resampling needs: about 20 bytes a row."""
+    """Keeps of one scorer's blocks what resampling needs: about 25 bytes a row."""
 
     def __init__(self, evaluator: ImpressionEvaluator) -> None:
         self._task = evaluator.labels[0].name
@@ -197,7 +197,8 @@ def measure(evaluator: ImpressionEvaluator, collected: Mapping[str, Collector], 
     Raises:
         ConfigError: the impressions have no role `config.evaluation.scenario`.
     """
-    scenarios, found = scenarios_of(evaluator), {}
+    scenarios = scenarios_of(evaluator)
+    found: dict[str, ByScenario] = {}
     first: dict[str, np.ndarray] = {}
     for name, collector in collected.items():
         positions, rows = collector.rows()

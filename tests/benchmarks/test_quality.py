@@ -1,5 +1,6 @@
 """The pure parts of the quality benchmarks: intervals, collected results, generated tables."""
 
+import dataclasses
 import itertools
 import json
 
@@ -508,6 +509,58 @@ def test_sweeps_that_share_a_workdir_run_a_common_row_once(tmp_path, monkeypatch
     assert len(measured) == len(set(measured)) == 6  # the first rows of both are the base itself
     cells.outcome("eLiveRec", 0, 0.4)
     assert len(measured) == 7
+
+
+def test_a_cell_has_one_place_whether_or_not_scenarios_could_be_measured_when_it_was_stored():
+    base = runs.load_config("eliverec_synthetic", "tiny")
+    form = runs.as_json(base)
+    assert not form["evaluation"].keys() & set(runs.SCENARIO_KEYS) and len(runs.SCENARIO_KEYS) == 3
+    assert {of.name for of in dataclasses.fields(base.evaluation)} == form["evaluation"].keys() | {*runs.SCENARIO_KEYS}
+    base.evaluation.scenario = "streamer"
+    assert runs.as_json(base)["evaluation"]["head_share"] == 0.8
+
+
+def report_with(examined):
+    row = {"model": "m", "split": "test", "protocol": "impressions", "metrics": {"auc": 0.7}}
+    return {"rows": [row], "examined": examined, **dict.fromkeys(sweep.TRAINING, 1)}
+
+
+def test_a_cell_keeps_the_groups_of_scenarios_where_the_report_has_them(tmp_path, monkeypatch):
+    head = {"metrics": {"auc": 0.7}, "counts": {"impressions": 9}, "intervals": {"auc": [0.6, 0.8]}, "differences": {}}
+    scenarios = {"groups": {"head": head}, "scenarios": {}}
+    monkeypatch.setattr(sweep.fit, "run", lambda config, workdir: None)
+    base = runs.load_config("eliverec_synthetic", "tiny")
+    for examined, expected in (
+        ({"m": {"scenarios": scenarios}}, {"m": {"head": {"metrics": {"auc": 0.7}, "counts": {"impressions": 9}}}}),
+        ({"m": {"metrics": {}}}, None),
+    ):
+        monkeypatch.setattr(sweep.reports, "read", lambda workdir, found=examined: report_with(found))
+        assert sweep.measure(base, tmp_path).get("groups") == expected
+
+
+def test_groups_of_scenarios_are_summed_up_over_seeds_where_every_cell_has_them():
+    def outcome(model, auc, baseline):
+        group = {"head": {"metrics": {"auc": auc, "mrr": 0.5}, "counts": {"impressions": 9}}}
+        cold = {"cold": {"metrics": {}, "counts": {"impressions": 0}}}
+        return {"groups": {model: {**group, **cold}, baseline: group, "oracle": group}}
+
+    outcomes = {"din": [outcome("din", 0.6, "popularity"), outcome("din", 0.8, "watch_rate")]}
+    outcomes["tree"] = [outcome("tree", 0.7, "oracle"), outcome("tree", 0.9, "oracle")]
+    del outcomes["tree"][1]["groups"]["tree"]["head"]["metrics"]["mrr"]
+    found = sweep.collect_groups(outcomes)
+    assert found["head"].keys() == {"din", "oracle", "tree"} and found["cold"]["din"]["metrics"] == {}
+    assert found["head"]["din"]["metrics"]["auc"] == statistics.summary([0.6, 0.8])
+    assert found["head"]["tree"]["metrics"] == {"auc": statistics.summary([0.7, 0.9])}
+    assert found["head"]["tree"]["counts"] == {"impressions": 9}
+    del outcomes["din"][1]["groups"]
+    assert sweep.collect_groups(outcomes) == {}
+
+
+def test_cells_of_before_a_metric_was_there_and_after_it_have_those_of_both():
+    outcomes = sweep_outcomes()
+    outcomes["gcn"][0]["rows"][0]["metrics"]["mrr"] = 0.5
+    models = sweep.collect(outcomes, ("candidates",))["candidates"]["models"]
+    assert models["gcn"].keys() == {"auc"} and models["gcn"]["auc"]["values"] == [0.5, 0.6]
 
 
 def test_the_ladder_is_compared_rung_by_rung():

@@ -81,6 +81,26 @@ def test_a_report_has_model_baselines_and_oracle_on_both_splits_with_their_parts
     assert "2 requests at full length" in text and text.count("streamer_id, category, ranked by eliverec") == 2
 
 
+def test_a_report_has_the_impressions_by_scenario_where_the_config_names_their_role(trained, tmp_path):
+    config = event_runs.event_config(MODELS["wdl"])
+    config.evaluation.scenario, config.evaluation.bootstrap_samples = "streamer", 50
+    text = fit.run(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    metrics = {row["model"]: row["metrics"] for row in report["rows"] if row["split"] == "test"}
+    assert {"wdl", "oracle"} < report["examined"].keys() and len(report["examined"]) == 3
+    for model, of in report["examined"].items():
+        scenarios = of["scenarios"]
+        assert scenarios["role"] == "streamer" and list(scenarios["groups"]) == ["all", "head", "tail", "cold"]
+        whole = scenarios["groups"]["all"]
+        assert whole["metrics"] == pytest.approx({name: metrics[model][name] for name in whole["metrics"]})
+        assert whole["metrics"].keys() == {"auc", "gauc", "mrr", "hr@1", "hr@3"} == whole["intervals"].keys()
+        assert scenarios["compared_to"] == ("" if model == "wdl" else "wdl")
+        sizes = [part["counts"]["impressions"] for part in scenarios["scenarios"].values()]
+        assert sum(sizes) == whole["counts"]["impressions"] == of["counts"]["impressions"]
+    assert "### test, impressions by scenario" in text and "| oracle - wdl | head | +0." in text
+    assert "impressions by scenario" not in trained[1]
+
+
 def test_evaluate_gives_the_metrics_of_the_report(trained):
     workdir, _ = trained
     report = json.loads((workdir / "report.json").read_text())["rows"]
@@ -289,6 +309,17 @@ REFUSED = {
         ),
         r"config.histories\[0\].length = 3 has no effect: .* set config.model.features.sequences",
     ),
+    "scenarios of another role": (
+        lambda: evaluation(EVENTS(), scenario="shop"),
+        r"evaluation.scenario = 'shop': events 'impression' have no such role; choose one of: .*streamer",
+    ),
+    "scenarios of relations": (
+        lambda: evaluation(RELATIONS(), scenario="streamer"),
+        r"evaluation.scenario = 'streamer': scenarios are of impressions, and 'lightgcn' is a model of relations",
+    ),
+    "head of nothing": (lambda: evaluation(EVENTS(), head_share=0.0), r"evaluation.head_share = 0.0 must be above 0"),
+    "head of more": (lambda: evaluation(EVENTS(), head_share=1.1), r"head_share = 1.1 must be above 0 and at most 1"),
+    "samples": (lambda: evaluation(EVENTS(), bootstrap_samples=-1), r"bootstrap_samples = -1 must be at least 0"),
     "large batches": (lambda: EVENTS(batch_size=4096), r"batch_size"),
 }
 

@@ -110,6 +110,14 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path):
 # Nothing of a day is seen before it is evaluated.
 
 
+def test_a_workdir_of_a_version_that_lacked_a_key_of_the_config_goes_on(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "older")
+    stored = json.loads((workdir / "settings.json").read_text())
+    del stored["config"]["evaluation"]["head_share"]
+    (workdir / "settings.json").write_text(json.dumps(stored))
+    assert prequential.run(day_config(), SETTINGS, workdir) == finished[1]
+
+
 def timeline(folder, config=None, settings=SETTINGS):
     return Timeline(config or day_config(), settings, 0, folder)
 
