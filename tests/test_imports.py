@@ -15,7 +15,7 @@ _FOUNDATION = {"schema", "config", "config_json", "declaration"}
 _LAYERS = {"nn", "losses", "regularisers", "metrics", "event_metrics", "event_past"}
 _MODELS = {"models", "ranking", "scorers", "user_blocks", "bandits"}
 _TRAINING = {"training", "parallel"}
-_COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "prepare", "prequential"}
+_COMMANDS = {"cli", "train", "evaluate", "recommend", "analyze", "figures", "prepare", "prequential"}
 # What each first-level module or folder of the package may import of the package; "" is the package's __init__.
 ALLOWED: dict[str, set[str]] = {"": set(), "data": _FOUNDATION | {"data"}}
 ALLOWED |= {name: {name} for name in _FOUNDATION}

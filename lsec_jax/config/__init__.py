@@ -29,6 +29,7 @@ __all__ = [
     "RunConfig",
     "SplitConfig",
     "TrainingConfig",
+    "ViewConfig",
     "check_parallel",
     "require_at_least",
     "require_choice",

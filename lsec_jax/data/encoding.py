@@ -255,6 +255,11 @@ class EventEncoder:
         known = {**known, **path_rows(self._paths)}
         return {of.name: known[of.name] if of.name in known else np.arange(1, of.num_rows) for of in self.layout.tables}
 
+    def rows_of_nodes(self, field: str) -> np.ndarray:
+        """The row of its table for each node that an id field of the records may name, by index, [n] int32."""
+        source = next(source for declared, source in id_sources(self._records.fields) if declared.name == field)
+        return source.rows_of_column(self._lookups[field])[:-1]
+
     @property
     def scenario_paths(self) -> dict[str, ScenarioPaths]:
         """All paths by name of the declared path: of every node of its type, by index."""

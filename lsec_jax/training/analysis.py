@@ -1,7 +1,6 @@
 """The whole job of `python -m lsec_jax.analyze`: load, analyse, draw, write."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from lsec_jax.data.live_statistics import SECONDS, LiveStatistics, live_statisti
 from lsec_jax.schema import LiveCommerceData
 from lsec_jax.training import analysis_plots, analysis_report, figure4, live_report, reports
 from lsec_jax.training.data_records import describe_data
-from lsec_jax.training.writers import make_directory, require_writable
+from lsec_jax.training.writers import check_folder, make_directory
 
 FILES = ("analysis.md", "influence.png", "users.png", "items.png", "live.png", "figure4.json", "figure4.png")
 T = TypeVar("T")
@@ -64,7 +63,7 @@ def run(
         ConfigError, DataError, CheckpointError: before anything is written.
     """
     start = time.perf_counter()
-    check_output(output)
+    check_folder(output, "analysis.json", analysis_report.MARK, "analysis")
     configs = figure4.read_configs(workdirs, settings.purchase, plugins)
     data = _timed("loaded the data", config.data.load)
     data.validate()
@@ -123,27 +122,6 @@ def _write_figure4(output: Path, found: figure4.Figure4, data: LiveCommerceData,
     streamer = graph.follow.target
     names = [str(name) for name in data.nodes[streamer].ids[found.streamers]]
     analysis_plots.figure4(found.panels, names, streamer).savefig(output / "figure4.png", dpi=130)
-
-
-def check_output(output: Path) -> None:
-    """Checks, before anything is loaded, that the directory is new, empty or of an earlier analysis.
-
-    Raises:
-        ConfigError: if it is not, or nothing can be written there.
-    """
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output={output}: this is a file; give a new or empty directory")
-    if output.is_dir() and any(output.iterdir()) and not _is_analysis(output):
-        raise ConfigError(f"--output={output}: not empty, and holds no earlier analysis; give a new or empty directory")
-    require_writable(output, f"--output={output}")
-
-
-def _is_analysis(output: Path) -> bool:
-    try:
-        content = json.loads((output / "analysis.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("written_by") == analysis_report.MARK
 
 
 def _live_statistics(data: LiveCommerceData, time_unit: str) -> LiveStatistics | None:

@@ -103,6 +103,11 @@ class Run(abc.ABC):
         del scorers, rows
         return "", {}
 
+    def state_metrics(self, state: TrainState) -> dict[str, float]:
+        """What training logs of a state at every validation besides metrics of held-out rows; nothing by default."""
+        del state
+        return {}
+
     @abc.abstractmethod
     def embedded_nodes(self) -> Iterable[NodeTable]:
         """The nodes behind the rows of the embedding tables, by name of the table."""

@@ -18,12 +18,14 @@ from lsec_jax.data.history_audits import audit_all_histories
 from lsec_jax.data.neighbours import NO_STEP, Draw
 from lsec_jax.data.splits import event_rows, live_event_rows
 from lsec_jax.data.views import audit_views
+from lsec_jax.models import treems
 from lsec_jax.nn import replicas
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import SPLITS, TRAIN, DataError, LiveCommerceData, NodeTable
 from lsec_jax.training import event_cases, event_parts, scenario_groups
 from lsec_jax.training.base_run import Run
 from lsec_jax.training.event_evaluation import RowScorer
+from lsec_jax.training.scenario_gates import GateReader
 from lsec_jax.training.scenario_groups import Collector
 from lsec_jax.training.state import TrainState
 from lsec_jax.training.tables import Params
@@ -126,6 +128,17 @@ class EventRun(Run):
             return {name: replicas.all_rows(of) for name, of in scores.items()}
 
         return self.strategy.compile(predict, [Part.STATE, Part.ROWS], [Part.REPLICATED])
+
+    def state_metrics(self, state: TrainState) -> dict[str, float]:
+        """Of a model whose experts a tree guides, how head, tail and cold scenarios use them."""
+        return {} if self.gate_reader is None else self.gate_reader.statistics(state.params)
+
+    @functools.cached_property
+    def gate_reader(self) -> GateReader | None:
+        """Reads the gates of all scenarios, of TREEMS; None of other models."""
+        if not isinstance(self.config.model, treems.Config):
+            return None
+        return GateReader(self.model, self.evaluator, self.encoder, self.strategy)
 
     def baseline_scorers(self, split: str) -> dict[str, RowScorer]:
         """The config's live baselines, which know the past of each row only, and the oracle of a simulated world."""

@@ -23,6 +23,7 @@ from lsec_jax.training.state import TrainState
 from lsec_jax.training.workdirs import check_workdir, claim_workdir
 from lsec_jax.training.writers import make_directory, open_writer
 
+STATE = "state"  # kind of the lines of metrics that need no held-out rows
 T = TypeVar("T")
 
 
@@ -256,16 +257,18 @@ def _read_by_all(read: Callable[[], T], directory: Path) -> T:
 
 
 def _validator(run: Run) -> loop.Validate:
-    """Returns state -> metrics of the first protocol by split, on the config's share of users."""
+    """Returns state -> metrics of the first protocol by split, on the config's share of users, and of the state."""
     protocol = run.config.evaluation.protocols[0]
     users = {split: run.evaluator.validation_users(split) for split in _tracked_splits(run)}
     scorer_of = run.scorer_function()
 
     def validate(state: TrainState) -> dict[str, dict[str, float]]:
         scorer = scorer_of(state)
-        return {
+        found = {
             split: run.evaluator.evaluate(scorer, split, protocol, users=ids).metrics for split, ids in users.items()
         }
+        of_state = run.state_metrics(state)
+        return {**found, STATE: of_state} if of_state else found
 
     return validate
 

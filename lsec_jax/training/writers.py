@@ -37,6 +37,33 @@ def require_writable(directory: Path, argument: str) -> None:
         raise ConfigError(f"{argument}: cannot write into {existing}; choose another place")
 
 
+def check_folder(output: Path, name: str, mark: str, kind: str) -> None:
+    """Checks, before anything is loaded, that --output is new, empty or an earlier result's, and can be written to.
+
+    Args:
+        output: the directory.
+        name: of the JSON file by which an earlier result is known.
+        mark: its "written_by".
+        kind: of result, for the message.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output={output}: this is a file; give a new or empty directory")
+    if output.is_dir() and any(output.iterdir()) and not _is_written_by(output / name, mark):
+        raise ConfigError(f"--output={output}: not empty, and holds no earlier {kind}; give a new or empty directory")
+    require_writable(output, f"--output={output}")
+
+
+def _is_written_by(path: Path, mark: str) -> bool:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("written_by") == mark
+
+
 def make_directory(directory: Path, argument: str) -> None:
     """Makes a directory and its parents; raises ConfigError naming the command line's `argument`."""
     try:

@@ -68,6 +68,15 @@ def test_ids_of_records_are_those_of_the_slow_definition(encoder):
     np.testing.assert_array_equal(batch["rows"], ROWS)
 
 
+def test_rows_of_nodes_are_the_ids_of_records_of_these_nodes_also_of_hashed_ones(encoder):
+    shown = world().events["impression"]
+    batch = encoder.encode(ROWS)
+    for name, role in (("room", "room"), ("streamer", "streamer"), ("user", "user")):
+        rows = encoder.rows_of_nodes(name)
+        assert len(rows) == len(world().nodes[role])
+        np.testing.assert_array_equal(rows[shown.ids(role)[ROWS]], columns_of(encoder, batch, name)[:, 0])
+
+
 def test_numbers_of_records_are_standardised_by_training_rows(encoder):
     data, batch = world(), encoder.encode(ROWS)
     shown, train = data.events["impression"], event_rows(data, data.events["impression"], TRAIN)
