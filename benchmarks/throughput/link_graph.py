@@ -59,9 +59,7 @@ def draw_graph(
         new_column: gives the arrays to fill.
     """
     numbers = rng.permutation(num_users)
-    ends = [
-        numbers[(num_users * rng.random(num_links) ** (1 / (1 - EXPONENT))).astype(np.int64)] for _ in range(2)
-    ]
+    ends = [numbers[(num_users * rng.random(num_links) ** (1 / (1 - EXPONENT))).astype(np.int64)] for _ in range(2)]
     return view_of(name, *ends, num_users, new_column=new_column)
 
 
@@ -101,9 +99,7 @@ def works(view: View, sizes: Sizes) -> dict[str, Callable[[], object]]:
     return {"sampler": sample, "gather": gather, "loop": loop}
 
 
-def draw_one_by_one(
-    view: View, user: int, fanouts: tuple[int, ...], rng: np.random.Generator
-) -> list[list[int]]:
+def draw_one_by_one(view: View, user: int, fanouts: tuple[int, ...], rng: np.random.Generator) -> list[list[int]]:
     """Each hop's neighbours of one user, without empty places."""
     hops, at = [], [user]
     for fanout in fanouts:

@@ -141,12 +141,8 @@ def write_world(directory: Path, sizes: Sizes) -> dict[str, Any]:
         {"accepted": rng.random(sizes.rows) < 0.2},
     )
     with Writer(directory, {"benchmark": "treems_step"}) as writer:
-        views = {
-            name: link_graph.draw_graph(name, sizes.users, sizes.links, rng, writer.new_column) for name in VIEWS
-        }
-        data = LiveCommerceData(
-            "sharing", nodes, {}, events={EVENTS: events}, views=views, trees={"scenario": tree}
-        )
+        views = {name: link_graph.draw_graph(name, sizes.users, sizes.links, rng, writer.new_column) for name in VIEWS}
+        data = LiveCommerceData("sharing", nodes, {}, events={EVENTS: events}, views=views, trees={"scenario": tree})
         writer.finish(data, {}, lambda num_bytes: None)
     return {
         "scenarios": len(leaves),
