@@ -18,6 +18,7 @@ Departures:
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -26,9 +27,9 @@ from jaxtyping import Array, Float
 from lsec_jax.config import ConfigError, require_at_least, require_choice
 from lsec_jax.declaration.layout import Layout
 from lsec_jax.models.impressions.config import ImpressionConfig, require_finite
-from lsec_jax.models.impressions.fields import Batch, Fields
+from lsec_jax.models.impressions.fields import Batch, Fields, Hops
 from lsec_jax.models.impressions.ranker import Represented
-from lsec_jax.models.sharing import SharingRanker, context_width, neighbour_width, roles_of
+from lsec_jax.models.sharing import GraphRanker, RoleGraph
 from lsec_jax.nn.tree_experts import TreeGuidedExperts, inconsistency
 from lsec_jax.nn.view_attention import AttentionKind, MultiViewAttention
 
@@ -118,34 +119,24 @@ class Config(ImpressionConfig):
         return Treems(self, layout, rngs)
 
 
-class Treems(SharingRanker):
+class Treems(GraphRanker):
     """Tree-guided experts over u, v, t and c, u and v with their neighbours."""
 
     config: Config
 
-    def build_graph(self, rngs: nnx.Rngs) -> int:
-        """One attention for each set of views: both ends of a share have the same weights where they have the same."""
-        config, layout = self.config, self.layout
-        self.graphs: nnx.Dict = nnx.Dict()
-        if not config.has_graph:
-            return 0
-        added = 0
-        for neighbourhoods in roles_of(layout).values():
-            widths = {neighbour_width(of, layout, config.embedding_dim) for of in neighbourhoods}
-            depths = {len(of.fanouts) for of in neighbourhoods}
-            if len(widths) > 1 or len(depths) > 1:
-                raise ConfigError(
-                    f"config.model.features.neighbourhoods of '{neighbourhoods[0].role}' have vectors {sorted(widths)} "
-                    f"wide and {sorted(depths)} hops; give those of one role tables of one width, and as many fanouts"
-                )
-            name = "+".join(of.view for of in neighbourhoods)
-            if name not in self.graphs:
-                kind: AttentionKind = config.attention  # type: ignore[assignment]
-                self.graphs[name] = MultiViewAttention(
-                    min(widths), context_width(self), len(neighbourhoods), min(depths), rngs, kind
-                )
-            added += len(neighbourhoods) * min(widths)
-        return added
+    def make_graph(self, of: RoleGraph, rngs: nnx.Rngs) -> nnx.Module:
+        """Attention in each view."""
+        kind: AttentionKind = self.config.attention  # type: ignore[assignment]
+        context_width = sum(self.fields.part_widths["dynamic"])
+        return MultiViewAttention(of.width, context_width, len(of.neighbourhoods), of.num_hops, rngs, kind)
+
+    def graph_width(self, of: RoleGraph) -> int:
+        """A vector for each view."""
+        return len(of.neighbourhoods) * of.width
+
+    def read_graph(self, graph: Any, views: Sequence[Hops], fields: Fields) -> Float[Array, "b v"]:
+        """The node after attention in each of its views, the scenario's context inside (Eq. 8-13)."""
+        return graph([(of.vectors, of.masks) for of in views], fields.dynamic.astype(jnp.float32))
 
     def build_head(self, rngs: nnx.Rngs) -> None:
         """Experts on x, and towers on what they are mixed to."""
@@ -161,18 +152,6 @@ class Treems(SharingRanker):
             dtype=self.dtype,
         )
         self.build_towers(sum(config.expert_widths), rngs)
-
-    def augment(self, fields: Fields) -> Sequence[Float[Array, "b v"]]:
-        """The vectors of the roles that have neighbours, after attention in each of their views (Eq. 8-13)."""
-        if not self.config.has_graph:
-            return []
-        context = fields.dynamic.astype(jnp.float32)
-        found = []
-        for neighbourhoods in roles_of(self.layout).values():
-            views = [fields.neighbours[of.name] for of in neighbourhoods]
-            graph = self.graphs["+".join(of.view for of in neighbourhoods)]
-            found.append(graph([(of.vectors, of.masks) for of in views], context))
-        return found
 
     def mix(self, x: Float[Array, "b f"], fields: Fields, batch: Batch) -> Represented:
         """The mixtures of all layers, the inconsistency of the gates, and how they spread."""

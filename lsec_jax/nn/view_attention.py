@@ -1,13 +1,14 @@
 """Attention over sampled neighbours in several views of a user-user graph (TREEMS, WSDM 2021, Eq. 8-13).
 
-A view's neighbourhood comes as hops: the users themselves, their sampled neighbours, the neighbours of these. Layer l
-takes every hop but the last ones one hop further, so that L layers read L hops.
+A view's neighbourhood comes as hops (`nn/hops.py`): the users themselves, their sampled neighbours, the neighbours of
+these.
 
 Attention "published" is Eq. 10: LeakyReLU(a . [u_i; u_j; c]). LeakyReLU is monotone and u_i and c are the same for all
 neighbours of a user, so that they cannot change which of them weighs more, only how unequally where the sum changes its
 sign. "dynamic" is a . LeakyReLU(W [u_i; u_j; c]) (Brody et al. 2022), a departure, in which they can.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from lsec_jax.nn.dense import dense
+from lsec_jax.nn.dense import dense, glorot
+from lsec_jax.nn.hops import read_hops
 
 AttentionKind = Literal["published", "dynamic"]
 SLOPE = 0.2  # of LeakyReLU below 0; the paper does not say, graph attention networks have it
@@ -31,17 +33,16 @@ class ViewLayer(nnx.Module):
 
         Args:
             width: d, of the users' vectors; the update keeps it.
-            context_width: of c.
+            context_width: of c; 0 = there is none.
             rngs: stream "params".
             attention: see the module.
         """
-        init = jax.nn.initializers.glorot_uniform()
         columns = 1 if attention == "published" else width
-        self.own = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
-        self.neighbour = nnx.Param(init(rngs.params(), (width, columns), jnp.float32))
-        self.context = nnx.Param(init(rngs.params(), (context_width, columns), jnp.float32))
-        self.scores = nnx.Param(init(rngs.params(), (width, 1), jnp.float32)) if attention == "dynamic" else None
-        self.update = nnx.Param(init(rngs.params(), (2 * width, width), jnp.float32))
+        self.own = nnx.Param(glorot(rngs.params(), width, columns))
+        self.neighbour = nnx.Param(glorot(rngs.params(), width, columns))
+        self.context = nnx.Param(glorot(rngs.params(), context_width, columns))
+        self.scores = nnx.Param(glorot(rngs.params(), width, 1)) if attention == "dynamic" else None
+        self.update = nnx.Param(glorot(rngs.params(), 2 * width, width))
 
     def __call__(
         self,
@@ -114,21 +115,12 @@ class MultiViewAttention(nnx.Module):
             raise ValueError(f"{len(views)} views for {len(self.layers)} with weights")
         found = []
         for layers, (hops, masks) in zip(self.layers, views, strict=True):
-            if len(hops) != len(layers) + 1 or len(masks) != len(layers):
-                raise ValueError(f"{len(hops)} hops and {len(masks)} masks for {len(layers)} layers; one hop more each")
-            states, there = [hops[0]], list[Array]()
-            for hop, mask in zip(hops[1:], masks, strict=True):  # below the padding there is padding
-                there.append(mask & there[-1][..., None] if there else mask)
-                states.append(jnp.where(there[-1][..., None], hop, 0.0))
-            for layer in layers:
-                states = [
-                    layer(states[i], states[i + 1], there[i], _spread(context, states[i].shape[:-1]))
-                    for i in range(len(states) - 1)
-                ]
-            found.append(states[0])
+            with_context = [functools.partial(_in_context, layer, context) for layer in layers]
+            found.append(read_hops(with_context, hops, masks))
         return jnp.concatenate(found, axis=-1)
 
 
-def _spread(context: Float[Array, "b e"], shape: tuple[int, ...]) -> Array:
-    """The context of each user for all that were sampled for her."""
-    return jnp.broadcast_to(context.reshape(len(context), *[1] * (len(shape) - 1), -1), (*shape, context.shape[-1]))
+def _in_context(layer: ViewLayer, context: Array, own: Array, neighbours: Array, mask: Array) -> Array:
+    """The layer, with the context of each user for all that were sampled for her."""
+    spread = context.reshape(len(context), *[1] * (own.ndim - 2), context.shape[-1])
+    return layer(own, neighbours, mask, jnp.broadcast_to(spread, (*own.shape[:-1], context.shape[-1])))

@@ -45,6 +45,7 @@ class Represented(NamedTuple):
         penalty: what the trunk adds to the loss, a scalar.
         metrics: to log.
         offset: what the primary task's logit has besides, [b]; no tower reads it.
+        passed: what the model's own `primary_output` or `outputs` reads besides.
     """
 
     shared: Float[Array, "b D"]
@@ -52,6 +53,7 @@ class Represented(NamedTuple):
     penalty: Float[Array, ""] | float = 0.0
     metrics: Mapping[str, Float[Array, ""]] = {}
     offset: Float[Array, " b"] | None = None
+    passed: Mapping[str, Any] = {}
 
 
 def read_in_blocks(
@@ -107,13 +109,17 @@ class ImpressionRanker(nnx.Module):
         config, num_tasks = self.config, len(self.layout.labels)
         dynamic = sum(self.fields.part_widths["dynamic"])
         first = shared_width + (dynamic if config.tower_reads_dynamic else 0)
-        self.primary_tower = Tower(first, config.tower_widths, rngs, out_width=1, dtype=self.dtype)
+        self.build_primary(first, rngs)
         self.task_towers = nnx.List(
             [
                 Tower(shared_width + dynamic, config.task_tower_widths, rngs, out_width=1, dtype=self.dtype)
                 for _ in range(num_tasks - 1)
             ]
         )
+
+    def build_primary(self, in_width: int, rngs: nnx.Rngs) -> None:
+        """Builds what `primary_output` needs: a tower."""
+        self.primary_tower = Tower(in_width, self.config.tower_widths, rngs, out_width=1, dtype=self.dtype)
 
     def represent(self, fields: Fields, batch: Batch, draws: Draws | None) -> Represented:
         """The trunk; `draws` is None where nothing is trained."""
@@ -123,7 +129,12 @@ class ImpressionRanker(nnx.Module):
         """Logits or values of all tasks from the shared representation, the primary first; without `output_biases`."""
         both = jnp.concatenate([shared, represented.dynamic], axis=1)
         first = both if self.config.tower_reads_dynamic else shared
-        return jnp.concatenate([self.primary_tower(first), *(tower(both) for tower in self.task_towers)], axis=1)
+        own = self.primary_output(first, represented)
+        return jnp.concatenate([own, *(tower(both) for tower in self.task_towers)], axis=1)
+
+    def primary_output(self, read: Float[Array, "b f"], represented: Represented) -> Float[Array, "b 1"]:
+        """The primary task's output from what its tower reads."""
+        return self.primary_tower(read)
 
     def init_tables(self, key: Array) -> dict[str, Float[Array, "_ d"]]:
         """Draws the embedding tables from N(0, embedding_std^2); row 0, of all that is unknown, begins with zeros."""
