@@ -145,9 +145,10 @@ def peers_text(rows: Sequence[Result]) -> str:
         "One step of 2,048 records in memory, five ids embedded 32 wide, 8 experts of 128, 96, 64, 32, 16, a tower of "
         "128 and 64, one task, Adam on all parameters; a process each, in turns. Not the same: torch-rechub's MMoE has "
         "batch normalisation in every layer of experts, gates and tower. `sharing/mmoe` is the same model here: one "
-        "gate, on x (its API ties a gate to a task and not to a scenario). `sharing/treems` also mixes the experts' "
-        "other layers, reads the path to the scenario by an LSTM and looks its nodes up; the peer has no such model, "
-        "and its time is that of its MMoE.\n"
+        "gate, on x. `sharing/scenario_mmoe` has a gate for each of 240 scenarios (torch-rechub ties a gate and a "
+        "tower to each task, and computes all of them for every row). `sharing/treems` also mixes the experts' other "
+        "layers, by gates that read the path to the scenario, whose nodes it looks up. The peer has neither, and its "
+        "time beside them is that of its MMoE.\n"
     )
     result: Mapping[str, Any] = {"rows": rows, "before": ""}
     missing = [f"- {name} has no {row['row']}: {why}." for row in rows for name, why in row["unavailable"].items()]

@@ -163,6 +163,8 @@ def test_models_beside_the_peers_read_the_same_records(model):
     layout = sharing.layout(model)
     assert {of.name for of in layout.tables} == batch["ids"].keys()
     np.testing.assert_array_equal(batch["ids"][records.TARGET][:, 0], made.target[0])
+    scenarios = records.with_scenarios(made).context[0, :, records.CONTEXT.index(records.SCENARIO)]
+    np.testing.assert_array_equal(batch["ids"][records.SCENARIO][:, 0], scenarios)
     for of in layout.tables:
         assert 0 < int(jnp.max(batch["ids"][of.name])) < of.num_rows
     module = sharing.config_of(model, 4).build(layout, nnx.Rngs(0))
@@ -171,9 +173,10 @@ def test_models_beside_the_peers_read_the_same_records(model):
     assert (8, 20, 128) in shapes and (8, 32, 16) in shapes
 
 
-def test_paths_of_equal_scenarios_share_all_nodes_and_each_node_has_one_parent():
-    paths = sharing.paths_of(np.arange(1, 1 + records.VOCABULARY))
-    assert len(np.unique(paths[:, -1])) == records.VOCABULARY and (paths[:, 0] == 1).all()
+def test_paths_of_scenarios_begin_at_the_root_and_each_node_has_one_parent():
+    paths = sharing.scenario_paths()
+    assert paths.shape == (records.NUM_SCENARIOS, 5) and (paths[:, 0] == 1).all()
+    assert len(np.unique(paths[:, -1])) == records.NUM_SCENARIOS
     for above, below in zip(paths.T[:-1], paths.T[1:], strict=True):
         assert len(np.unique(np.stack([above, below]), axis=1).T) == len(np.unique(below))
         assert below.min() > above.max()
@@ -192,7 +195,7 @@ def test_the_benchmark_of_treems_measures_every_part(monkeypatch, tmp_path):
     for of in (*steps["variants"].values(), *found["sampling"]["ways"].values(), found["experts"]["rows"][0]["loop"]):
         assert len(of["seconds"]) == SMALL.repetitions
     assert steps["config"]["model"]["num_experts"] == 2 and found["protocol"]["seconds"] > 0
-    assert [row["row"] for row in found["peers"]] == ["sharing/treems/32", "sharing/mmoe/32"]
+    assert [row["row"] for row in found["peers"]] == [f"sharing/{model}/32" for model in sharing.MODELS]
     assert found["sampling"]["unavailable"] == {"torch_geometric": "no environment of peers was given"}
     (name,) = steps["default"].values()
     middle = 1e3 * np.median(steps["variants"][name]["cpu_seconds"])

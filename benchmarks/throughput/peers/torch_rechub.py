@@ -36,6 +36,11 @@ def inputs(batch: records.Records) -> dict[str, torch.Tensor]:
     }
 
 
+def sharing_inputs(batch: records.Records) -> dict[str, torch.Tensor]:
+    """Columns by feature, with scenarios."""
+    return inputs(records.with_scenarios(batch))
+
+
 def features(width: int, pooling: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Of the context, the history and the target, which share a table."""
     context = [SparseFeature(name, NUM_ROWS, width) for name in records.CONTEXT]
@@ -63,6 +68,7 @@ def mmoe(width: int) -> torch.nn.Module:
 def sharing_mmoe(width: int) -> torch.nn.Module:
     """On the fields without the history, for one task."""
     context, _, target = features(width, "mean")
+    context[records.CONTEXT.index(records.SCENARIO)] = SparseFeature(records.SCENARIO, 1 + records.NUM_SCENARIOS, width)
     tower = {"dims": list(records.SHARING_TOWER)}
     return MMOE(
         [*context, *target], ["classification"], records.NUM_EXPERTS, {"dims": list(records.SHARING_EXPERT)}, [tower]
@@ -88,7 +94,8 @@ MODELS: dict[str, tuple[Build, int, tuple[int, ...]]] = {
 
 def make(workload: Path, _is_quick: bool, build: Build, num_tasks: int, width: int) -> Work:
     """One repetition is one step."""
-    return step(workload, build(width), inputs, num_tasks, "batch normalisation in each layer of towers and units")
+    read = sharing_inputs if build is sharing_mmoe else inputs
+    return step(workload, build(width), read, num_tasks, "batch normalisation in each layer of towers and units")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,17 @@ wide on both sides, 8 experts of 128, 96, 64, 32 and 16 read it, one task's towe
 updates all parameters, whole tables included.
 
 - `sharing/mmoe`: one gate on x mixes the last layer of the experts, as the peer's MMoE does: what both do is the same.
+- `sharing/scenario_mmoe`: the gate is that of the row's scenario, one of 240.
 - `sharing/treems`: gates that read the path to the scenario mix all five layers, and the tower reads all of the
-  mixtures; the peer has no such model, its time is that of its MMoE.
+  mixtures.
+
+The peer has neither of the last two, its time beside them is that of its MMoE.
 """
 
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +23,85 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.throughput import treems_world
 from benchmarks.throughput.peers import records
 from benchmarks.throughput.peers.protocol import Work
 from benchmarks.throughput.rows import rankers
 from benchmarks.throughput.rows.row import Row
 from lsec_jax.declaration import Declaration, Label
 from lsec_jax.declaration import Path as TreePath
-from lsec_jax.declaration.layout import LabelLayout, Layout, PathLayout, TableLayout
+from lsec_jax.declaration.layout import Layout, PathLayout, TableLayout
 from lsec_jax.models import ctr_baselines, treems
 from lsec_jax.models.impressions.config import ImpressionConfig
+from lsec_jax.models.sharing_baselines import mmoe
 
-MODELS = ("treems", "mmoe")
-PATH, SCENARIO = "path", "scene"
-_LEVELS = (1, 10, 100, 1000)  # nodes above the scenarios: each level tells the last digits of the scenario
-_FIRST = tuple(1 + sum(_LEVELS[:i]) for i in range(len(_LEVELS) + 1))  # row of each level's first node
-DEPTH = len(records.SHARING_EXPERT)
+MODELS = ("mmoe", "scenario_mmoe", "treems")
+PATH = "path"
 
 
-def declaration() -> Declaration:
+def declaration(model: str) -> Declaration:
     """What a record shows."""
     whole = rankers.declaration()
+    fields = [dataclasses.replace(of, part=part_of(of.name, of.part)) for of in whole.fields]
     labels = (Label(records.TASKS[0], records.TASKS[0]),)
-    return dataclasses.replace(whole, sequences=(), labels=labels, paths=(TreePath(PATH, SCENARIO),))
+    paths = (TreePath(PATH, records.SCENARIO),) if model == "treems" else ()
+    return dataclasses.replace(whole, fields=tuple(fields), sequences=(), labels=labels, paths=paths)
+
+
+def part_of(field: str, part: str) -> str:
+    """The scenario is the dynamic context."""
+    return "dynamic" if field == records.SCENARIO else part
 
 
 def layout(model: str) -> Layout:
     """Where the records' columns are in a batch of `batches`."""
     whole = rankers.layout(1)
-    labels = (LabelLayout(records.TASKS[0], "binary", "", 0.3),)
-    if model == "mmoe":
-        return dataclasses.replace(whole, sequences=(), labels=labels)
-    tree = TableLayout(PATH, _FIRST[-1] + 1 + records.VOCABULARY, 0)
-    paths = (PathLayout(PATH, SCENARIO, DEPTH),)
-    return dataclasses.replace(whole, tables=(*whole.tables, tree), sequences=(), labels=labels, paths=paths)
+    tables = [
+        dataclasses.replace(of, num_rows=1 + records.NUM_SCENARIOS) if of.name == records.SCENARIO else of
+        for of in whole.tables
+    ]
+    fields = tuple(dataclasses.replace(of, part=part_of(of.name, of.part)) for of in whole.fields)
+    paths: tuple[PathLayout, ...] = ()
+    if model == "treems":
+        rows = scenario_paths()
+        tables.append(TableLayout(PATH, 1 + int(rows.max()), 0))
+        paths = (PathLayout(PATH, records.SCENARIO, rows.shape[1]),)
+    return dataclasses.replace(whole, tables=tuple(tables), fields=fields, sequences=(), paths=paths)
 
 
-def paths_of(scenarios: np.ndarray) -> np.ndarray:
-    """Rows of the nodes from the root to scenarios [b], [b, 5] int32."""
-    levels = [first + scenarios % count for first, count in zip(_FIRST, _LEVELS, strict=False)]
-    return np.stack([*levels, _FIRST[-1] + scenarios], axis=1).astype(np.int32)
+def scenario_paths() -> np.ndarray:
+    """Rows of the nodes from the root to each scenario, [240, 5] int32."""
+    tree, leaves = treems_world.full_tree(treems_world.BRANCHING)
+    return tree.paths()[leaves] + 1
 
 
 def batches(of: records.Records, model: str) -> list[dict[str, Any]]:
     """The records as our models read them, on the device."""
-    found = []
-    for batch in rankers.batches(of, 1):
-        target, context = batch["ids"][records.TARGET][:, :1], batch["ids"]
-        ids = {**context, records.TARGET: target}
+    found, paths = [], scenario_paths()
+    for batch in rankers.batches(records.with_scenarios(of), 1):
+        ids = {**batch["ids"], records.TARGET: batch["ids"][records.TARGET][:, :1]}
         if model == "treems":
-            ids[PATH] = jnp.asarray(paths_of(np.asarray(context[SCENARIO])[:, 0]))
+            ids[PATH] = jnp.asarray(paths[np.asarray(ids[records.SCENARIO])[:, 0] - 1])
         found.append({**batch, "ids": ids, "masks": {}})
     return found
 
 
 def config_of(model: str, width: int) -> ImpressionConfig:
     """The model that is measured."""
-    shown = declaration()
     sizes: dict[str, Any] = {
+        "features": declaration(model),
         "embedding_dim": width,
         "embedding_std": 1e-4,
         "num_experts": records.NUM_EXPERTS,
         "expert_widths": records.SHARING_EXPERT,
         "tower_widths": records.SHARING_TOWER,
     }
-    if model == "mmoe":
-        config: ImpressionConfig = ctr_baselines.Config(
-            features=dataclasses.replace(shown, paths=()), variant="mmoe", **sizes
-        )
-    else:
-        config = treems.Config(features=shown, has_graph=False, **sizes)
+    configs: dict[str, Callable[[], ImpressionConfig]] = {
+        "mmoe": lambda: ctr_baselines.Config(variant="mmoe", tower_reads_dynamic=True, **sizes),
+        "scenario_mmoe": lambda: mmoe.Config(scenario=records.SCENARIO, **sizes),
+        "treems": lambda: treems.Config(has_graph=False, **sizes),
+    }
+    config = configs[model]()
     config.validate()
     return config
 
