@@ -8,7 +8,7 @@ from benchmarks.markdown import Result
 from benchmarks.quality import intentions_section, next_item_section, rechub_agreement
 from benchmarks.quality import world as world_benchmark
 from benchmarks.scaling import sections as scaling_sections
-from benchmarks.throughput import eliverec_section, level_sections
+from benchmarks.throughput import eliverec_section, level_sections, treems_section
 from benchmarks.throughput.sections import (
     data_pipeline_section,
     data_pipeline_table,
@@ -355,6 +355,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str], Callable[[Result], str]]
     "suite_gpu": ("How fast each kind of work is on a GPU", suite_section, targets_table),
     "rankers": ("Training steps of rankers of impressions", ranker_section, targets_table),
     "eliverec_step": ("eLiveRec's training step", eliverec_section.section, eliverec_section.table),
+    "treems_step": ("TREEMS's training step", treems_section.section, treems_section.table),
     "embedding_tables": ("Dense and lazy updates of tables", embedding_tables_section, embedding_tables_table),
     "preparation": ("Preparing logs of growing size", preparation_section, preparation_table),
     "data_pipeline": ("Batches of events from disk", data_pipeline_section, data_pipeline_table),

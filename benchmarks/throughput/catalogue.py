@@ -15,6 +15,7 @@ MODULES = {
     "pipeline": "storage",
     "checkpoint": "storage",
     "ranker": "rankers",
+    "sharing": "sharing",
 }
 
 

@@ -15,29 +15,21 @@ some steps says how much of its time the steps waited for inputs.
 import dataclasses
 import itertools
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 
 from benchmarks import runs
 from benchmarks.throughput import encoding
+from benchmarks.throughput.step_times import Step, in_turns, operations, product, waiting
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, EvaluationConfig, OptimizerConfig, RunConfig, SplitConfig, TrainingConfig
 from lsec_jax.data import store
 from lsec_jax.data.sources import prepared
 from lsec_jax.models import eliverec
-from lsec_jax.nn import row_blocks
-from lsec_jax.nn.sequence import self_attention
-from lsec_jax.training.base_run import Run
 from lsec_jax.training.run import prepare
-from lsec_jax.training.step_inputs import StepInput, StepInputs
 
 TARGET_RATIO = 1.5  # of a step with adaptive weights to one with fixed ones
 NUM_ROWS, PRODUCT = 200_000, 2048
@@ -63,79 +55,6 @@ def config_of(folder: Path, width: int, batch_size: int, changes: dict[str, Any]
     )
 
 
-class Step:
-    """One variant's step, which goes on with the state of the one before."""
-
-    def __init__(self, run: Run) -> None:
-        """Compiles it, and runs it once."""
-        self.run, self.function, self.state = run, run.step_function(), run.initial_state()
-        self.batch = jax.tree.map(jnp.asarray, run.batch_at()(0))
-        started = time.perf_counter()
-        self()
-        self.compile_seconds = time.perf_counter() - started
-
-    def __call__(self) -> None:
-        """One step."""
-        self.state, metrics = jax.block_until_ready(self.function(self.state, self.run.inputs, self.batch))
-        if not np.isfinite(float(metrics["loss"])):
-            raise ValueError(f"the loss is not finite: {metrics}")
-
-
-def operations(run: Run) -> float:
-    """Floating-point operations of a step, as XLA counts those of a program without loops."""
-    state, batch = run.unplaced_state(), jax.tree.map(jnp.asarray, run.batch_at()(0))
-    with _whole():
-        function = run.step_function()
-        return float(function.lower(state, run.inputs, batch).cost_analysis()["flops"])
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Rows are not divided into blocks: XLA counts what is in a loop once."""
-    kept = row_blocks.BLOCK_VALUES, self_attention._BLOCK_WEIGHTS
-    row_blocks.BLOCK_VALUES = self_attention._BLOCK_WEIGHTS = 2**62
-    try:
-        yield
-    finally:
-        row_blocks.BLOCK_VALUES, self_attention._BLOCK_WEIGHTS = kept
-
-
-def product() -> tuple[Callable[[], object], float]:
-    """A product of two square matrices, and its operations."""
-    first, second = (jnp.asarray(np.random.default_rng(i).random((PRODUCT, PRODUCT), np.float32)) for i in (0, 1))
-    multiply = jax.jit(jnp.matmul)
-    multiply(first, second).block_until_ready()
-    return lambda: multiply(first, second).block_until_ready(), 2.0 * PRODUCT**3
-
-
-def in_turns(works: dict[str, Callable[[], object]], repetitions: int) -> dict[str, dict[str, list[float]]]:
-    """Each work's "seconds" and "cpu_seconds" of its repetitions, one work after the other, over and over."""
-    found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu_seconds": []} for name in works}
-    for _, (name, work) in itertools.product(range(repetitions), works.items()):
-        wall, core = time.perf_counter(), time.process_time()
-        work()
-        found[name]["seconds"].append(time.perf_counter() - wall)
-        found[name]["cpu_seconds"].append(time.process_time() - core)
-    return found
-
-
-def waiting(step: Step, num_steps: int) -> dict[str, float]:
-    """Steps that read their inputs as a run does, made ahead by a thread: what they wait for them, and their rate."""
-    at = step.run.batch_at()
-
-    def make(number: int) -> StepInput:
-        return StepInput(jax.tree.map(jnp.asarray, at(number)))
-
-    waited, started = 0.0, time.perf_counter()
-    with StepInputs(make, 0, num_steps, TrainingConfig().prefetch) as stream:
-        for _ in range(num_steps):
-            step.batch = stream.next().batch
-            waited += stream.seconds_waited
-            step()
-    seconds = time.perf_counter() - started
-    return {"steps": num_steps, "seconds": seconds, "input_wait_share": waited / seconds}
-
-
 def measure(width: int, batch_size: int, repetitions: int, num_steps: int, workdir: Path) -> dict[str, Any]:
     """All of it.
 
@@ -151,7 +70,7 @@ def measure(width: int, batch_size: int, repetitions: int, num_steps: int, workd
             name: Step(prepare(config_of(folder, width, batch_size, changes), data))
             for name, changes in VARIANTS.items()
         }
-        multiply, num_operations = product()
+        multiply, num_operations = product(PRODUCT)
         batch_at, numbers = steps["adaptive"].run.batch_at(), itertools.count()
         works = {**steps, "product": multiply, "encoding": lambda: batch_at(next(numbers))}
         times = in_turns(works, repetitions)

@@ -15,6 +15,7 @@ _KINDS = {
     "pipeline": "Batches of events",
     "checkpoint": "Checkpoints",
     "ranker": "Training steps of rankers of impressions",
+    "sharing": "Training steps of sharing recommendation, without a graph",
 }
 
 

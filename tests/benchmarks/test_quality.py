@@ -20,6 +20,7 @@ from tests.benchmarks.test_ranker_sections import eliverec_step_result, rankers_
 from tests.benchmarks.test_suite_section import ENVIRONMENT, suite_result
 from tests.benchmarks.test_time_to_level import auc_result, gowalla_result
 from tests.benchmarks.test_time_to_level import gowalla_outcome as seconds_outcome
+from tests.benchmarks.test_treems_step import treems_step_result
 from tests.benchmarks.test_world import world_result
 
 CIRCUMSTANCES = {"environments": [ENVIRONMENT], "command": "python -m x"}
@@ -160,6 +161,7 @@ def all_results():
         "preparation": preparation_result(),
         "rankers": rankers_result(),
         "eliverec_step": eliverec_step_result(),
+        "treems_step": treems_step_result(),
         "embedding_tables": embedding_tables_result(),
         "data_pipeline": json.loads((runs.THROUGHPUT / "data_pipeline.json").read_text()),
         "encoding": json.loads((runs.THROUGHPUT / "encoding.json").read_text()),

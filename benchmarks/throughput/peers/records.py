@@ -21,6 +21,10 @@ TOWER, TASK_TOWER = (256, 128), (64,)
 ACTIVATION_UNIT = (36,)
 NUM_EXPERTS, EXPERT = 8, (256, 128)
 NUM_HEADS, FEED_FORWARD = 4, 2048
+# Of rows `sharing/...`, without the history; a scenario takes the place of the scene.
+SHARING_WIDTHS = (32,)
+SCENARIO, NUM_SCENARIOS = "scene", 240
+SHARING_EXPERT, SHARING_TOWER = (128, 96, 64, 32, 16), (128, 64)
 LEARNING_RATE = 1e-3
 
 
@@ -52,6 +56,13 @@ def make(size: str) -> Records:
         history.astype(np.int32),
         (rng.random((*shape, len(TASKS))) < 0.3).astype(np.float32),
     )
+
+
+def with_scenarios(of: Records) -> Records:
+    """The same with 1 to NUM_SCENARIOS in the column SCENARIO; of all batches or of one."""
+    context, column = of.context.copy(), CONTEXT.index(SCENARIO)
+    context[..., column] = 1 + context[..., column] % NUM_SCENARIOS
+    return of._replace(context=context)
 
 
 def write(folder: Path, size: str) -> None:

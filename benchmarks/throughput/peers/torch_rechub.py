@@ -8,6 +8,7 @@ normalisation, and DIN's tower Dice. Its BST hands one position's output to the 
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def inputs(batch: records.Records) -> dict[str, torch.Tensor]:
     }
 
 
+def sharing_inputs(batch: records.Records) -> dict[str, torch.Tensor]:
+    """Columns by feature, with scenarios."""
+    return inputs(records.with_scenarios(batch))
+
+
 def features(width: int, pooling: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Of the context, the history and the target, which share a table."""
     context = [SparseFeature(name, NUM_ROWS, width) for name in records.CONTEXT]
@@ -59,6 +65,16 @@ def mmoe(width: int) -> torch.nn.Module:
     return MMOE([*context, *target, *history], kinds, records.NUM_EXPERTS, {"dims": list(records.EXPERT)}, towers)
 
 
+def sharing_mmoe(width: int) -> torch.nn.Module:
+    """On the fields without the history, for one task."""
+    context, _, target = features(width, "mean")
+    context[records.CONTEXT.index(records.SCENARIO)] = SparseFeature(records.SCENARIO, 1 + records.NUM_SCENARIOS, width)
+    tower = {"dims": list(records.SHARING_TOWER)}
+    return MMOE(
+        [*context, *target], ["classification"], records.NUM_EXPERTS, {"dims": list(records.SHARING_EXPERT)}, [tower]
+    )
+
+
 def bst(width: int) -> torch.nn.Module:
     """Without dropout; its feed-forward nets always have records.FEED_FORWARD units."""
     sizes = {"nhead": records.NUM_HEADS, "dropout": 0.0, "num_layers": 1, "max_seq_len": 1 + records.LENGTH}
@@ -67,20 +83,26 @@ def bst(width: int) -> torch.nn.Module:
     return model
 
 
-MODELS = {"din": (din, 1), "mmoe": (mmoe, len(records.TASKS)), "bst": (bst, 1)}
+Build = Callable[[int], torch.nn.Module]
+MODELS: dict[str, tuple[Build, int, tuple[int, ...]]] = {
+    "ranker/din": (din, 1, records.WIDTHS),
+    "ranker/mmoe": (mmoe, len(records.TASKS), records.WIDTHS),
+    "ranker/bst": (bst, 1, records.WIDTHS),
+    "sharing/mmoe": (sharing_mmoe, 1, records.SHARING_WIDTHS),
+}
 
 
-def make(workload: Path, _is_quick: bool, model: str, width: int) -> Work:
+def make(workload: Path, _is_quick: bool, build: Build, num_tasks: int, width: int) -> Work:
     """One repetition is one step."""
-    build, num_tasks = MODELS[model]
-    return step(workload, build(width), inputs, num_tasks, "batch normalisation in each layer of towers and units")
+    read = sharing_inputs if build is sharing_mmoe else inputs
+    return step(workload, build(width), read, num_tasks, "batch normalisation in each layer of towers and units")
 
 
 if __name__ == "__main__":
     serve(
         {
-            f"ranker/{model}/{width}": functools.partial(make, model=model, width=width)
-            for model in MODELS
-            for width in records.WIDTHS
+            f"{model}/{width}": functools.partial(make, build=build, num_tasks=num_tasks, width=width)
+            for model, (build, num_tasks, widths) in MODELS.items()
+            for width in widths
         }
     )

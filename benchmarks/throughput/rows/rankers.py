@@ -130,11 +130,12 @@ def make(folder: Path, _quick: bool, model: str, width: int) -> Work:
     return Work(
         run=one,
         examples=given.target.shape[1],
-        finish=lambda: _checked(np.asarray(jax.device_get(losses))),
+        finish=lambda: checked(np.asarray(jax.device_get(losses))),
     )
 
 
-def _checked(losses: np.ndarray) -> Mapping[str, Any]:
+def checked(losses: np.ndarray) -> Mapping[str, Any]:
+    """The first and the last loss; raises ValueError if one is not finite."""
     if not np.isfinite(losses).all():
         raise ValueError(f"the loss is not finite: {losses}")
     return {"first_loss": float(losses[0]), "last_loss": float(losses[-1])}
