@@ -56,8 +56,9 @@ def sharing_ladder(base: RunConfig) -> Rows:
 
 
 def sharing_ablations(base: RunConfig) -> Rows:
-    """TREEMS with parts taken away or replaced."""
+    """TREEMS with parts taken away or replaced, above the network that has none of them."""
     return {
+        "DNN": _baseline(base, dnn.Config),
         "TREEMS": copy.deepcopy(base),
         "no tree": _changed(base, reader="leaf"),
         "no graph": _changed(base, has_graph=False),
@@ -91,12 +92,13 @@ def build(name: str, base: RunConfig) -> Rows:
 
 
 def pairs(rows: list[str], labels: list[str]) -> list[tuple[str, str]]:
-    """What is compared: each row with the last one and with the first one; all between floor and ceiling."""
+    """What is compared: each row with TREEMS, or where there is none with the last one; all with floor and ceiling."""
+    reference = "TREEMS" if "TREEMS" in rows else rows[-1]
     found = [("popularity", rows[0])] if "popularity" in labels else []
-    found += [(other, rows[-1]) for other in rows[:-1]]
-    found += [(rows[0], other) for other in rows[1:]]
-    found += [(rows[-1], "oracle")] if "oracle" in labels else []
-    return list(dict.fromkeys(found))
+    found += [(other, reference) for other in rows if other != reference]
+    found += [(rows[0], other) for other in rows[1:] if other != reference]
+    found += [(reference, "oracle")] if "oracle" in labels else []
+    return found
 
 
 def shown(names: list[str]) -> list[str]:
@@ -105,8 +107,8 @@ def shown(names: list[str]) -> list[str]:
 
 
 def rate_row(name: str, rows: Rows) -> str:
-    """The row whose validation chooses a row's learning rate: its own."""
-    return name
+    """The row whose validation chooses a row's learning rate: its own; of what is TREEMS in other ways, TREEMS'."""
+    return "TREEMS" if "TREEMS" in rows and isinstance(rows[name].model, treems.Config) else name
 
 
 def _changed(base: RunConfig, **keys: Any) -> RunConfig:

@@ -50,7 +50,7 @@ def declared(length: int = LENGTH, fanouts: tuple[int, ...] = (6, 3), hide_rate:
         neighbourhoods=tuple(
             Neighbourhood(f"{view}_of_{role}", view, role, "user", fanouts) for role in ROLES for view in VIEWS
         ),
-        paths=(Path("path", "scenario", hide_rate),),
+        paths=(Path("path", "scenario", hide_rate, width=48),),
         labels=(Label(LABEL, LABEL),),
     )
 
