@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import markdown
+from benchmarks import markdown, scenario_section
 from benchmarks.markdown import Result
 from benchmarks.quality import intentions_section, next_item_section, rechub_agreement
 from benchmarks.quality import world as world_benchmark
@@ -179,6 +179,7 @@ def sweep_section(result: Result) -> str:
             markdown.table([f"row ({protocol})", *values["shown"]], models),
             markdown.table([f"difference ({protocol})", *values["shown"]], differences),
         ]
+    parts += scenario_section.tables(result)
     columns = {"best_step": "best step", "last_step": "steps", "train_seconds": "training, s"}
     columns = {key: title for key, title in columns.items() if key in next(iter(result["training"].values()))}
     rows = [[name, *(markdown.spread(of[key], 0) for key in columns)] for name, of in result["training"].items()]
