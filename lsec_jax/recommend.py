@@ -11,7 +11,10 @@ edge in any of the model's relations, gets the popularity list; the column `sour
 node type with their ids. --mesh=DATAxMODEL divides the work over devices as in lsec_jax.evaluate.
 
 A model of impressions (eLiveRec) needs --at: candidates are the rooms that are live then, and what is read of them and
-of the users was known before. Columns: user_id, rank, room_id, score, source, is_repeat.
+of the users was known before. Columns: user_id, rank, room_id, score, source, is_repeat. Or it needs --requests=FILE,
+with a row for each candidate: columns for the user, the target and the other roles that the model reads, e.g. user,
+target_user and scenario, the time unless --at gives it, and features of the event (docs/data-formats.md). Candidates of
+one user, time and other roles are a request; columns: the request's, rank, the target, score.
 """
 
 from pathlib import Path
@@ -21,7 +24,7 @@ from absl import flags, logging
 
 from lsec_jax import cli
 from lsec_jax.config import ConfigError, RunConfig
-from lsec_jax.training import live_serving, serving
+from lsec_jax.training import live_serving, request_serving, serving
 from lsec_jax.training.event_run import EventRun
 from lsec_jax.training.relation_run import RelationRun
 from lsec_jax.training.run import learns_events, prepare
@@ -37,6 +40,7 @@ _USERS = flags.DEFINE_string("users", None, "File with one user id a line; defau
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write: .parquet, .csv or .tsv.", required=True)
 _INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also recommend what a user has already bought.")
 _AT = flags.DEFINE_string("at", None, "Only items that are available at this time: a number or date as in the data.")
+_REQUESTS = flags.DEFINE_string("requests", None, "File of candidates to rank: .csv, .tsv or .parquet.")
 _EXPORT = flags.DEFINE_string("export_embeddings", None, "Directory for vectors (.npy) and ids (.txt) per node type.")
 cli.define_compilation_cache()
 
@@ -46,6 +50,9 @@ def main() -> None:
     cli.start_devices()
     workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
     cli.check_output(output, serving.FORMATS)
+    if _REQUESTS.value:
+        _recommend_requests(workdir, Path(_REQUESTS.value), output)
+        return
     export = Path(_EXPORT.value) if _EXPORT.value else None
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise ConfigError(f"--export_embeddings={export}: this is a file or not empty; choose a new directory")
@@ -90,6 +97,28 @@ def _recommend_live(
     live_serving.candidates_at(run, at)  # before the checkpoint is read
     state, _ = restore_best(run, workdir)
     counts = live_serving.write_live_recommendations(run, state, users, _K.value, output, at)
+    logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _recommend_requests(workdir: Path, path: Path, output: Path) -> None:
+    """Lists of a model of impressions for the requests of a file; refuses flags that say whom or what to list."""
+    given = {"users": _USERS.value, "include_seen": _INCLUDE_SEEN.value, "export_embeddings": _EXPORT.value}
+    if refused := [name for name, value in given.items() if value]:
+        raise ConfigError(f"--{refused[0]}: --requests={path} says who is asked about whom; leave one of them out")
+    if output.resolve() == path.resolve():
+        raise ConfigError(f"--output={output}: this is the file of --requests; give another name")
+    at = None if _AT.value is None else serving.read_time(_AT.value)
+    config = load_config(workdir, _DATA.value, tuple(_PLUGINS.value), cli.read_mesh(_MESH.value))
+    if not learns_events(config):
+        raise ConfigError(
+            f"--requests={path}: '{config.model.name}' learns relations, and its lists are of all items; leave it out, "
+            "and say with --users whose lists to write"
+        )
+    run = prepare(config, trains=False)
+    assert isinstance(run, EventRun)
+    asked = request_serving.asked_of(run, path, at)  # before the checkpoint is read
+    state, _ = restore_best(run, workdir)
+    counts = request_serving.write_requests(run, state, asked, _K.value, output)
     logging.info("wrote %s: %s", output, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 

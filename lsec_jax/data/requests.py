@@ -50,6 +50,13 @@ class Candidates(NamedTuple):
     rows: np.ndarray
 
 
+def is_hosted(data: LiveCommerceData, events: Events, role: str, target: str) -> bool:
+    """Whether the relation `hosts` says who has a role of the target's own, e.g. the streamer of a room."""
+    hosts = data.relations.get(HOSTS)
+    types = events.nodes[role].node_type, events.nodes[target].node_type
+    return role != target and hosts is not None and (hosts.source, hosts.target) == types
+
+
 class CandidateEvents:
     """Makes records of users, targets and moments that no log has, from what was known before each moment.
 
@@ -152,8 +159,7 @@ class CandidateEvents:
     def _owners(self, role: str, targets: np.ndarray, newest: np.ndarray) -> np.ndarray:
         """Who has the role: of the relation `hosts`, else of the newest event."""
         found = take_or(np.asarray(self._events.ids(role)), newest, -1)
-        hosts = self._data.relations.get(HOSTS)
-        if hosts is None or (hosts.source, hosts.target) != (self._events.nodes[role].node_type, self._target_type):
+        if not is_hosted(self._data, self._events, role, self._declaration.target):
             return found
         return np.where(self._hosts[targets] >= 0, self._hosts[targets], found)
 
@@ -176,9 +182,12 @@ class CandidateEvents:
         there = [*events.nodes, *events.features, *events.values]
         if unknown := [name for name in given if name not in there]:
             raise DataError(f"events '{events.name}' have no '{unknown[0]}'; they have: {', '.join(there)}")
-        for role, ids in ((declaration.user, users), (declaration.target, targets)):
-            size = len(self._data.nodes[events.nodes[role].node_type])
-            if len(ids) and not (ids.min() >= 0 and ids.max() < size):
+        both = {declaration.user: users, declaration.target: targets}
+        if twice := [name for name in given if name in both]:
+            raise DataError(f"'{twice[0]}' of candidates is given twice; each pair has its own already, leave it out")
+        for role, ids in (both | {name: ids for name, ids in given.items() if name in events.nodes}).items():
+            size, first = len(self._data.nodes[events.nodes[role].node_type]), 0 if role in both else -1
+            if len(ids) and not (ids.min() >= first and ids.max() < size):
                 raise DataError(f"candidates' {role} ids go from {ids.min()} to {ids.max()}; there are {size} from 0")
         if not np.isfinite(times).all():
             raise DataError("a candidate's time is not finite; give a number for each pair")

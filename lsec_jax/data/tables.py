@@ -56,6 +56,29 @@ def read_table(
     )
 
 
+def column_names(path: Path, expected: str = "") -> list[str]:
+    """Returns the names in the header of a text file, or of a Parquet file's columns, as `read_table` reads them.
+
+    Args:
+        path: file; its .gz neighbour is taken where only that exists.
+        expected: as of `read_table`.
+
+    Raises:
+        DataError: missing, empty or damaged file, or an unknown extension.
+    """
+    path = files.find_file(path)
+    suffix = _suffix(path)
+    if suffix not in PARQUET_SUFFIXES:
+        delimiter = _delimiter(path, suffix)
+        data = next(files.text_blocks(path, _if_empty(expected), _BLOCK_BYTES)).data
+        return delimited.split_first_record(path, data, delimiter, has_quotes=True)[0]
+    _check_not_empty(path)
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _not_parquet(path, error) from None
+
+
 def read_blocks(
     path: Path,
     columns: Sequence[str | int],
@@ -84,18 +107,30 @@ def _blocks(
     is_whole: bool,
 ) -> Iterator[Table]:
     path = files.find_file(path)
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = _suffix(path)
     if file_format not in ("", "text", "parquet"):
         raise DataError(f"{path}: unknown format '{file_format}'; valid: text, parquet, '' (from the extension)")
     if file_format == "parquet" or (not file_format and suffix in PARQUET_SUFFIXES):
         return _parquet_blocks(path, columns, None if is_whole else BLOCK_ROWS)
-    if not delimiter and suffix not in DELIMITERS:
-        known = ", ".join((*DELIMITERS, *PARQUET_SUFFIXES))
-        raise DataError(f"{path}: cannot tell the format from '{suffix}' (known: {known}); set delimiter or format")
-    delimiter = delimiter or DELIMITERS[suffix]
+    delimiter = delimiter or _delimiter(path, suffix)
     block_bytes = None if is_whole else _BLOCK_BYTES
     names = list(column_names)
     return _delimited_blocks(path, columns, delimiter, names, has_quotes, delimiter_key, expected, block_bytes)
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def _delimiter(path: Path, suffix: str) -> str:
+    if suffix not in DELIMITERS:
+        known = ", ".join((*DELIMITERS, *PARQUET_SUFFIXES))
+        raise DataError(f"{path}: cannot tell the format from '{suffix}' (known: {known}); set delimiter or format")
+    return DELIMITERS[suffix]
+
+
+def _if_empty(expected: str) -> str:
+    return f"write or copy it again; {expected}" if expected else "write it again, or take it out of the config"
 
 
 def _delimited_blocks(
@@ -108,10 +143,9 @@ def _delimited_blocks(
     expected: str,
     block_bytes: int | None,
 ) -> Iterator[Table]:
-    if_empty = f"write or copy it again; {expected}" if expected else "write it again, or take it out of the config"
     positions: list[int] = []
     skip, is_empty = 0, True
-    for block in files.text_blocks(path, if_empty, block_bytes):
+    for block in files.text_blocks(path, _if_empty(expected), block_bytes):
         data, first_line = block.data, block.first_line
         num_line_breaks = delimited.check_quotes(path, data, delimiter, has_quotes, first_line)
         if first_line == 1:
@@ -180,8 +214,7 @@ def _check_first(
 
 
 def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | None) -> Iterator[Table]:
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+    _check_not_empty(path)
     first_row = 1
     try:
         with pq.ParquetFile(path) as file:
@@ -202,10 +235,19 @@ def _parquet_blocks(path: Path, columns: Sequence[str | int], block_rows: int | 
                     yield Table(path, arrays, first_row, "row", share=len(table) / file.metadata.num_rows)
                     first_row += len(table)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a complete Parquet file, it may be cut ({reason}); copy it again") from None
+        raise _not_parquet(path, error) from None
     if first_row == 1:
         raise DataError(f"{path}: empty table: no rows; write it again, or take it out of the config")
+
+
+def _check_not_empty(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: empty file; write it again, or take it out of the config")
+
+
+def _not_parquet(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(f"{path}: not a complete Parquet file, it may be cut ({reason}); copy it again")
 
 
 def _check_type(path: Path, name: str, kind: pa.DataType) -> None:

@@ -200,6 +200,14 @@ WRONG = {
     "no such room": ({"target_ids": np.array([0, 10**6])}, r"candidates' room ids go from 0 to 1000000; there are"),
     "nobody": ({"user_ids": np.array([-1, 0])}, r"candidates' user ids go from -1 to 0; there are"),
     "lengths": ({"user_ids": np.array([0])}, r"differ in length: \{'users': 1, 'targets': 2, 'times': 2\}"),
+    "no such streamer": (
+        {"given": {"streamer": np.array([-1, 10**6])}},
+        "candidates' streamer ids go from -1 to 1000000; there are",
+    ),
+    "given twice": (
+        {"given": {"room": np.zeros(2, int)}},
+        "'room' of candidates is given twice; each pair has its own",
+    ),
     "column": ({"given": {"mood": np.zeros(2)}}, r"events 'impression' have no 'mood'; they have: user, room"),
 }
 
