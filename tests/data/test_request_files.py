@@ -78,14 +78,14 @@ def test_dates_are_read_where_the_data_have_dates(tmp_path):
     found = read(tmp_path / "r.parquet", columns(time=["2021-05-01", "2021-05-01T00:00:00Z", "2021-05-02"]), source)
     assert (found.times - found.times[0]).tolist() == [0.0, 0.0, 86400.0]
     assert found.times[0] == np.datetime64("2021-05-01", "s").astype(int)
-    with pytest.raises(DataError, match="column 'time': numbers, but times of data set '.*' are dates; write them as"):
+    with pytest.raises(DataError, match=r"column 'time': numbers, but times of data set '.*' are dates; write them as"):
         read(tmp_path / "r.parquet", columns(), source)
 
 
 WRONG = {
     "category": (
         {"scene": ["home", "tab", "2"]},
-        r"row 2, column 'scene': 'tab' is none of the data's values \(2, 10, ",
+        r"row 2, column 'scene': 'tab' is none of the data's values \(2, 10",
     ),
     "flag": ({"is_friday": [1, 2, 0]}, "row 2, column 'is_friday': label 2; labels must be 0 or 1"),
     "vector": ({"said": [1.0, 2.0, 3.0]}, "column 'said': a feature of vectors, which files of requests cannot give"),
@@ -128,5 +128,5 @@ def test_names_of_columns_are_those_that_reading_takes(tmp_path):
     (tmp_path / "empty.pq").write_bytes(b"")
     with pytest.raises(DataError, match="empty file"):
         tables.column_names(tmp_path / "empty.pq")
-    with pytest.raises(DataError, match="no such"):
+    with pytest.raises(DataError, match="missing file"):
         tables.column_names(tmp_path / "r.json")

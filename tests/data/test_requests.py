@@ -206,7 +206,7 @@ WRONG = {
     ),
     "given twice": (
         {"given": {"room": np.zeros(2, int)}},
-        "'room' of candidates is given twice; each pair has its own",
+        "'room' of candidates is given twice; each pair has",
     ),
     "column": ({"given": {"mood": np.zeros(2)}}, r"events 'impression' have no 'mood'; they have: user, room"),
 }
