@@ -29,6 +29,30 @@ _SAMPLE_ROWS = 2**14  # training rows whose histories say how numbers of behavio
 
 
 @dataclasses.dataclass(frozen=True)
+class LearnedPath:
+    """What an encoder has learned of a declared path.
+
+    Attributes:
+        nodes: external ids behind the rows of its table from 1 on.
+        trained: of the nodes that training shows.
+        depth: levels of the tree.
+    """
+
+    nodes: np.ndarray
+    trained: np.ndarray
+    depth: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it for JSON."""
+        return {"nodes": self.nodes.tolist(), "trained": self.trained.tolist(), "depth": self.depth}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "LearnedPath":
+        """Returns what `to_json` stored."""
+        return cls(_ids(stored["nodes"]), _ids(stored["trained"]), int(stored["depth"]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Fitted:
     """What an encoder has learned.
 
@@ -36,13 +60,13 @@ class Fitted:
         vocabularies: external ids by table, the first one in row 1; none for tables of hashed ids.
         scales: by field of numbers.
         label_means: mean answers by label; 0 where no training row has one.
-        paths: external ids of the nodes that training shows, by path.
+        paths: by name of the path.
     """
 
     vocabularies: Mapping[str, np.ndarray]
     scales: Mapping[str, Scale]
     label_means: Mapping[str, float]
-    paths: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    paths: Mapping[str, LearnedPath] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns it for JSON."""
@@ -52,7 +76,7 @@ class Fitted:
             "scales": {name: to_fitted(scale) for name, scale in self.scales.items()},
             "label_means": dict(self.label_means),
             # Only where there are some: what was stored before there were paths has no such key.
-            **({"paths": {name: ids.tolist() for name, ids in self.paths.items()}} if self.paths else {}),
+            **({"paths": {name: of.to_json() for name, of in self.paths.items()}} if self.paths else {}),
         }
 
 
@@ -86,14 +110,13 @@ def from_json(
         size = numbers[name].source.size  # type: ignore[union-attr]
         if len(scale.mean) != size:
             raise ConfigError(f"the stored encoder has {len(scale.mean)} numbers of '{name}', not {size}; {remedy}")
-    vocabularies, known = (
-        {
-            name: np.array(ids, np.str_ if ids and isinstance(ids[0], str) else np.int64)
-            for name, ids in stored.get(part, {}).items()
-        }
-        for part in ("vocabularies", "paths")
-    )
+    vocabularies = {name: _ids(ids) for name, ids in stored["vocabularies"].items()}
+    known = {name: LearnedPath.from_json(of) for name, of in stored.get("paths", {}).items()}
     return Fitted(vocabularies, scales, dict(stored["label_means"]), known)
+
+
+def _ids(stored: list[Any]) -> np.ndarray:
+    return np.array(stored, np.str_ if stored and isinstance(stored[0], str) else np.int64)
 
 
 def fit(

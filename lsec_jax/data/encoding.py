@@ -118,7 +118,7 @@ class EventEncoder:
         with_vocabulary = {name: table for name, table in tables.items() if not table.buckets}
         if fitted is None:
             learned = fitting.fit(data, declaration, self._records, self._sequences, with_vocabulary, self._answers)
-            learned = dataclasses.replace(learned, paths={of.declared.name: of.trained() for of in self._paths})
+            learned = dataclasses.replace(learned, paths={of.declared.name: of.learned() for of in self._paths})
         else:
             numbers = [declared for declared, _ in number_sources(fields)]
             names = [path.name for path in declaration.paths]
@@ -149,12 +149,13 @@ class EventEncoder:
         self._neighbours, self._paths = graph_fields(data, declaration, self._key, self._records)
         self._nodes = data.nodes
 
-    def _use_graphs(self) -> None:
+    def _use_graphs(self, earlier: "EventEncoder | None" = None) -> None:
         """Gives neighbours and paths what was learned."""
         for neighbours in self._neighbours:
             neighbours.use(self._lookups[neighbours.field], self._seed)
-        for path in self._paths:
-            path.use(self._learned.paths[path.declared.name], self._seed)
+        known = [None] * len(self._paths) if earlier is None else earlier._paths
+        for path, of in zip(self._paths, known, strict=True):
+            path.use(self._learned.paths[path.declared.name], self._seed, of)
 
     def reading(self, data: LiveCommerceData, events: str) -> "EventEncoder":
         """Returns an encoder of another table of events with the same columns, that has learned the same.
@@ -172,7 +173,7 @@ class EventEncoder:
             raise DataError("these data have other nodes than the encoder's; make a new encoder with its `fitted`")
         other = copy.copy(self)
         other._read(data, dataclasses.replace(self.declaration, events=events), earlier=self)
-        other._use_graphs()
+        other._use_graphs(earlier=self)
         return other
 
     def __call__(self, rows: np.ndarray) -> Batch:

@@ -7,13 +7,16 @@ import numpy as np
 
 from lsec_jax.config import ConfigError
 from lsec_jax.data.declared_columns import RecordColumns, id_sources
+from lsec_jax.data.encoder_fitting import LearnedPath
 from lsec_jax.data.neighbours import NO_STEP, Draw, NeighbourSampler, uniforms
-from lsec_jax.data.scenario_paths import ScenarioPaths, hide_children, scenario_paths
+from lsec_jax.data.scenario_paths import ScenarioPaths, TableForm, hide_children, scenario_paths
 from lsec_jax.data.splits import event_rows
 from lsec_jax.declaration import Declaration, Neighbourhood, Path
 from lsec_jax.declaration.layout import FieldLayout, NeighbourhoodLayout, PathLayout
-from lsec_jax.schema import TRAIN, LiveCommerceData
+from lsec_jax.schema import TRAIN, LiveCommerceData, NodeTable
 from lsec_jax.schema.blocks import blocks
+
+UNKNOWN_CHILD = "unknown child"
 
 
 class NeighbourColumns:
@@ -39,8 +42,7 @@ class NeighbourColumns:
             if field.source == of.role and (field.table or field.name) == of.table
         )
         self._own = sources[self.field]
-        # Neighbourhoods of one view draw alike whatever their roles: of one node in two roles the rows decide.
-        self._key = zlib.crc32(of.name.encode())
+        self._key = zlib.crc32(of.view.encode())
 
     def place(self, records: list[FieldLayout], start: int) -> NeighbourhoodLayout:
         """Returns where the neighbours lie from a column of the table on."""
@@ -57,6 +59,8 @@ class NeighbourColumns:
     def __call__(self, rows: np.ndarray, draw: Draw) -> np.ndarray:
         """Returns the neighbours' rows of the table for rows [b], [b, all hops] int32."""
         nodes = np.asarray(self._nodes.take(rows))
+        if draw.step == NO_STEP:  # of a node always the same, whatever the row and the role
+            draw = Draw(NO_STEP, nodes)
         return self._rows[np.concatenate(self._sampler(nodes, draw), axis=1)]
 
 
@@ -70,8 +74,11 @@ class PathColumns:
         node_type = events.nodes[of.role].node_type
         self._tree, self._table, self._data = data.tree_of(node_type), data.nodes[node_type], data
 
-    def trained(self) -> np.ndarray:
-        """The external ids of the nodes that training shows."""
+    def learned(self) -> LearnedPath:
+        """The tree's nodes, and those that training shows."""
+        return LearnedPath(self._table.ids, self._trained(), self._tree.paths().shape[1])
+
+    def _trained(self) -> np.ndarray:
         rows = event_rows(self._data, self._events, TRAIN)
         is_shown = np.zeros(len(self._table) + 1, bool)  # the last one is nobody's
         if isinstance(rows, slice):
@@ -83,18 +90,24 @@ class PathColumns:
                 is_shown[self._nodes[rows[block]]] = True
         return self._table.ids[is_shown[:-1]]
 
-    def use(self, trained: np.ndarray, seed: int) -> None:
-        """Takes the external ids of the nodes that training shows, and the seed of all draws."""
-        known = self._table.index_of(trained)
-        self.paths: ScenarioPaths = scenario_paths(self._tree, known[known >= 0])
+    def use(self, learned: LearnedPath, seed: int, earlier: "PathColumns | None" = None) -> None:
+        """Takes what was learned, the seed of all draws, and who has the paths of the same tree already."""
+        self._learned = learned
+        if earlier is not None and earlier._tree is self._tree:
+            self.paths: ScenarioPaths = earlier.paths
+        else:
+            trained = self._table.index_of(learned.trained)
+            rows = NodeTable("", learned.nodes).index_of(self._table.ids) + 1
+            form = TableForm(rows.astype(np.int32), len(learned.nodes), learned.depth)
+            self.paths = scenario_paths(self._tree, trained[trained >= 0], form)
         self._key = seed, zlib.crc32(self.declared.name.encode())
         # Nothing stands above the roots: where there is one only, it is never unknown.
         self._can_hide = np.arange(self.paths.depth) >= (0 if self.paths.has_roots else 1)
 
     def row_ids(self) -> np.ndarray:
         """What the rows of the table from 1 on stand for, text."""
-        unknown = [f"unknown child of level {level}" for level in range(self.paths.depth)]
-        return np.concatenate([self._table.ids.astype(np.str_), np.array(unknown, np.str_)])
+        unknown = [f"{UNKNOWN_CHILD} of level {level}" for level in range(self.paths.depth)]
+        return np.concatenate([self._learned.nodes.astype(np.str_), np.array(unknown, np.str_)])
 
     def layout(self) -> PathLayout:
         """Returns what models are built from."""

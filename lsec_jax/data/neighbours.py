@@ -56,7 +56,8 @@ def draw_neighbours(view: View, nodes: np.ndarray, fanout: int, numbers: np.ndar
     """Draws neighbours of nodes without replacement; all of those with at most `fanout`.
 
     Of d > k neighbours in k equal parts of their row, one is drawn from each part, all at the same place of it
-    (systematic sampling): each neighbour is as likely, no two are the same, and one number is enough for a node.
+    (systematic sampling): each neighbour is as likely, no two are the same, and one number is enough for a node. Which
+    are drawn together depends on the order of the row: of neighbouring places, mostly one.
 
     Args:
         view: of the graph.

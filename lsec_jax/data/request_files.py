@@ -94,14 +94,21 @@ def request_numbers(columns: Sequence[np.ndarray]) -> np.ndarray:
     return by_first[sorted_numbers]
 
 
+def needed_roles(data: LiveCommerceData, declaration: Declaration) -> list[str]:
+    """The roles besides user and target that a declaration reads and `hosts` does not tell of the target."""
+    events, user, target = data.events_of(declaration.events), declaration.user, declaration.target
+    read = {field.source.partition(".")[0] for field in declaration.fields if field.source not in CLOCK}
+    read |= {of.role for of in declaration.neighbourhoods} | {of.role for of in declaration.paths}
+    read |= {data.histories_of(of.history).role for of in declaration.sequences}
+    others = [role for role in events.nodes if role in read and role not in (user, target)]
+    return [role for role in others if not is_hosted(data, events, role, target)]
+
+
 def _roles(path: Path, names: Sequence[str], data: LiveCommerceData, declaration: Declaration) -> list[str]:
     """The roles that the file has, the user first and the target last; raises DataError where one is needed besides."""
     events, user, target = data.events_of(declaration.events), declaration.user, declaration.target
-    needed = {field.source.partition(".")[0] for field in declaration.fields if field.source not in CLOCK} - {""}
-    needed |= {of.role for of in declaration.neighbourhoods} | {of.role for of in declaration.paths}
-    needed |= {data.histories_of(of.history).role for of in declaration.sequences}
     others = [role for role in events.nodes if role not in (user, target) and not is_hosted(data, events, role, target)]
-    for role in (user, *(role for role in others if role in needed), target):
+    for role in (user, *needed_roles(data, declaration), target):
         if role not in names:
             there = ", ".join(names)
             raise DataError(

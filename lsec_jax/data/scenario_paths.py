@@ -19,16 +19,18 @@ class ScenarioPaths:
         rows: from the root to each node, [n, depth] int32, PADDING after the end of a path.
         unknown: row of the unknown child of each level, [depth] int32.
         has_roots: whether there are several roots, so that one may be unknown.
+        num_nodes: n, of the tree that the table was made for.
     """
 
     rows: np.ndarray
     unknown: np.ndarray
     has_roots: bool
+    num_nodes: int
 
     @property
     def num_rows(self) -> int:
         """Of the embedding table."""
-        return 1 + len(self.rows) + len(self.unknown)
+        return 1 + self.num_nodes + len(self.unknown)
 
     @property
     def depth(self) -> int:
@@ -40,15 +42,31 @@ class ScenarioPaths:
         return np.where(scenarios[:, None] >= 0, self.rows[scenarios], np.int32(PADDING))
 
 
-def scenario_paths(tree: Tree, trained: np.ndarray) -> ScenarioPaths:
+@dataclasses.dataclass(frozen=True)
+class TableForm:
+    """The form of a table that was made for an earlier tree.
+
+    Attributes:
+        rows: of each node of this tree, [n] int32, 0 = the earlier one did not have it.
+        num_nodes: of the earlier tree.
+        depth: its levels.
+    """
+
+    rows: np.ndarray
+    num_nodes: int
+    depth: int
+
+
+def scenario_paths(tree: Tree, trained: np.ndarray, form: TableForm | None = None) -> ScenarioPaths:
     """Finds all paths.
 
-    What training knows are the scenarios that it shows and all above them. The path of another one ends, after its
-    deepest known ancestor, with the unknown child of the next level.
+    What training knows are the scenarios that it shows and all above them, and a single root. The path of another one
+    ends, after its deepest known ancestor, with the unknown child of the next level.
 
     Args:
         tree: of the scenarios.
         trained: indices of the scenarios that training shows, in any order, with repetitions; -1 for none.
+        form: of the table; None = that of this tree. A path that is longer than the earlier tree was deep ends there.
 
     Raises:
         DataError: no nodes, or an index that is none of the tree.
@@ -61,19 +79,26 @@ def scenario_paths(tree: Tree, trained: np.ndarray) -> ScenarioPaths:
         bad = trained[0] if trained[0] < -1 else trained[-1]
         raise DataError(f"scenario {bad} is none of the tree's {num_nodes} nodes; list it in the tree")
     paths = tree.paths()
-    depth = paths.shape[1]
+    own = TableForm(np.arange(1, num_nodes + 1, dtype=np.int32), num_nodes, paths.shape[1])
+    form = own if form is None else form
+    num_spare = max(form.depth - paths.shape[1], 0)
+    paths = np.concatenate([paths, np.full((num_nodes, num_spare), -1, paths.dtype)], axis=1)[:, : form.depth]
     is_known = np.zeros(num_nodes + 1, bool)  # the last one stands for the padding
     is_known[paths[trained[trained >= 0]]] = True
+    roots = np.flatnonzero(tree.parents < 0)
+    is_known[roots] |= len(roots) == 1
+    is_known[:-1] &= form.rows > 0
     is_known[-1] = False
     known = is_known[paths]
-    unknown = (1 + num_nodes + np.arange(depth)).astype(np.int32)
+    unknown = (1 + form.num_nodes + np.arange(form.depth)).astype(np.int32)
     # An ancestor of a known node is known: the first unknown level of a path is as deep as it is known.
+    known = np.logical_and.accumulate(known, axis=1)
     first_unknown = known.sum(axis=1)
     ends_early = first_unknown < (paths >= 0).sum(axis=1)
-    rows = np.where(known, paths + 1, PADDING).astype(np.int32)
+    rows = np.where(known, np.append(form.rows, 0)[paths], PADDING).astype(np.int32)
     early = np.flatnonzero(ends_early)
     rows[early, first_unknown[early]] = unknown[first_unknown[early]]
-    return ScenarioPaths(rows, unknown, int((tree.parents < 0).sum()) > 1)
+    return ScenarioPaths(rows, unknown, len(roots) > 1, form.num_nodes)
 
 
 def hide_children(rows: np.ndarray, unknown: np.ndarray, is_drawn: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 
 from lsec_jax.config import ConfigError, ViewConfig
 from lsec_jax.config_json import differences, to_json
-from lsec_jax.data.columns import NewColumn, blocks, in_memory
+from lsec_jax.data.columns import NewColumn, in_memory
 from lsec_jax.data.splits import event_rows
-from lsec_jax.schema import NAME_RULE, TRAIN, DataError, LiveCommerceData, View, is_name
+from lsec_jax.schema import NAME_RULE, SPLITS, TRAIN, DataError, LiveCommerceData, View, is_name
 
 _FEWEST_LABELS = 10  # linked pairs among the positives that are no coincidence where no negative is linked
 
@@ -164,12 +164,13 @@ def audit_views(data: LiveCommerceData, events: str, roles: tuple[str, str], lab
     """Looks for views that hold what is to be predicted.
 
     A link that was there before says that a pair is likelier; one that is made of the labels says the label. So a view
-    leaks where pairs that are shown together are linked among the positives, and never among the negatives.
+    leaks where pairs that were positive at some time, in all rows or in those of one split, are linked, and of the
+    pairs that never were none is. Views among other nodes than those of the pairs cannot be looked at so.
 
     Args:
         data: split, with views.
         events: the table of records.
-        roles: of the one who answers and of what is ranked; views of other nodes' types hold no such pair.
+        roles: of the one who answers and of what is ranked.
         label: value of the events that is positive where it is true or above 0.
 
     Returns:
@@ -177,26 +178,36 @@ def audit_views(data: LiveCommerceData, events: str, roles: tuple[str, str], lab
     """
     table = data.events_of(events)
     first, second = (table.nodes[role] for role in roles)
-    answers = table.value(label)
+    views = [of for of in data.views.values() if first.node_type == second.node_type == of.node_type]
+    if not views:
+        return []
+    positive = np.nan_to_num(np.asarray(table.value(label), np.float32)) > 0
+    low, high = (of(first.ids, second.ids).astype(np.int64) for of in (np.minimum, np.maximum))
+    keys = np.where(low >= 0, low * len(data.nodes[first.node_type]) + high, -1)
+    parts = [("all rows", slice(None))]
+    if table.split is not None:
+        parts += [(f"'{name}'", np.asarray(table.split) == code) for name, code in SPLITS.items()]
     problems = []
-    for view in data.views.values():
-        if not first.node_type == second.node_type == view.node_type:
-            continue
-        counts, has_unlinked_negative, example = np.zeros(2, np.int64), False, -1
-        for block in blocks(len(table)):
-            positive = np.nan_to_num(np.asarray(answers[block], np.float32)) > 0
-            linked = are_linked(view, np.asarray(first.ids[block]), np.asarray(second.ids[block]))
-            counts += (int((linked & ~positive).sum()), int((linked & positive).sum()))
-            has_unlinked_negative |= bool((~positive).any())
-            if example < 0 and (linked & positive).any():
-                example = block.start + int(np.flatnonzero(linked & positive)[0])
-        if counts[1] >= _FEWEST_LABELS and not counts[0] and has_unlinked_negative:
-            pair = tuple(data.nodes[view.node_type].ids[of.ids[example]] for of in (first, second))
+    for view in views:
+        linked = are_linked(view, low, high)
+        for name, rows in parts:
+            pairs, at = np.unique(keys[rows], return_index=True)
+            ever = np.zeros(len(pairs), bool)
+            ever[np.searchsorted(pairs, keys[rows][positive[rows]])] = True
+            is_linked, is_pair = linked[rows][at], pairs >= 0
+            num_linked = int((is_linked & ever & is_pair).sum())
+            if num_linked < _FEWEST_LABELS or (is_linked & ~ever).any() or not (~ever & is_pair).any():
+                continue
+            key = pairs[np.flatnonzero(is_linked & ever & is_pair)[0]]
+            ids = data.nodes[view.node_type].ids
+            size = len(ids)
             problems.append(
-                f"view '{view.name}' holds labels: {counts[1]} pairs of events '{events}' that are positive in "
-                f"'{label}' are linked in it and no negative one is, e.g. ({pair[0]}, {pair[1]}) of row {example}. "
-                "Build it from links before the training window, without those that labels are made of"
+                f"view '{view.name}' holds labels: of the pairs of events '{events}' in {name}, {num_linked} that are "
+                f"positive in '{label}' at some time are linked in it, e.g. ({ids[key // size]}, {ids[key % size]}), "
+                "and none of those that never are. Build it from links before the training window, without those that "
+                "labels are made of"
             )
+            break
     return problems
 
 

@@ -10,6 +10,8 @@ Departures:
   training does not know ends with the unknown child of its level (`data/scenario_paths.py`). The paper says nothing of
   either.
 - x has the declared fields of u and v besides their vectors from the views, as the paper's Figure 3 has features.
+- While a step takes a node of the path for unknown, c still shows the scenario's own id: the unknown child learns
+  beside ids that are known, and is read beside the row of all unknown ids.
 - Attention "dynamic" is an option (`nn/view_attention.py`): as published, the context cannot change which neighbour
   weighs more.
 - Other labels can be learned beside the primary one, as in all rankers of impressions.
@@ -64,6 +66,7 @@ class Config(ImpressionConfig):
 
     def validate(self) -> None:
         """Checks the model's keys; raises ConfigError."""
+        require_at_least("config.model.num_experts", self.num_experts, 1)
         super().validate()
         require_choice("config.model.path", self.path, tuple(of.name for of in self.features.paths))
         if len(self.features.paths) > 1:
@@ -73,7 +76,6 @@ class Config(ImpressionConfig):
             )
         require_choice("config.model.reader", self.reader, READERS)
         require_choice("config.model.attention", self.attention, ATTENTIONS)
-        require_at_least("config.model.num_experts", self.num_experts, 1)
         require_finite("config.model.inconsistency_weight", self.inconsistency_weight)
         if not self.expert_widths or min(self.expert_widths) < 1:
             raise ConfigError(

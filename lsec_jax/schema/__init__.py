@@ -258,6 +258,9 @@ class LiveCommerceData:
             yield "end_time", np.array(self.end_time, np.float64)
         if self.has_dates:
             yield "has_dates", None
+        for name, view in sorted(self.views.items()):
+            yield f"view:{name}:{view.node_type}:{len(view)}", view.starts
+            yield "", view.neighbours
 
     def replace(self, **changes: Any) -> "LiveCommerceData":
         """Returns a copy with some attributes changed."""

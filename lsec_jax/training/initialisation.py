@@ -27,6 +27,7 @@ from absl import logging
 from lsec_jax import config as config_lib
 from lsec_jax import config_json
 from lsec_jax.config import ConfigError, RunConfig
+from lsec_jax.data.graph_fields import UNKNOWN_CHILD
 from lsec_jax.parallel import processes
 from lsec_jax.parallel.strategies import Part
 from lsec_jax.schema import DataError, Feature, NodeTable
@@ -258,7 +259,7 @@ def place(
 ) -> Placement:
     """Finds nodes in an earlier run by their ids; raises DataError where none is there."""
     rows = earlier.index_of(nodes.ids)
-    if not (rows >= 0).any():
+    if not (rows >= 0)[~_are_unknown_children(nodes.ids)].any():
         raise DataError(
             f"--init_from={origin.workdir}: it knows none of the {len(nodes)} {nodes.name} ids of this data (its first "
             f"is {earlier.ids[:1].tolist()}, this data's {nodes.ids[:1].tolist()}); give data with ids of the same form"
@@ -268,6 +269,11 @@ def place(
         rows = np.concatenate([np.arange(num_reserved), np.where(rows < 0, -1, rows + num_reserved)])
         groups = np.concatenate([np.full(num_reserved, -1, np.int32), groups])
     return Placement(rows, groups, len(earlier), num_reserved)
+
+
+def _are_unknown_children(ids: np.ndarray) -> np.ndarray:
+    """Rows of a path's table that every tree has, [n] bool."""
+    return np.char.startswith(ids, UNKNOWN_CHILD) if ids.dtype.kind == "U" else np.zeros(len(ids), bool)
 
 
 def carry(template: TrainState, params: Params, opt_state: Any, placements: Mapping[str, Placement]) -> TrainState:

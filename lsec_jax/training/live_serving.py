@@ -8,6 +8,8 @@ import scipy.special
 from absl import logging
 
 from lsec_jax import ranking
+from lsec_jax.config import ConfigError
+from lsec_jax.data.request_files import needed_roles
 from lsec_jax.data.requests import CANDIDATES, CandidateEvents, live_candidates
 from lsec_jax.event_past import pair_keys
 from lsec_jax.schema import DataError
@@ -24,10 +26,16 @@ def candidates_at(run: EventRun, at: Moment) -> np.ndarray:
     """Returns the targets that are available at a time, [k] int32, and logs how many: half-open, [start, end).
 
     Raises:
-        ConfigError: the data does not say when targets are available, or has dates and this is none, or the reverse.
+        ConfigError: the model reads other roles, which only a file can name; the data does not say when targets are
+            available, or has dates and this is none, or the reverse.
         DataError: none is available then.
     """
-    name = _target_type(run)
+    name, declaration = _target_type(run), run.encoder.declaration
+    if others := [role for role in needed_roles(run.data, declaration) if role != run.evaluator.owner]:
+        raise ConfigError(
+            f"--at={at.text}: '{run.config.model.name}' also reads the {' and the '.join(others)} of an event, which "
+            f"nothing tells of a {name} that is only available; name candidates in a file (--requests)"
+        )
     check_moment(run.data, name, at)
     found = live_candidates(run.data, name, at.time)
     if not len(found):

@@ -122,8 +122,9 @@ def check_moment(data: LiveCommerceData, name: str, at: Moment) -> str:
     availability = data.availability.get(name)
     if availability is None:
         raise ConfigError(
-            f"--at={at.text}: this run's data does not say when each {name} is available; leave --at out, or give the "
-            "data source a file that does (docs/data-formats.md)"
+            f"--at={at.text}: this run's data does not say when each {name} is available; give the data source "
+            "a file that does (docs/data-formats.md), or leave --at out; of a model of impressions, name candidates in "
+            "a file (--requests)"
         )
     spans = f"windows start at {_span(data, availability.start)} and end at {_span(data, availability.end)}"
     if at.is_date != data.has_dates:

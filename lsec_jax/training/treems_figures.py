@@ -291,7 +291,7 @@ def _comparisons(found: Mapping[str, ByScenario], min_requests: int) -> dict[str
 
     kept = [of for of in first.scenarios if is_enough(of)]
     head = sorted((of for of in kept if of.group == "head"), key=lambda of: -of.counts["training_impressions"])
-    tail = sorted((of for of in kept if of.group == "tail"), key=lambda of: of.counts[unit])
+    tail = sorted((of for of in kept if of.group == "tail"), key=lambda of: of.counts["training_impressions"])
     by_name = {label: {of.name: of for of in every.scenarios} for label, every in found.items()}
 
     def section(letter: str, members: Sequence[Measured], rule: str) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def _comparisons(found: Mapping[str, ByScenario], min_requests: int) -> dict[str
     return {
         "scenarios": {"role": first.role, "split": first.split, **common},
         "figure5": section("H", head, "head scenarios with most training impressions"),
-        "figure6": section("T", tail, f"long-tail scenarios with fewest {unit} of the split"),
+        "figure6": section("T", tail, "long-tail scenarios with fewest training impressions"),
     }
 
 

@@ -117,6 +117,13 @@ def test_training_draws_anew_each_step_and_scoring_never():
         np.testing.assert_array_equal(steps[0][name], steps[2][name])
     part = encoder.encode(ROWS[10:20], Draw(1, np.arange(10, 20)))["ids"]
     assert all((part[name] == steps[1][name][10:20]).all() for name in part)
+    # A node that is only scored has the same neighbours in every row and role.
+    events, layouts = data().events["suggestion"], encoder.layout.neighbourhoods
+    drawn = {}
+    for of, role in zip(layouts, ("user", "target_user"), strict=True):
+        start, stop = of.hops[0]
+        for node, near in zip(events.ids(role).tolist(), once["user"][:, start:stop].tolist(), strict=True):
+            assert drawn.setdefault((role, node), near) == near
     other = EventEncoder(data(), declaration(), seed=4).encode(ROWS, Draw(0, np.arange(40)))["ids"]
     assert (other["user"] != steps[0]["user"]).any() and (other["path"] != steps[0]["path"]).any()
 
@@ -158,6 +165,21 @@ def test_what_was_learned_serves_other_encoders():
         np.testing.assert_array_equal(ids, second.encode(ROWS)["ids"][name])
     reading = first.reading(world, "suggestion")
     np.testing.assert_array_equal(reading.encode(ROWS)["ids"]["user"], first.encode(ROWS)["ids"]["user"])
+    # Other data have the scenarios in another order, and one more: rows go by ids.
+    order = np.array([0, 2, 1, 6, 5, 4, 3, 7])
+    place = np.argsort(order)
+    parents = np.r_[np.where(PARENTS[order] < 0, -1, place[PARENTS[order]]), 7].astype(np.int32)
+    events = world.events["suggestion"]
+    old = events.ids("scenario")
+    moved = EventNodes("scenario", np.where(old >= 0, place[old], -1).astype(np.int32))
+    nodes = {**world.nodes, "scenario": NodeTable("scenario", np.append(100 + order, 300))}
+    changed = dataclasses.replace(events, nodes={**events.nodes, "scenario": moved})
+    shuffled = world.replace(nodes=nodes, events={"suggestion": changed}, trees={"scenario": Tree(parents)})
+    third = EventEncoder(shuffled, declaration(), stored)
+    np.testing.assert_array_equal(third.encode(ROWS)["ids"]["path"], first.encode(ROWS)["ids"]["path"])
+    assert third.layout == first.layout
+    deeper = third.scenario_paths["path"].rows[-1]
+    assert deeper.tolist() == first.scenario_paths["path"].rows[7].tolist()  # below what the table has levels for
     del stored["paths"]
     with pytest.raises(ConfigError, match="has paths of: none; the declaration needs those of: path"):
         EventEncoder(world, declaration(), stored)

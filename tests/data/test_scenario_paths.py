@@ -21,6 +21,8 @@ def slow_paths(tree, trained):
         return [] if node < 0 else [*above(tree.parents[node]), node]
 
     known = {node for scenario in trained if scenario >= 0 for node in above(scenario)}
+    roots = [node for node in range(num_nodes) if tree.parents[node] < 0]
+    known |= {*roots} if len(roots) == 1 else set()
     depth = max(len(above(node)) for node in range(num_nodes))
     found = np.full((num_nodes, depth), PADDING)
     for node in range(num_nodes):

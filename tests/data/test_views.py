@@ -110,13 +110,11 @@ def test_pairs_are_linked_in_either_direction():
     assert not are_linked(view_of("v", sources[:0], targets[:0], 25), first, second).any()
 
 
-def audited(num_positive, num_negative):
-    """What the audit says of a view that links so many of the positive pairs and of the negative ones."""
-    users, targets = np.arange(40, dtype=np.int32), np.arange(40, 80, dtype=np.int32)
-    accepted = np.arange(40) < 20
+def audited(linked, accepted, split=None):
+    """What the audit says of a view with some links, where forty pairs are suggested twice."""
+    users, targets = np.tile(np.arange(40, dtype=np.int32), 2), np.tile(np.arange(40, 80, dtype=np.int32), 2)
     roles = {"user": EventNodes("user", users), "target_user": EventNodes("user", targets)}
-    table = Events("suggestion", roles, np.arange(40.0), {"accepted": accepted}, split=np.zeros(40, np.int8))
-    linked = np.r_[np.arange(num_positive), np.arange(20, 20 + num_negative)]
+    table = Events("suggestion", roles, np.arange(80.0), {"accepted": accepted}, split=split)
     view = view_of("trust", users[linked], targets[linked], 80)
     world = LiveCommerceData(
         "w", {"user": NodeTable("user", np.arange(80))}, {}, events={"suggestion": table}, views={"trust": view}
@@ -124,10 +122,56 @@ def audited(num_positive, num_negative):
     return audit_views(world, "suggestion", ("user", "target_user"), "accepted")
 
 
-def test_the_audit_finds_labels_in_a_view_and_no_coincidence():
-    (problem,) = audited(12, 0)
-    assert "view 'trust' holds labels: 12 pairs of events 'suggestion'" in problem and "(0, 40) of row 0" in problem
-    assert audited(12, 1) == audited(9, 0) == audited(0, 0) == []
+def test_the_audit_finds_labels_in_a_view_though_the_same_pairs_were_refused_before():
+    accepted = np.r_[np.zeros(40, bool), np.arange(40) < 20]  # refused at first, half of them accepted later
+    (problem,) = audited(np.arange(20), accepted)
+    assert "view 'trust' holds labels: of the pairs of events 'suggestion' in all rows, 20 that are" in problem
+    assert "e.g. (0, 40), and none of those that never are" in problem
+    assert audited(np.arange(21), accepted) == []  # one link of a pair that was never accepted: no copy of the labels
+    assert audited(np.arange(9), accepted) == audited(np.arange(0), accepted) == []
+    assert audited(np.arange(40), np.ones(80, bool)) == []  # nothing was refused: nothing can be told
+
+
+def test_the_audit_finds_labels_of_one_split():
+    accepted = np.r_[np.arange(40) < 20, np.zeros(40, bool)]
+    linked = np.r_[np.arange(20), 35]  # what training accepts, and a pair that only other rows show
+    assert audited(linked, accepted) == []
+    split = np.r_[np.repeat([0, 1], [30, 10]), np.full(40, 2)].astype(np.int8)
+    (problem,) = audited(linked, accepted, split)
+    assert "of the pairs of events 'suggestion' in 'train', 20 that are positive" in problem
+
+
+def test_views_of_other_nodes_than_the_pairs_are_not_looked_at():
+    world = add_views(data(), (ViewConfig("pay", "pay"),), "suggestion")
+    assert audit_views(world, "suggestion", ("user", "target_user"), "accepted") == []
+
+
+def test_what_a_view_holds_is_validated():
+    world = add_views(data(), (ViewConfig("pays", "pay"),), "suggestion")
+    world.validate()
+    good = world.views["pays"]
+    for changes, message in (
+        ({"starts": good.starts[:-1]}, "view 'pays'.*starts.*give one int64 for each of the 6 nodes, and one more"),
+        ({"starts": good.starts[::-1].copy()}, "starts"),
+        ({"starts": good.starts + np.r_[0, 0, 0, 0, 0, 0, 1]}, "goes from 0 to 5, not from 0 to 4"),
+        ({"neighbours": good.neighbours - 1}, "node -1 is none of the 6 nodes"),
+        ({"neighbours": good.neighbours + 5}, "is none of the 6 nodes"),
+        ({"neighbours": good.neighbours.astype(np.int64)}, "give one int32 for each link"),
+        ({"neighbours": np.array([1, 2, 0, 1], np.int32)}, "is not above the one before it in its row"),
+        ({"node_type": "room"}, "no such node table"),
+    ):
+        with pytest.raises(DataError, match=message):
+            world.replace(views={"pays": dataclasses.replace(good, **changes)}).validate()
+
+
+def test_runs_on_other_views_have_other_fingerprints():
+    world = data()
+    both, one = (
+        add_views(world, (ViewConfig("pays", "pay", is_both_ways=of),), "suggestion").fingerprint()
+        for of in (True, False)
+    )
+    assert len({both, one, world.fingerprint()}) == 3
+    assert add_views(world, (), "suggestion").fingerprint() == world.fingerprint()
 
 
 @dataclasses.dataclass

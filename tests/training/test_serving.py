@@ -235,7 +235,7 @@ def test_lists_at_a_time_are_those_of_the_items_available_then(ready, tmp_path):
 
 def test_a_time_that_cannot_be_served_is_refused(ready):
     run = ready[0]
-    with pytest.raises(ConfigError, match=r"--at=5: this run's data does not say when each item is available; leave"):
+    with pytest.raises(ConfigError, match=r"--at=5: this run's data does not say when each item is available; give"):
         serving.offered_at(run, serving.read_time("5"))
     run = available(run, np.full(NUM_ITEMS, 10.0), np.full(NUM_ITEMS, np.inf))
     spans = r"windows start at 10.0 to 10.0 and end at an unknown time; give a"

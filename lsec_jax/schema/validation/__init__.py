@@ -20,9 +20,10 @@ from lsec_jax.schema.tables import (
 )
 from lsec_jax.schema.validation.events import event_problems
 from lsec_jax.schema.validation.histories import history_problems
-from lsec_jax.schema.validation.nodes import availability_problems, node_problems, tree_problems
+from lsec_jax.schema.validation.nodes import availability_problems, node_problems, tree_problems, view_problems
 from lsec_jax.schema.validation.problems import NO_ROWS, Problem, form_problem, place_of, rows_where, wrong_key
 from lsec_jax.schema.validation.relations import candidate_problems, relation_problems
+from lsec_jax.schema.views import View
 
 __all__ = ["HasTables", "Problem", "find_problems"]
 
@@ -53,6 +54,11 @@ class HasTables(Protocol):
 
     @property
     def histories(self) -> Mapping[str, Histories]:
+        """By name."""
+        ...
+
+    @property
+    def views(self) -> Mapping[str, View]:
         """By name."""
         ...
 
@@ -110,6 +116,7 @@ def find_problems(data: HasTables) -> list[Problem]:
             for problem in history_problems(name, of, data.nodes, data.events)
         ),
         *(problem for name, tree in data.trees.items() for problem in tree_problems(name, tree, data.nodes)),
+        *(problem for view in data.views.values() for problem in view_problems(view, data.nodes)),
         *(problem for name, of in data.availability.items() for problem in availability_problems(name, of, data.nodes)),
         *(
             problem

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from lsec_jax.schema.blocks import blocks
 from lsec_jax.schema.tables import Availability, NodeTable, Tree
 from lsec_jax.schema.validation.problems import (
     INDEX,
@@ -17,6 +18,7 @@ from lsec_jax.schema.validation.problems import (
     wrong_names,
     wrong_rows,
 )
+from lsec_jax.schema.views import View
 
 
 def node_problems(table: NodeTable) -> Iterator[Problem]:
@@ -47,6 +49,44 @@ def tree_problems(name: str, tree: Tree, nodes: Mapping[str, NodeTable]) -> Iter
     bad = np.flatnonzero((parents < -1) | (parents >= np.arange(len(parents))))
     rule = "a parent stands before its children, a root has -1"
     yield from wrong_rows(place, "parents", bad, lambda row: f"parent {parents[row]}; {rule}")
+
+
+def view_problems(of: View, nodes: Mapping[str, NodeTable]) -> Iterator[Problem]:
+    """Rows that are none of the nodes', and neighbours that are no nodes or stand in no order."""
+    place = f"view '{of.name}'"
+    if of.node_type not in nodes:
+        yield Problem(place, "", NO_ROWS, f"no such node table (tables: {', '.join(sorted(nodes))})")
+        return
+    size = size_of(nodes[of.node_type].ids)
+    if size is None:  # said of the nodes
+        return
+    rule = f"give one int64 for each of the {size} nodes, and one more"
+    if text := form_problem(of.starts, [np.int64], (size + 1,), rule):
+        yield Problem(place, "starts", NO_ROWS, text)
+        return
+    if of.neighbours.dtype != np.int32 or of.neighbours.ndim != 1:
+        yield Problem(place, "neighbours", NO_ROWS, "give one int32 for each link")
+        return
+    total = len(of.neighbours)
+    falls = np.flatnonzero(np.diff(of.starts, prepend=0) < 0)
+    yield from wrong_rows(place, "starts", falls, lambda row: f"{of.starts[row]} is below the one before it")
+    if of.starts[0] != 0 or of.starts[-1] != total or len(falls):
+        yield Problem(place, "starts", NO_ROWS, f"goes from {of.starts[0]} to {of.starts[-1]}, not from 0 to {total}")
+        return
+    for block in blocks(total):
+        start, stop, _ = block.indices(total)
+        found = np.asarray(of.neighbours[start:stop]).astype(np.int64)
+        outside = np.flatnonzero((found < 0) | (found >= size)) + start
+        yield from wrong_rows(
+            place, "neighbours", outside, lambda row: f"node {of.neighbours[row]} is none of the {size} nodes"
+        )
+        is_first = np.zeros(len(found), bool)
+        is_first[of.starts[(of.starts >= start) & (of.starts < stop)] - start] = True
+        before = np.append(of.neighbours[start - 1] if start else -1, found[:-1])
+        falling = np.flatnonzero(~is_first & (found <= before)) + start
+        yield from wrong_rows(
+            place, "neighbours", falling, lambda row: f"{of.neighbours[row]} is not above the one before it in its row"
+        )
 
 
 def availability_problems(name: str, of: Availability, nodes: Mapping[str, NodeTable]) -> Iterator[Problem]:
