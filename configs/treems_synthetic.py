@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> RunConfig:
         histories=histories(),
         views=views(),
         split=SplitConfig(method="time", fractions=(0.8, 0.1, 0.1)),
-        optimizer=OptimizerConfig(learning_rate=3e-3),  # Adam; with the paper's AdaGrad the experts hardly learned
+        optimizer=OptimizerConfig(learning_rate=1e-2),  # Adam; with the paper's AdaGrad the experts hardly learned
         training=TrainingConfig(num_steps=1500, batch_size=1024, evaluate_every=300, patience=3, metric="gauc"),
         evaluation=EvaluationConfig(
             protocols=("impressions",), cutoffs=(5, 10), baselines=("popularity",), scenario="scenario"
