@@ -94,6 +94,14 @@ def test_what_only_trains_may_differ_and_what_gives_parameters_their_meaning_may
     assert started(other, Origin(earlier, moments="reset"))[1].params.tables.keys() == {"user", "item"}
 
 
+def test_another_tree_shares_no_scenario_though_all_trees_have_unknown_children(tmp_path):
+    own, other = (NodeTable("path", np.array([name, "unknown child of level 0"])) for name in ("root", "top"))
+    with pytest.raises(DataError, match="knows none of the 2 path ids of this data"):
+        initialisation.place(own, other, None, Origin(tmp_path))
+    both = NodeTable("path", np.array(["root", "leaf", "unknown child of level 0"]))
+    assert initialisation.place(both, own, None, Origin(tmp_path)).rows.tolist() == [0, -1, 1]
+
+
 def test_ids_of_another_form_are_refused(earlier, tmp_path, monkeypatch):
     load = Later.load
 

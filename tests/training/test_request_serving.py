@@ -13,7 +13,7 @@ import scipy.special
 from lsec_jax.config import ConfigError, EvaluationConfig
 from lsec_jax.data import request_files
 from lsec_jax.schema import Availability, DataError
-from lsec_jax.training import fit, request_serving, run
+from lsec_jax.training import fit, live_serving, request_serving, run
 from lsec_jax.training.serving import Moment
 from lsec_jax.training.workdirs import restore_best
 from tests import event_runs, runs
@@ -89,19 +89,19 @@ def test_a_logged_suggestion_scores_as_its_row(ready, tmp_path, monkeypatch):
 
 
 def test_a_logged_suggestion_scores_as_its_row_with_its_graph(tmp_path):
-    """Where all neighbours are drawn, nothing depends on the number of a row."""
-    of = config(has_graph=True)
-    features = of.model.features
-    degrees = run.prepare(config()).data.views if of.views else {}
-    most = max(int(np.diff(view.starts).max()) for view in degrees.values())
-    hoods = tuple(dataclasses.replace(hood, fanouts=(most,)) for hood in features.neighbourhoods)
-    of.model.features = dataclasses.replace(features, neighbourhoods=hoods)
-    prepared = run.prepare(of)
+    """Also of users with more neighbours than are drawn: whom they get does not depend on what else is in the file."""
+    prepared = run.prepare(config(has_graph=True))
     ready = prepared, prepared.initial_state()
     rows = some_rows(prepared.data)[:60]
     path = write(tmp_path / "requests.parquet", logged(prepared.data, rows))
     np.testing.assert_allclose(scores_of(ready, path), evaluated(ready, rows), rtol=1e-6)
-    assert prepared.encoder.layout.neighbourhoods
+    fanout = prepared.encoder.layout.neighbourhoods[0].fanouts[0]
+    assert any((np.diff(view.starts) > fanout).any() for view in prepared.data.views.values())
+
+
+def test_what_is_available_is_no_list_for_a_model_that_reads_a_scenario(ready):
+    with pytest.raises(ConfigError, match=r"--at=39: 'treems' also reads the scenario of an event.*\(--requests\)"):
+        live_serving.candidates_at(ready[0], Moment("39", 39.0, False))
 
 
 def test_requests_are_ranked_by_hand(ready, tmp_path):
