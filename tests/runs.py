@@ -19,7 +19,6 @@ import lsec_jax.cli  # noqa: F401 brings the flags of the libraries, which are n
 from lsec_jax.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn
-from lsec_jax.parallel import strategies
 from lsec_jax.training import compilation, writers
 
 # Endings of metrics' names that depend on the clock.
@@ -67,22 +66,22 @@ def killed_at(step):
 
 
 @contextlib.contextmanager
-def compiled_functions():
-    """Yields the list of the functions that runs on one device compile inside.
+def compiled_names():
+    """Yields the list of the names of the functions compiled inside, one for each compilation.
 
-    JAX's cache of compiled functions is emptied first: once full, after some thousands of functions, it forgets new
-    ones too, and their _cache_size() is 0.
+    The sizes of jitted functions' caches do not count them: all share one, which forgets new functions once it is full.
     """
-    jax.clear_caches()
-    made, compile_ = [], strategies.OneDevice.compile
+    found = []
 
-    def remember(*args, **kwargs):
-        made.append(compile_(*args, **kwargs))
-        return made[-1]
+    def listen(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(fun_name.removeprefix("jit(").removesuffix(")"))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategies.OneDevice, "compile", remember)
-        yield made
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.scaling.formulas import Workload
 from lsec_jax import cli
-from lsec_jax.config import STRATEGIES, ConfigError, EvaluationConfig, ParallelConfig, RunConfig, TrainingConfig
+from lsec_jax.config import ConfigError, EvaluationConfig, ParallelConfig, RunConfig, TrainingConfig
+from lsec_jax.config.parallel import STRATEGIES
 from lsec_jax.data.sources import synthetic
 from lsec_jax.models import lsec_gnn, ncf
 from lsec_jax.models.edge_tasks import TaskConfig
